@@ -1,0 +1,28 @@
+# make demo    sets everything up, then trains and scores on the synthetic corpus
+# make test    sets everything up, then runs the tests
+# make lint    ruff and mypy
+# make setup   the environment alone, in .venv
+# uv is used when it is there, else pip.
+.PHONY: setup demo test lint
+SHELL := /bin/bash
+PYTHON ?= python3
+BIN := .venv/bin
+
+setup: .venv/.ready
+
+.venv/.ready: pyproject.toml constraints.txt scripts/setup.sh
+	PYTHON=$(PYTHON) bash scripts/setup.sh
+	touch $@
+
+demo: setup
+	$(BIN)/shala-audio models pull
+	recipes/mini/run.sh --stop_stage 6 --exp recipes/mini/exp/demo
+	$(BIN)/shala-audio predict recipes/mini/exp/demo/shala recipes/mini/data/seed0/audio/mini_00000.wav
+
+test: setup
+	OMP_NUM_THREADS=$${OMP_NUM_THREADS:-2} $(BIN)/python -m pytest
+
+lint: setup
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy

@@ -1,0 +1,6 @@
+#!/usr/bin/env bash
+# MSP-Podcast: spontaneous speech, five raters or more for every turn.
+#   recipes/msp_podcast/run.sh --corpus_root MSP-Podcast
+set -euo pipefail
+recipe=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)
+exec "$recipe/../TEMPLATE/shala.sh" --recipe "$recipe" --corpus msp_podcast --modality audio --model speech "$@"

@@ -1,0 +1,40 @@
+"""Language models, with or without an ear, that answer with the distribution of human judgement.
+
+    import shala_audio
+    model = shala_audio.load("exp/crema_d/shala")
+    d = model.predict("clip.wav")
+    d["anger"], d.top, d.entropy
+
+Shape letters used in every docstring: B batch, G rollouts, S encoder layers, T frames, L tokens, D width, K labels,
+N raters.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from shala_audio.distribution import LabelDistribution
+from shala_audio.torchaudio_fix import allow_cpu_torchaudio
+
+if TYPE_CHECKING:
+    from shala_audio.inference.predictor import Predictor
+
+__version__ = "0.1.0"
+__all__ = ["LabelDistribution", "__version__", "load"]
+
+allow_cpu_torchaudio()  # before anything imports peft, trl or torchaudio
+
+
+def load(model: str, **options: Any) -> Predictor:
+    """Load a trained model for prediction.
+
+    Args:
+        model: folder of an experiment, as `shala-audio train` writes it.
+        options: passed on to `Predictor.from_pretrained` (`device`, `batch_size`).
+
+    Raises:
+        UserError: the folder is missing or is not a model.
+    """
+    from shala_audio.inference.predictor import Predictor  # torch loads only when a model is wanted
+
+    return Predictor.from_pretrained(model, **options)

@@ -1,0 +1,1 @@
+"""Reading sound, encoders and the feature cache."""

@@ -1,0 +1,55 @@
+"""`shala-audio doctor`."""
+
+from __future__ import annotations
+
+import platform
+from importlib.metadata import PackageNotFoundError, version
+
+import typer
+
+PACKAGES = ("torch", "torchaudio", "transformers", "peft", "trl", "accelerate", "datasets", "librosa", "soundfile")
+EXTRAS = {"matplotlib": "plots", "fastapi": "web", "uvicorn": "web", "tensorboard": "tensorboard"}
+
+
+def doctor() -> None:
+    """Tell what is installed, what works, and what to do about the rest. Exits with 1 if something needed fails."""
+    from shala_audio.models.sources import DEFAULT_MODELS, cache_folder, is_pulled
+    from shala_audio.torchaudio_fix import needs_fix
+
+    print(f"python {platform.python_version()} on {platform.system()} {platform.machine()}")
+    broken = False
+    for name in PACKAGES:
+        try:
+            print(f"ok       {name} {version(name)}")
+        except PackageNotFoundError:
+            broken = True
+            print(f"MISSING  {name}: pip install {name}")
+    for name, extra in EXTRAS.items():
+        try:
+            print(f"ok       {name} {version(name)}")
+        except PackageNotFoundError:
+            print(f"absent   {name}: pip install 'shala-audio[{extra}]' if you want it")
+    if needs_fix():
+        print("note     torchaudio is built for CUDA and torch is not: its compiled extension is switched off by")
+        print("         `import shala_audio`, which must come before peft, trl or torchaudio in your own programs")
+    try:
+        import peft
+        import torch
+        import torchaudio
+        import trl
+
+        assert peft and torchaudio and trl
+        where = torch.accelerator.current_accelerator() if torch.accelerator.is_available() else "none, CPU is used"
+        print(f"ok       torch, torchaudio, peft and trl can be imported; accelerator: {where}")
+    except (ImportError, OSError) as error:
+        broken = True
+        print(f"BROKEN   {error}")
+    for name in DEFAULT_MODELS:
+        print(
+            f"ok       {name} is in the cache"
+            if is_pulled(name)
+            else f"absent   {name}: shala-audio models pull {name}"
+        )
+    print(f"cache    {cache_folder()}")
+    if broken:
+        raise typer.Exit(1)

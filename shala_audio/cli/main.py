@@ -1,0 +1,72 @@
+"""The `shala-audio` command: gathers the commands, and turns a user's errors into one line and exit status 2."""
+
+from __future__ import annotations
+
+import os
+import sys
+
+import typer
+
+import shala_audio
+from shala_audio.cli import baseline, doctor, features, models, predict, prepare, report, score, serve, train, validate
+from shala_audio.errors import UserError
+
+app = typer.Typer(
+    name="shala-audio",
+    help="Train language models, with or without an ear, to answer with the distribution of human judgement.",
+    no_args_is_help=True,
+    add_completion=True,
+    pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+app.command("prepare")(prepare.prepare)
+app.command("validate")(validate.validate)
+app.command("features")(features.features)
+app.command("predict")(predict.predict)
+app.command("score")(score.score)
+app.command("report")(report.report)
+app.command("baseline")(baseline.baseline)
+app.add_typer(models.app, name="models")
+app.command("serve")(serve.serve)
+app.command("doctor")(doctor.doctor)
+
+
+@app.command(
+    "train",
+    help="Train by warm start or SHALA; `shala-audio train --help` shows how.",
+    context_settings={"allow_extra_args": True, "ignore_unknown_options": True, "help_option_names": []},
+)
+def train_command(context: typer.Context) -> None:
+    train.run(context.args)
+
+
+def _version(wanted: bool) -> None:
+    if wanted:
+        print(f"shala-audio {shala_audio.__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def options(
+    version: bool = typer.Option(False, "--version", callback=_version, is_eager=True, help="Print the version."),
+) -> None:
+    """Train language models, with or without an ear, to answer with the distribution of human judgement."""
+
+
+def main() -> None:
+    """Entry point: exit 0 done, 1 the work failed, 2 the request was wrong."""
+    if not sys.stderr.isatty():
+        # Progress bars of the libraries below us, before they are imported.
+        os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
+        os.environ.setdefault("TQDM_DISABLE", "1")
+    os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+    os.environ.setdefault("TRL_EXPERIMENTAL_SILENCE", "1")
+    try:
+        app()
+    except UserError as error:
+        print(f"shala-audio: error: {error}", file=sys.stderr)
+        sys.exit(2)
+
+
+if __name__ == "__main__":
+    main()

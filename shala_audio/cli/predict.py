@@ -1,0 +1,186 @@
+"""`shala-audio predict`."""
+
+from __future__ import annotations
+
+import csv
+import json
+import sys
+from collections.abc import Iterable, Iterator
+from itertools import islice
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from shala_audio.distribution import LabelDistribution
+from shala_audio.errors import UserError
+
+FORMATS = ("table", "json", "jsonl", "csv")
+Prediction = tuple[dict[str, Any], LabelDistribution]
+
+
+def predict(
+    model: Annotated[str, typer.Argument(help="Folder of a trained model.")],
+    inputs: Annotated[
+        list[str] | None, typer.Argument(help="Sound files, or manifests (.jsonl).", metavar="INPUT")
+    ] = None,
+    text: Annotated[list[str] | None, typer.Option(help="Text field as name=value; repeat for several.")] = None,
+    format: Annotated[str, typer.Option(help="table, json, jsonl or csv.")] = "table",
+    out: Annotated[Path | None, typer.Option(help="File to write; the terminal where not given.")] = None,
+    window: Annotated[
+        float | None, typer.Option(help="Seconds of each window: a timeline instead of one answer.")
+    ] = None,
+    hop: Annotated[
+        float | None, typer.Option(help="Seconds between windows; the window's length where not given.")
+    ] = None,
+    skip_errors: Annotated[
+        bool, typer.Option("--skip-errors", help="Go on after a bad input; still exits with 2.")
+    ] = False,
+    split: Annotated[str | None, typer.Option(help="Of a manifest: only the rows of this split.")] = None,
+    features: Annotated[Path | None, typer.Option(help="Of a manifest: folder of its features.")] = None,
+    audio_root: Annotated[Path | None, typer.Option(help="Of a manifest: folder that its paths start from.")] = None,
+    batch_size: Annotated[int, typer.Option(help="Inputs computed at once.", min=1)] = 16,
+) -> None:
+    """Predict the distribution of human judgement of clips, texts or the rows of a manifest.
+
+    shala-audio predict exp/crema_d/shala clip.wav
+
+    shala-audio predict exp/goemotions/shala --text comment="Oh no, not again."
+
+    shala-audio predict exp/crema_d/shala *.flac --format jsonl --out predictions.jsonl
+
+    shala-audio predict exp/crema_d/shala talk.wav --window 4 --hop 2
+    """
+    if format not in FORMATS:
+        raise UserError(f"--format is {format!r}; use one of {', '.join(FORMATS)}")
+    if hop is not None and window is None:
+        raise UserError("--hop needs --window")
+    fields = _fields(text or [])
+    if not inputs and not fields:
+        raise UserError("nothing to predict: name sound files or a manifest, or give --text")
+    from shala_audio.inference.predictor import Predictor
+
+    if not skip_errors:
+        for name in inputs or []:
+            if not Path(name).exists():
+                raise UserError(f"{name}: no such file")  # before the model is loaded
+    predictor = Predictor.from_pretrained(model, batch_size=batch_size)
+    bad: list[str] = []
+
+    def complain(error: UserError) -> None:
+        if not skip_errors:
+            raise error
+        bad.append(str(error))
+        print(f"shala-audio: error: {error}", file=sys.stderr)
+
+    def everything() -> Iterator[Prediction]:
+        manifests = [name for name in inputs or [] if name.endswith(".jsonl")]
+        for name in manifests:
+            try:
+                yield from _manifest(predictor, name, split, features, audio_root)
+            except UserError as error:
+                complain(error)
+        clips = [name for name in inputs or [] if not name.endswith(".jsonl")]
+        if window is not None:
+            yield from _timelines(predictor, clips, window, hop or window, complain)
+        else:
+            yield from _clips(predictor, clips, fields, complain)
+        if not inputs:
+            yield {"id": "text"}, predictor.predict(text=fields)
+
+    _write(everything(), format, out)
+    if predictor.unparsed:
+        print(f"{predictor.unparsed} answers did not parse and count as uniform", file=sys.stderr)
+    if bad:
+        print(f"{len(bad)} of {len(inputs or [])} inputs skipped", file=sys.stderr)
+        raise typer.Exit(2)
+
+
+def _fields(pairs: list[str]) -> dict[str, str]:
+    if wrong := [pair for pair in pairs if "=" not in pair]:
+        raise UserError(f"--text {wrong[0]!r}: write it as name=value")
+    return dict(pair.split("=", 1) for pair in pairs)
+
+
+def _manifest(
+    predictor: Any, name: str, split: str | None, features: Path | None, audio_root: Path | None
+) -> Iterator[Prediction]:
+    from shala_audio.audio.features import FeatureStore
+    from shala_audio.data.rows import read_manifest
+
+    rows = read_manifest(name, split)
+    if not rows:
+        raise UserError(f"{name}: no rows" + (f" in split {split}" if split else ""))
+    store = None
+    if features is not None and predictor.task.has_audio:
+        store = FeatureStore(features, predictor.model.model_config.encoder_identity())
+    for identity, distribution in predictor.predict_rows(rows, store, audio_root):
+        yield {"id": identity}, distribution
+
+
+def _clips(predictor: Any, names: list[str], fields: dict[str, str], complain: Any) -> Iterator[Prediction]:
+    """Batches of clips; a bad one is complained of and does not spoil its batch."""
+    from shala_audio.audio.sound import SAMPLE_RATE, read_sound
+
+    def readable() -> Iterator[tuple[str, Any]]:
+        for name in names:
+            try:
+                yield name, read_sound(name)
+            except UserError as error:
+                complain(error)
+
+    source = readable()
+    while batch := list(islice(source, predictor.batch_size)):
+        found = predictor.predict_batch([((samples, SAMPLE_RATE), fields) for _, samples in batch])
+        for (name, _), distribution in zip(batch, found, strict=True):
+            yield {"id": name}, distribution
+
+
+def _timelines(predictor: Any, names: list[str], window: float, hop: float, complain: Any) -> Iterator[Prediction]:
+    for name in names:
+        try:
+            for moment in predictor.timeline(name, window, hop):
+                yield {"id": name, "start": moment.start, "end": moment.end}, moment.distribution
+        except UserError as error:
+            complain(error)
+
+
+def _record(head: dict[str, Any], distribution: LabelDistribution) -> dict[str, Any]:
+    return {**head, "probs": distribution.to_dict(), "entropy": distribution.entropy}
+
+
+def _write(predictions: Iterable[Prediction], format: str, out: Path | None) -> None:
+    from shala_audio.files import write_beside
+
+    if out is None:
+        _write_to(predictions, format, sys.stdout)
+        return
+    with write_beside(out) as beside, open(beside, "w", encoding="utf-8", newline="") as file:
+        _write_to(predictions, format, file)
+
+
+def _write_to(predictions: Iterable[Prediction], format: str, file: Any) -> None:
+    if format == "json":
+        json.dump([_record(*prediction) for prediction in predictions], file, indent=2, ensure_ascii=False)
+        file.write("\n")
+    elif format == "csv":
+        writer = None
+        for head, distribution in predictions:
+            flat = {**head, **distribution.to_dict(), "entropy": distribution.entropy}
+            if writer is None:
+                writer = csv.DictWriter(file, list(flat))
+                writer.writeheader()
+            writer.writerow(flat)
+    elif format == "jsonl":
+        for prediction in predictions:
+            file.write(json.dumps(_record(*prediction), ensure_ascii=False) + "\n")
+            file.flush()
+    else:
+        from rich.console import Console
+        from rich.markup import escape
+
+        console = Console(file=file, highlight=False, width=None if file is sys.stdout else 100)
+        for head, distribution in predictions:
+            place = f" {head['start']:.2f} to {head['end']:.2f} s" if "start" in head else ""
+            console.print(f"[bold]{escape(head['id'])}[/bold]{place}")
+            console.print(distribution)

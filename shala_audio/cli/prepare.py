@@ -1,0 +1,66 @@
+"""`shala-audio prepare`."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from rich.console import Console
+from rich.table import Table
+
+from shala_audio.errors import UserError
+
+CORPORA = ("chaosnli", "goemotions", "crema_d", "msp_podcast", "mini", "mini_text")
+
+
+def prepare(
+    corpus: Annotated[str, typer.Argument(help=f"One of {', '.join(CORPORA)}.")],
+    out: Annotated[Path, typer.Option(help="Folder for the manifest, the split and the summary.")],
+    source: Annotated[Path | None, typer.Option(help="The corpus as it was downloaded (not for mini).")] = None,
+    seed: Annotated[int, typer.Option(help="Seed of the split, where the corpus has none.")] = 0,
+    max_rows: Annotated[int | None, typer.Option(help="Keep so many rows, the same share of every split.")] = None,
+    part: Annotated[str, typer.Option(help="ChaosNLI: snli, mnli or both.")] = "snli",
+) -> None:
+    """Make a manifest, a split that leaks no speaker, and a summary.
+
+    Example: shala-audio prepare crema_d --source CREMA-D --out data
+    """
+    from shala_audio.data import chaosnli, crema_d, goemotions, mini, msp_podcast
+    from shala_audio.data.prepare import write_prepared
+    from shala_audio.tasks import load_task
+
+    if max_rows is not None and max_rows < 1:
+        raise UserError(f"--max-rows is {max_rows}; use 1 or more")
+    if corpus in ("mini", "mini_text"):
+        prepared = mini.prepare(out, seed, rows=max_rows or mini.ROWS, text=corpus == "mini_text")
+        max_rows = None
+    else:
+        if corpus not in CORPORA:
+            raise UserError(f"{corpus}: no such corpus; known are {', '.join(CORPORA)}")
+        if source is None:
+            raise UserError(f"--source: name the folder of {corpus}")
+        if not source.is_dir():
+            raise UserError(f"{source}: no such folder")
+        if corpus == "chaosnli":
+            prepared = chaosnli.prepare(source, seed, part)
+        elif corpus == "goemotions":
+            prepared = goemotions.prepare(source, seed)
+        elif corpus == "crema_d":
+            prepared = crema_d.prepare(source, seed)
+        else:
+            prepared = msp_podcast.prepare(source, seed)
+    summary = write_prepared(prepared, load_task(corpus), out, seed, max_rows)
+
+    console = Console(stderr=True)
+    table = Table("split", "rows", "without votes", "speakers", "raters per row")
+    for split, found in summary["splits"].items():
+        raters = found.get("raters_per_row")
+        shown = f"{raters['min']:g} to {raters['max']:g}, mean {raters['mean']:.1f}" if raters else "–"
+        table.add_row(split, str(found["rows"]), str(found["without_votes"]), str(found["speakers"]), shown)
+    console.print(table)
+    for reason, count in summary["left_out"].items():
+        if count:
+            console.print(f"left out: {count} {reason}")
+    console.print(f"{summary['caveat']} Licence: {summary['licence']}.", highlight=False)
+    print(out / "manifest.jsonl")

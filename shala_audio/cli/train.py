@@ -1,0 +1,78 @@
+"""`shala-audio train`: settings by TRL's parser, from a YAML file and from flags."""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import sys
+from pathlib import Path
+
+from shala_audio.errors import UserError
+
+HELP = """Train by warm start or SHALA.
+
+    shala-audio train --config recipes/crema_d/conf/warm_start.yaml --manifest data/manifest.jsonl \\
+        --features features --output_dir exp/warm_start
+    shala-audio train --config recipes/crema_d/conf/shala.yaml --init exp/warm_start --manifest data/manifest.jsonl \\
+        --features features --output_dir exp/shala
+
+Every field of the YAML file is also a flag, and a flag wins. `--resume` goes on from the newest checkpoint (write some with
+`--save_strategy steps --save_steps 50`). `--help_all` lists every field, TRL's and transformers' too.
+"""
+
+
+def run(arguments: list[str]) -> None:
+    """Parse and train."""
+    if not arguments or "--help" in arguments or "-h" in arguments:
+        print(HELP)
+        return
+    from shala_audio.training.config import ShalaConfig
+    from shala_audio.training.run import train
+
+    if "--help_all" in arguments:
+        parser_for(ShalaConfig).print_help()
+        return
+    print(train(parse(arguments)))
+
+
+def parser_for(config_class: type) -> object:
+    from trl import TrlParser
+
+    return TrlParser(config_class)
+
+
+def parse(arguments: list[str]):
+    """Settings from a YAML file and flags.
+
+    Raises:
+        UserError: no such file, or a field that is unknown or wrong.
+    """
+    from shala_audio.files import read_yaml
+    from shala_audio.training.config import ShalaConfig
+
+    arguments = list(arguments)
+    if "--config" in arguments:
+        index = arguments.index("--config")
+        if index + 1 >= len(arguments):
+            raise UserError("--config: a YAML file is needed after it")
+        path = arguments[index + 1]
+        known = set(ShalaConfig.__dataclass_fields__)
+        if unknown := sorted(set(read_yaml(path)) - known):
+            raise UserError(f"{path}: unknown fields {', '.join(unknown)}; `shala-audio train --help_all` lists all")
+    if not any(a.split("=")[0] == "--output_dir" for a in arguments):
+        config_has = "--config" in arguments and "output_dir" in read_yaml(
+            Path(arguments[arguments.index("--config") + 1])
+        )
+        if not config_has:
+            raise UserError("output_dir: name the folder for the model")
+    complaint = io.StringIO()
+    try:
+        with contextlib.redirect_stderr(complaint):
+            (config,) = parser_for(ShalaConfig).parse_args_and_config(arguments)  # type: ignore[attr-defined]
+    except SystemExit:
+        last = complaint.getvalue().strip().splitlines()[-1]
+        raise UserError(last.split("error: ", 1)[-1]) from None
+    except ValueError as error:
+        raise UserError(" ".join(str(error).split())) from None
+    sys.stderr.write(complaint.getvalue())
+    return config

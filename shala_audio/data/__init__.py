@@ -1,0 +1,1 @@
+"""Manifests, votes, splits and one module for each corpus. No torch."""

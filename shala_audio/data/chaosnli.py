@@ -1,0 +1,52 @@
+"""ChaosNLI: 100 votes on each of 1,514 SNLI and 1,599 MNLI pairs of sentences (arXiv 2010.03532).
+
+The corpus has no train split: rows are split by premise, so that no premise stands on two sides.
+"""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+from shala_audio.data.prepare import Prepared, as_mapping, need_file
+from shala_audio.data.rows import Row
+from shala_audio.data.splits import split_by_group
+from shala_audio.errors import UserError
+
+TASK = "chaosnli"
+PARTS = {"snli": "chaosNLI_snli.jsonl", "mnli": "chaosNLI_mnli_m.jsonl"}
+LABELS = ("entailment", "neutral", "contradiction")  # the order of `label_count` in the corpus's files
+SHARES = {"train": 0.75, "dev": 0.05, "test": 0.20}
+
+
+def prepare(source: Path, seed: int, part: str = "snli") -> Prepared:
+    """Rows of one part ("snli", "mnli" or "both").
+
+    Args:
+        source: folder with `chaosNLI_snli.jsonl` and `chaosNLI_mnli_m.jsonl`.
+        seed: of the split.
+        part: which file.
+    """
+    if part not in (*PARTS, "both"):
+        raise UserError(f"--part is {part!r}; use snli, mnli or both")
+    rows: list[Row] = []
+    for name in PARTS if part == "both" else (part,):
+        path = need_file(source, PARTS[name])
+        for number, line in enumerate(path.read_text(encoding="utf-8").splitlines(), start=1):
+            try:
+                item = json.loads(line)
+                text = {"premise": item["example"]["premise"], "hypothesis": item["example"]["hypothesis"]}
+                votes = as_mapping(LABELS, item["label_count"])
+                rows.append(Row(item["uid"], TASK, "train", None, None, text, votes, {"part": name}))
+            except (json.JSONDecodeError, KeyError, TypeError, ValueError) as error:
+                raise UserError(f"{path}:{number}: not a ChaosNLI row ({error!r})") from None
+    premises = [row.text["premise"] for row in rows]
+    split_of = split_by_group(premises, SHARES, seed)
+    return Prepared(
+        [
+            Row(row.id, TASK, split_of[premise], None, None, row.text, row.votes, row.extra)
+            for row, premise in zip(rows, premises, strict=True)
+        ],
+        caveat="ChaosNLI has no train split: this one is ours, by premise, in splits.json.",
+        licence="CC BY-NC 4.0",
+    )

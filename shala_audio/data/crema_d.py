@@ -1,0 +1,82 @@
+"""CREMA-D: 91 actors speak 12 sentences in 6 emotions; crowd listeners voted (DOI 10.1109/TAFFC.2014.2336244).
+
+Votes are those on sound alone. In `processedResults/tabulatedVotes.csv` the first digit of the row name is what was
+presented: 1 sound, 2 face, 3 both.
+"""
+
+from __future__ import annotations
+
+import csv
+from collections import Counter
+from pathlib import Path
+
+from shala_audio.data.prepare import Prepared, as_mapping, need_file, sound_duration
+from shala_audio.data.rows import Audio, Row
+from shala_audio.data.splits import split_by_group
+from shala_audio.errors import UserError
+
+TASK = "crema_d"
+SUFFIXES = (".wav", ".flac", ".ogg", ".mp3")
+COLUMNS = {"A": "anger", "D": "disgust", "F": "fear", "H": "happy", "N": "neutral", "S": "sad"}
+SENTENCES = {
+    "IEO": "It's eleven o'clock.",
+    "TIE": "That is exactly what happened.",
+    "IOM": "I'm on my way to the meeting.",
+    "IWW": "I wonder what this is about.",
+    "TAI": "The airplane is almost full.",
+    "MTI": "Maybe tomorrow it will be cold.",
+    "IWL": "I would like a new alarm clock.",
+    "ITH": "I think I have a doctor's appointment.",
+    "DFA": "Don't forget a jacket.",
+    "ITS": "I think I've seen this before.",
+    "TSI": "The surface is slick.",
+    "WSI": "We'll stop in a couple of minutes.",
+}
+SHARES = {"train": 0.7, "dev": 0.1, "test": 0.2}
+
+
+def prepare(source: Path, seed: int) -> Prepared:
+    """Rows with votes on sound alone, split by speaker within each sex.
+
+    Args:
+        source: the official repository's folder (`AudioWAV/`, `processedResults/`, `VideoDemographics.csv`).
+        seed: of the split.
+    """
+    votes_file = need_file(source, "processedResults/tabulatedVotes.csv")
+    with open(need_file(source, "VideoDemographics.csv"), newline="", encoding="utf-8") as file:
+        sex = {record["ActorID"]: record["Sex"] for record in csv.DictReader(file)}
+    sounds = need_file(source, "AudioWAV")
+    present = {path.stem: path.name for path in sorted(sounds.iterdir()) if path.suffix in SUFFIXES}
+
+    rows: list[Row] = []
+    left_out: Counter[str] = Counter()
+    with open(votes_file, newline="", encoding="utf-8") as file:
+        for number, record in enumerate(csv.DictReader(file), start=2):
+            try:
+                name = record["fileName"]
+                votes = as_mapping(list(COLUMNS.values()), [int(record[column]) for column in COLUMNS])
+                presentation = record[""][0]
+            except (KeyError, ValueError, IndexError) as error:
+                raise UserError(f"{votes_file}:{number}: not a row of votes ({error!r})") from None
+            if presentation != "1":
+                left_out["votes on the face or on face and voice"] += 1
+            elif name not in present:
+                left_out["clips without a sound file"] += 1
+            elif not votes:
+                left_out["clips without a vote"] += 1
+            else:
+                speaker, sentence, intended, level = name.split("_")
+                extra = {"intended": intended, "level": level, "sex": sex.get(speaker, "Unknown")}
+                text = {"transcript": SENTENCES[sentence]} if sentence in SENTENCES else {}
+                audio = Audio(f"AudioWAV/{present[name]}", 0.0, sound_duration(sounds / present[name]))
+                rows.append(Row(name, TASK, "train", speaker, audio, text, votes, extra))
+    split_of = split_by_group([str(row.speaker) for row in rows], SHARES, seed, strata=sex)
+    return Prepared(
+        [
+            Row(row.id, TASK, split_of[str(row.speaker)], row.speaker, row.audio, row.text, row.votes, row.extra)
+            for row in rows
+        ],
+        left_out,
+        caveat="CREMA-D is acted; our split is by speaker within each sex, in splits.json.",
+        licence="ODbL 1.0",
+    )

@@ -1,0 +1,94 @@
+"""GoEmotions: Reddit comments, 27 emotions and neutral (arXiv 2005.00547).
+
+Two forms are read. The rater-level files `goemotions_{1,2,3}.csv` give real votes: each rater's mass is 1, split evenly
+over the labels that the rater chose. The aggregated `train.tsv dev.tsv test.tsv` hold only the labels that two or more
+raters chose; each counts as one equal share, which is less than what the raters said.
+"""
+
+from __future__ import annotations
+
+import csv
+from collections import Counter
+from pathlib import Path
+
+from shala_audio.data.prepare import Prepared, need_file
+from shala_audio.data.rows import Row
+from shala_audio.data.votes import count_votes
+from shala_audio.errors import UserError
+from shala_audio.tasks import load_task
+
+TASK = "goemotions"
+RATER_FILES = ("goemotions_1.csv", "goemotions_2.csv", "goemotions_3.csv")
+
+
+def prepare(source: Path, seed: int) -> Prepared:
+    """Rows in the corpus's own splits. `seed` is not used: the official split is kept."""
+    if all((source / name).exists() for name in RATER_FILES):
+        return _from_raters(source)
+    return _from_aggregated(source)
+
+
+def _official_split(source: Path) -> list[tuple[str, str, list[int], str]]:
+    """(split, comment, label indices, id) of every line of the three files."""
+    items = []
+    for split in ("train", "dev", "test"):
+        path = need_file(source, f"{split}.tsv")
+        for number, line in enumerate(path.read_text(encoding="utf-8").splitlines(), start=1):
+            try:
+                comment, indices, identity = line.rsplit("\t", 2)
+                items.append((split, comment, [int(index) for index in indices.split(",")], identity))
+            except ValueError:
+                raise UserError(f"{path}:{number}: comment, label numbers and id are needed, with tabs") from None
+    return items
+
+
+def _from_aggregated(source: Path) -> Prepared:
+    labels = need_file(source, "labels.txt", "emotions.txt").read_text(encoding="utf-8").split()
+    rows = []
+    for split, comment, indices, identity in _official_split(source):
+        votes = {labels[index]: 1 for index in indices}
+        rows.append(Row(identity, TASK, split, None, None, {"comment": comment}, votes))
+    return Prepared(
+        rows,
+        caveat="Aggregated labels, not votes: a label stands if two or more raters chose it.",
+        licence="Apache-2.0",
+    )
+
+
+def _from_raters(source: Path) -> Prepared:
+    """Votes of every comment. The official split where its files are there, else train, dev, test by the id's hash."""
+    names = load_task(TASK).label_names
+    choices: dict[str, list[list[str]]] = {}
+    comments: dict[str, str] = {}
+    left_out: Counter[str] = Counter()
+    for name in RATER_FILES:
+        with open(source / name, newline="", encoding="utf-8") as file:
+            for number, record in enumerate(csv.DictReader(file), start=2):
+                try:
+                    chosen = [label for label in names if int(record[label])]
+                    identity, comment = record["id"], record["text"]
+                except (KeyError, ValueError, TypeError) as error:
+                    raise UserError(f"{source / name}:{number}: not a GoEmotions row ({error!r})") from None
+                if not chosen:
+                    left_out["ratings without a label (very unclear)"] += 1
+                    continue
+                comments[identity] = comment
+                choices.setdefault(identity, []).append(chosen)
+    if (source / "train.tsv").exists():
+        split_of = {identity: split for split, _, _, identity in _official_split(source)}
+        left_out["comments outside the official split"] = sum(identity not in split_of for identity in choices)
+    else:
+        # Comment ids are unrelated to content, so a stable hash of them splits at random: 80, 10 and 10 per cent.
+        split_of = {identity: ("train", "dev", "test")[max(0, _bucket(identity) - 7)] for identity in choices}
+    rows = [
+        Row(identity, TASK, split_of[identity], None, None, {"comment": comments[identity]}, count_votes(chosen))
+        for identity, chosen in choices.items()
+        if identity in split_of
+    ]
+    return Prepared(rows, left_out, caveat="Raters may choose several labels.", licence="Apache-2.0")
+
+
+def _bucket(identity: str) -> int:
+    import zlib
+
+    return zlib.crc32(identity.encode()) % 10

@@ -1,0 +1,116 @@
+"""What every corpus's preparation ends with: a manifest, and a summary of what is in it and what was left out."""
+
+from __future__ import annotations
+
+import hashlib
+from collections import Counter, defaultdict
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import soundfile
+
+from shala_audio.data.rows import Row, write_manifest
+from shala_audio.data.votes import human_distributions, mean_distribution
+from shala_audio.distribution import entropy
+from shala_audio.errors import UserError
+from shala_audio.files import write_json
+from shala_audio.tasks import Task
+
+
+@dataclass
+class Prepared:
+    """Rows of a corpus, the items left out by reason, and a caveat to print beside every result."""
+
+    rows: list[Row]
+    left_out: Counter[str] = field(default_factory=Counter)
+    caveat: str = ""
+    licence: str = ""
+
+
+def need_file(folder: Path, *names: str) -> Path:
+    """The first of several possible files in a folder.
+
+    Raises:
+        UserError: none is there; the message names the folder and what was looked for.
+    """
+    for name in names:
+        if (folder / name).exists():
+            return folder / name
+    raise UserError(f"{folder}: has no {' or '.join(names)}; give the corpus's own folder with --source")
+
+
+def sound_duration(path: Path) -> float | None:
+    """Seconds of a sound file from its header, or None where it cannot be read (`validate` then says why)."""
+    try:
+        return round(soundfile.info(path).duration, 4)
+    except (soundfile.LibsndfileError, OSError):
+        return None
+
+
+def keep_some(rows: Sequence[Row], max_rows: int | None) -> list[Row]:
+    """The first rows, in the same proportion of every split; all where `max_rows` is None."""
+    if max_rows is None or max_rows >= len(rows):
+        return list(rows)
+    by_split: dict[str, list[Row]] = defaultdict(list)
+    for row in sorted(rows, key=lambda row: hashlib.sha256(row.id.encode()).digest()):
+        by_split[row.split].append(row)
+    kept = {row.id for members in by_split.values() for row in members[: max(1, max_rows * len(members) // len(rows))]}
+    return [row for row in rows if row.id in kept]
+
+
+def summarize(prepared: Prepared, task: Task, seed: int) -> dict[str, Any]:
+    """Rows, speakers, raters, label mass and entropy of every split, the split's hash, and what was left out."""
+    splits: dict[str, Any] = {}
+    for split in dict.fromkeys(row.split for row in prepared.rows):
+        rows = [row for row in prepared.rows if row.split == split]
+        judged = [row for row in rows if row.votes]
+        summary: dict[str, Any] = {
+            "rows": len(rows),
+            "without_votes": len(rows) - len(judged),
+            "speakers": len({row.speaker for row in rows if row.speaker is not None}),
+        }
+        if judged:
+            raters = [sum(row.votes.values()) for row in judged]
+            human = human_distributions(judged, task.label_names)
+            counts, edges = np.histogram(entropy(human), bins=8, range=(0, float(np.log2(len(task.labels)))))
+            summary["raters_per_row"] = {"min": min(raters), "mean": float(np.mean(raters)), "max": max(raters)}
+            summary["label_mass"] = dict(
+                zip(task.label_names, map(float, mean_distribution(judged, task.label_names)), strict=True)
+            )
+            summary["entropy_bits"] = {"counts": counts.tolist(), "edges": edges.tolist()}
+        splits[split] = summary
+    membership = "\n".join(sorted(f"{row.id}\t{row.split}" for row in prepared.rows))
+    return {
+        "task": task.name,
+        "seed": seed,
+        "split_sha256": hashlib.sha256(membership.encode()).hexdigest(),
+        "splits": splits,
+        "left_out": dict(prepared.left_out),
+        "caveat": prepared.caveat,
+        "licence": prepared.licence,
+    }
+
+
+def write_prepared(prepared: Prepared, task: Task, out: Path, seed: int, max_rows: int | None = None) -> dict[str, Any]:
+    """Write `manifest.jsonl`, `splits.json` and `summary.json` into `out`; return the summary."""
+    kept = keep_some(prepared.rows, max_rows)
+    if not kept:
+        raise UserError("the corpus has no rows")
+    left_out = prepared.left_out + Counter({"over --max-rows": len(prepared.rows) - len(kept)})
+    prepared = replace(prepared, rows=kept, left_out=left_out)
+    summary = summarize(prepared, task, seed)
+    groups: dict[str, set[str]] = defaultdict(set)
+    for row in kept:
+        groups[row.split].add(row.speaker if row.speaker is not None else row.id)
+    write_json(out / "splits.json", {split: sorted(members) for split, members in groups.items()})
+    write_json(out / "summary.json", summary)
+    write_manifest(out / "manifest.jsonl", kept)
+    return summary
+
+
+def as_mapping(labels: Sequence[str], counts: Sequence[float]) -> Mapping[str, float]:
+    """Votes of the labels that have any."""
+    return {label: count for label, count in zip(labels, counts, strict=True) if count}

@@ -1,0 +1,132 @@
+"""The manifest: JSON Lines, one row for each item, the same for speech and text."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import asdict, dataclass, field
+from pathlib import Path, PurePosixPath
+from typing import Any
+
+from shala_audio.errors import UserError
+from shala_audio.files import write_beside
+
+SPLITS = ("train", "dev", "test", "test2", "test3", "predict")
+
+
+@dataclass(frozen=True)
+class Audio:
+    """A stretch of a sound file. `path` is relative to a root given once; `offset`, `duration` in seconds.
+
+    `duration` is None where the stretch runs to the end of the file.
+    """
+
+    path: str
+    offset: float = 0.0
+    duration: float | None = None
+
+
+@dataclass(frozen=True)
+class Row:
+    """One item: what is judged (`audio`, `text` or both), and how often raters chose each label (`votes`).
+
+    `votes` are counts, or mass where a rater's one vote was split; never a normalised distribution, because the number
+    of raters is information. Empty votes: the row is for prediction only.
+    """
+
+    id: str
+    task: str
+    split: str
+    speaker: str | None = None
+    audio: Audio | None = None
+    text: Mapping[str, str] = field(default_factory=dict)
+    votes: Mapping[str, float] = field(default_factory=dict)
+    extra: Mapping[str, Any] = field(default_factory=dict)
+
+    def to_json(self) -> str:
+        fields = {name: value for name, value in asdict(self).items() if value is not None}
+        return json.dumps(fields, ensure_ascii=False)
+
+
+def row_from_json(line: str, where: str) -> Row:
+    """Parse and check one line of a manifest.
+
+    >>> row_from_json('{"id": "a", "task": "t", "split": "train", "text": {"comment": "hi"}, "votes": {"x": 2}}', "m:1").id
+    'a'
+
+    Raises:
+        UserError: the line is not a row; the message begins with `where`.
+    """
+    try:
+        fields = json.loads(line)
+    except json.JSONDecodeError as error:
+        raise UserError(f"{where}: not JSON ({error})") from None
+    if not isinstance(fields, dict):
+        raise UserError(f"{where}: a row is a JSON object")
+    known = set(Row.__dataclass_fields__)
+    if unknown := sorted(set(fields) - known):
+        raise UserError(f"{where}: unknown fields {', '.join(unknown)}")
+    for name in ("id", "task", "split"):
+        if not isinstance(fields.get(name), str) or not fields[name]:
+            raise UserError(f"{where}: `{name}` must be a string and not empty")
+    if fields["split"] not in SPLITS:
+        raise UserError(f"{where}: split is {fields['split']!r}; use one of {', '.join(SPLITS)}")
+    if not fields.get("audio") and not fields.get("text"):
+        raise UserError(f"{where}: neither `audio` nor `text`")
+    if fields.get("audio"):
+        fields["audio"] = _audio(fields["audio"], where)
+    for name in ("text", "votes", "extra"):
+        if not isinstance(fields.get(name, {}), dict):
+            raise UserError(f"{where}: `{name}` must be an object")
+    for label, count in fields.get("votes", {}).items():
+        if not isinstance(count, (int, float)) or isinstance(count, bool) or not 0 <= count < float("inf"):
+            raise UserError(f"{where}: votes for {label!r} are {count!r}; a count of 0 or more is needed")
+    return Row(**fields)
+
+
+def _audio(fields: Any, where: str) -> Audio:
+    if not isinstance(fields, dict) or not isinstance(fields.get("path"), str):
+        raise UserError(f"{where}: `audio` needs a `path`")
+    if unknown := sorted(set(fields) - set(Audio.__dataclass_fields__)):
+        raise UserError(f"{where}: unknown audio fields {', '.join(unknown)}")
+    path = PurePosixPath(fields["path"])
+    if path.is_absolute() or ".." in path.parts:
+        raise UserError(f"{where}: audio path {fields['path']} must be relative and stay under the audio root")
+    for name in ("offset", "duration"):
+        value = fields.get(name)
+        if value is not None and (not isinstance(value, (int, float)) or not 0 <= value < float("inf")):
+            raise UserError(f"{where}: audio {name} is {value!r}; seconds of 0 or more are needed")
+    return Audio(**fields)
+
+
+def iterate_manifest(path: str | Path) -> Iterator[Row]:
+    """Rows of a manifest, one at a time.
+
+    Raises:
+        UserError: the file is missing, a line is not a row, or an id appears twice.
+    """
+    seen: set[str] = set()
+    try:
+        with open(path, encoding="utf-8") as file:
+            for number, line in enumerate(file, start=1):
+                row = row_from_json(line, f"{path}:{number}")
+                if row.id in seen:
+                    raise UserError(f"{path}:{number}: id {row.id!r} appears twice")
+                seen.add(row.id)
+                yield row
+    except FileNotFoundError:
+        raise UserError(f"{path}: no such manifest; `shala-audio prepare` makes one") from None
+    except UnicodeDecodeError as error:
+        raise UserError(f"{path}: not UTF-8 ({error})") from None
+
+
+def read_manifest(path: str | Path, split: str | None = None) -> list[Row]:
+    """All rows of a manifest, or those of one split."""
+    return [row for row in iterate_manifest(path) if split is None or row.split == split]
+
+
+def write_manifest(path: str | Path, rows: Iterable[Row]) -> None:
+    """Write rows beside and rename."""
+    with write_beside(path) as beside, open(beside, "w", encoding="utf-8") as file:
+        for row in rows:
+            file.write(row.to_json() + "\n")

@@ -1,0 +1,55 @@
+"""Seeded splits that keep a group (a speaker, a premise) on one side."""
+
+from __future__ import annotations
+
+import random
+from collections import Counter
+from collections.abc import Mapping, Sequence
+
+from shala_audio.data.rows import Row
+from shala_audio.errors import UserError
+
+
+def split_by_group(
+    groups: Sequence[str], shares: Mapping[str, float], seed: int, strata: Mapping[str, str] | None = None
+) -> dict[str, str]:
+    """Assign each distinct group to a split, so that the splits' shares of items come close to `shares`.
+
+    Groups are shuffled with the seed, then each goes to the split that is furthest below its share. The result depends
+    on the set of groups, their sizes and the seed, not on the order of items.
+
+    Args:
+        groups: the group of every item.
+        shares: split name to share of the items, summing to 1.
+        seed: of the shuffle.
+        strata: group to stratum (such as sex); each stratum is split on its own.
+
+    >>> split_by_group(["a", "a", "b", "c", "d"], {"train": 0.8, "test": 0.2}, seed=0) == \
+        split_by_group(["d", "c", "b", "a", "a"], {"train": 0.8, "test": 0.2}, seed=0)
+    True
+    """
+    sizes = Counter(groups)
+    strata = strata or {}
+    assigned: dict[str, str] = {}
+    for stratum in sorted({strata.get(group, "") for group in sizes}):
+        members = sorted(group for group in sizes if strata.get(group, "") == stratum)
+        random.Random(f"{seed}:{stratum}").shuffle(members)
+        total = sum(sizes[group] for group in members)
+        filled: Counter[str] = Counter()
+        for group in members:
+            split = max(shares, key=lambda name: shares[name] - filled[name] / total)
+            assigned[group] = split
+            filled[split] += sizes[group]
+    return assigned
+
+
+def check_speakers(rows: Sequence[Row]) -> None:
+    """Raise where a speaker stands in two splits that must not share any (rows without a speaker are not checked).
+
+    Raises:
+        UserError: naming the speaker and the splits.
+    """
+    split_of: dict[str, str] = {}
+    for row in rows:
+        if row.speaker is not None and split_of.setdefault(row.speaker, row.split) != row.split:
+            raise UserError(f"speaker {row.speaker} is in {split_of[row.speaker]} and in {row.split}")

@@ -1,0 +1,141 @@
+"""Distributions over labels and the arithmetic on them. No torch.
+
+Every function takes arrays whose last axis runs over the K labels, normalised to sum 1, and returns one value for each
+distribution. Logarithms of 0 never appear: 0 · log 0 counts as 0.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+Floats = NDArray[np.float64]
+
+# jsd_nats = sqrt(ln 2) * jsd: the same root of the same divergence, in nats instead of bits.
+NATS_PER_BIT_ROOT = float(np.sqrt(np.log(2.0)))
+
+
+def entropy(p: ArrayLike) -> Floats:
+    """Shannon entropy in bits, shape (..., K) to (...), in [0, log2 K].
+
+    >>> float(entropy([0.5, 0.5]))
+    1.0
+    """
+    p = np.asarray(p, dtype=np.float64)
+    return -np.sum(p * np.log2(np.where(p > 0, p, 1.0)), axis=-1)
+
+
+def normalized_entropy(p: ArrayLike) -> Floats:
+    """Entropy divided by log2 K: 0 where all agree, 1 where every label is chosen equally often; 0 for K = 1."""
+    p = np.asarray(p, dtype=np.float64)
+    return entropy(p) / np.log2(p.shape[-1]) if p.shape[-1] > 1 else np.zeros(p.shape[:-1])
+
+
+def kl(p: ArrayLike, q: ArrayLike) -> Floats:
+    """Kullback-Leibler divergence KL(p || q) in nats, in [0, inf]; infinite where q is 0 and p is not."""
+    p, q = np.asarray(p, dtype=np.float64), np.asarray(q, dtype=np.float64)
+    with np.errstate(divide="ignore"):
+        terms = np.where(p > 0, p * (np.log(np.where(p > 0, p, 1.0)) - np.log(q)), 0.0)
+    return np.maximum(np.sum(terms, axis=-1), 0.0)
+
+
+def jsd(p: ArrayLike, q: ArrayLike) -> Floats:
+    """Jensen-Shannon distance with base 2: the root of the divergence in bits, in [0, 1] (DOI 10.1109/18.61115).
+
+    >>> float(jsd([1.0, 0.0], [0.0, 1.0]))
+    1.0
+    """
+    p, q = np.asarray(p, dtype=np.float64), np.asarray(q, dtype=np.float64)
+    middle = (p + q) / 2
+    divergence = (kl(p, middle) + kl(q, middle)) / 2 / np.log(2.0)
+    return np.sqrt(np.clip(divergence, 0.0, 1.0))
+
+
+def jsd_nats(p: ArrayLike, q: ArrayLike) -> Floats:
+    """The same distance with the natural logarithm, in [0, 0.8326]: what ChaosNLI (arXiv 2010.03532) calls "JSD"."""
+    return NATS_PER_BIT_ROOT * jsd(p, q)
+
+
+def total_variation(p: ArrayLike, q: ArrayLike) -> Floats:
+    """Half the sum of absolute differences, in [0, 1]."""
+    return np.abs(np.asarray(p, dtype=np.float64) - np.asarray(q, dtype=np.float64)).sum(axis=-1) / 2
+
+
+def bhattacharyya(p: ArrayLike, q: ArrayLike) -> Floats:
+    """Bhattacharyya coefficient, the sum of sqrt(p q), in [0, 1]; 1 where p = q."""
+    p, q = np.asarray(p, dtype=np.float64), np.asarray(q, dtype=np.float64)
+    return np.minimum(np.sqrt(p * q).sum(axis=-1), 1.0)
+
+
+@dataclass(frozen=True, eq=False)
+class LabelDistribution(Mapping[str, float]):
+    """How human judgement is spread over labels: a read-only mapping from label to probability.
+
+    >>> d = LabelDistribution(("anger", "fear"), np.array([0.75, 0.25]))
+    >>> d["anger"], d.top, d.contested
+    (0.75, 'anger', False)
+    >>> d.to_dict()
+    {'anger': 0.75, 'fear': 0.25}
+    """
+
+    labels: tuple[str, ...]
+    probs: Floats
+
+    def __post_init__(self) -> None:
+        if self.probs.shape != (len(self.labels),):
+            raise ValueError(f"{len(self.labels)} labels but probabilities of shape {self.probs.shape}")
+        if not np.isclose(self.probs.sum(), 1.0, atol=1e-4) or (self.probs < 0).any():
+            raise ValueError(f"not a distribution: {self.probs}")
+
+    def __getitem__(self, label: str) -> float:
+        try:
+            return float(self.probs[self.labels.index(label)])
+        except ValueError:
+            raise KeyError(f"{label}: not one of {', '.join(self.labels)}") from None
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self.labels)
+
+    def __len__(self) -> int:
+        return len(self.labels)
+
+    @property
+    def top(self) -> str:
+        """The most likely label; the first of them in the task's order where several are equal."""
+        return self.labels[int(self.probs.argmax())]
+
+    @property
+    def entropy(self) -> float:
+        """Entropy in bits."""
+        return float(entropy(self.probs))
+
+    @property
+    def contested(self) -> bool:
+        """Whether no label holds more than half of the judgement."""
+        return bool(self.probs.max() <= 0.5)
+
+    def jsd(self, other: LabelDistribution) -> float:
+        """Jensen-Shannon distance (base 2) to a distribution over the same labels."""
+        if other.labels != self.labels:
+            raise ValueError(f"different labels: {self.labels} and {other.labels}")
+        return float(jsd(self.probs, other.probs))
+
+    def to_dict(self) -> dict[str, float]:
+        """Labels and probabilities, in the task's order."""
+        return dict(zip(self.labels, map(float, self.probs), strict=True))
+
+    def __rich__(self) -> Any:
+        from rich.table import Table
+
+        table = Table.grid(padding=(0, 1))
+        for label, p in sorted(self.items(), key=lambda item: -item[1]):
+            eighths = round(p * 40 * 8)
+            bar = "█" * (eighths // 8) + " ▏▎▍▌▋▊▉"[eighths % 8].strip()
+            table.add_row(label, f"{p:6.1%}", f"[cyan]{bar}[/cyan]")
+        state = "contested" if self.contested else "not contested"
+        table.add_row("", "", f"[dim]entropy {self.entropy:.2f} bits, {state}[/dim]")
+        return table

@@ -1,0 +1,1 @@
+"""Measures, scoring and tables. No torch."""

@@ -1,0 +1,228 @@
+"""`Predictor`: from clips or texts to label distributions."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any, BinaryIO
+
+import numpy as np
+import torch
+from torch import Tensor
+from tqdm import tqdm
+
+from shala_audio.audio.encoders import WhisperFrontEnd
+from shala_audio.audio.features import FeatureStore
+from shala_audio.audio.sound import SAMPLE_RATE, Samples, read_row_audio, read_sound, to_mono_16k
+from shala_audio.data.rows import Row
+from shala_audio.distribution import Floats, LabelDistribution
+from shala_audio.errors import UserError
+from shala_audio.inference.windows import Moment, average, window_bounds
+from shala_audio.models.prompts import PromptBuilder
+from shala_audio.models.readouts.label_token import label_log_probs, label_tree
+from shala_audio.models.readouts.slots import fill_slots, from_percent, slot_template
+from shala_audio.models.readouts.verbalized import parse_answer, write_answers
+from shala_audio.models.sources import locate
+from shala_audio.models.speech_lm import SpeechLM
+
+Clip = str | Path | BinaryIO | tuple[np.ndarray, int]
+Text = str | Mapping[str, str]
+
+
+class Predictor:
+    """A trained model with its encoder in front.
+
+    Args:
+        model: the speech language model.
+        device: where to compute; the accelerator where there is one.
+        batch_size: rows computed at once.
+
+    Attributes:
+        unparsed: how many `verbalized` answers did not parse and count as no opinion (uniform).
+    """
+
+    def __init__(self, model: SpeechLM, device: str | None = None, batch_size: int = 16) -> None:
+        accelerator = torch.accelerator.current_accelerator() if torch.accelerator.is_available() else None
+        self.device = device or str(accelerator or "cpu")
+        self.model = model.eval().to(self.device)
+        self.task = model.task
+        self.batch_size = batch_size
+        self.builder = PromptBuilder(model)
+        self.unparsed = 0
+        self._front_end: WhisperFrontEnd | None = None
+
+    @classmethod
+    def from_pretrained(cls, folder: str | Path, **options: Any) -> Predictor:
+        """Load the model of an experiment's folder."""
+        if not Path(folder).is_dir():
+            raise UserError(f"{folder}: no such folder; MODEL is a folder that `shala-audio train` wrote")
+        return cls(SpeechLM.from_pretrained(folder), **options)
+
+    @property
+    def front_end(self) -> WhisperFrontEnd:
+        """The audio encoder, loaded when the first clip comes."""
+        if self._front_end is None:
+            config = self.model.model_config
+            if config.encoder is None or not self.task.has_audio:
+                raise UserError(f"task {self.task.name} takes text, not sound")
+            self._front_end = WhisperFrontEnd(locate(config.encoder), config.encoder_layers, self.device)
+        return self._front_end
+
+    def predict(self, clip: Clip | None = None, text: Text | None = None) -> LabelDistribution:
+        """The distribution of human judgement of one clip or text.
+
+        Args:
+            clip: path, open binary file, or (samples, sampling rate). Sound longer than the encoder hears at once
+                (30 s) is cut into windows of that length, whose distributions are averaged.
+            text: the text, or its fields by name where the task has several.
+
+        Raises:
+            UserError: the input is missing, unreadable or not what the task takes.
+        """
+        return self.predict_batch([(clip, text)])[0]
+
+    def predict_batch(self, inputs: Sequence[Clip | tuple[Clip | None, Text | None]]) -> list[LabelDistribution]:
+        """Distributions of several inputs: clips, or (clip, text) pairs with None for what is absent."""
+        parts: list[tuple[Tensor | None, Mapping[str, str], float]] = []
+        owner: list[int] = []
+        for index, item in enumerate(inputs):
+            clip, text = item if _is_pair(item) else (item, None)  # type: ignore[misc]
+            for features, fields, seconds in self._parts(clip, text):  # type: ignore[arg-type]
+                parts.append((features, fields, seconds))
+                owner.append(index)
+        probs = self._probs([part[0] for part in parts], [part[1] for part in parts])
+        results = []
+        for index in range(len(inputs)):
+            mine = [number for number, whose in enumerate(owner) if whose == index]
+            moments = [Moment(0.0, parts[number][2], self._named(probs[number])) for number in mine]
+            results.append(average(moments))
+        return results
+
+    def timeline(self, clip: Clip, window: float = 4.0, hop: float = 2.0) -> list[Moment]:
+        """Distributions of windows over a long clip, which together cover all of it.
+
+        Args:
+            window, hop: seconds.
+        """
+        samples = self._samples(clip)
+        bounds = window_bounds(len(samples), window, hop)
+        features = self._encode([samples[start:end] for start, end in bounds])
+        probs = self._probs(features, [{}] * len(bounds))
+        return [
+            Moment(start / SAMPLE_RATE, end / SAMPLE_RATE, self._named(p))
+            for (start, end), p in zip(bounds, probs, strict=True)
+        ]
+
+    def predict_rows(
+        self, rows: Sequence[Row], features: FeatureStore | None = None, audio_root: str | Path | None = None
+    ) -> Iterator[tuple[str, LabelDistribution]]:
+        """Predictions of a manifest's rows, in order of length for speed; from the feature cache where there is one."""
+        if self.task.has_audio and features is None and audio_root is None:
+            raise UserError("the rows have sound: name the audio root, or the folder of features")
+        lengths = {row.id: self._row_length(row, features) for row in rows}
+        ordered = sorted(rows, key=lambda row: (lengths[row.id], row.id))
+        with tqdm(total=len(rows), unit="row", desc="predict", disable=None) as bar:
+            for start in range(0, len(ordered), self.batch_size):
+                batch = ordered[start : start + self.batch_size]
+                states: list[Tensor | None] = [None] * len(batch)
+                if self.task.has_audio and features is not None:
+                    states = [features[row.id] for row in batch]
+                elif self.task.has_audio:
+                    assert audio_root is not None
+                    states = list(self._encode([read_row_audio(_audio(row), audio_root) for row in batch]))
+                for row, p in zip(batch, self._probs(states, [row.text for row in batch]), strict=True):
+                    yield row.id, self._named(p)
+                bar.update(len(batch))
+
+    def _row_length(self, row: Row, features: FeatureStore | None) -> float:
+        if self.task.has_audio:
+            return features.frames(row.id) if features else (_audio(row).duration or 0.0)
+        return sum(map(len, row.text.values()))
+
+    def _parts(self, clip: Clip | None, text: Text | None) -> Iterable[tuple[Tensor | None, Mapping[str, str], float]]:
+        """Features, text fields and seconds of an input; several of them where the clip is long."""
+        fields = self._fields(text)
+        if not self.task.has_audio:
+            if clip is not None:
+                raise UserError(f"task {self.task.name} takes text, not sound")
+            return [(None, fields, 1.0)]
+        if clip is None:
+            raise UserError(f"task {self.task.name} needs sound")
+        samples = self._samples(clip)
+        longest = self.front_end.longest
+        bounds = window_bounds(len(samples), longest, longest)
+        features = self._encode([samples[start:end] for start, end in bounds])
+        lasting = [(end - start) / SAMPLE_RATE for start, end in bounds]
+        return [(states, fields, seconds) for states, seconds in zip(features, lasting, strict=True)]
+
+    def _fields(self, text: Text | None) -> Mapping[str, str]:
+        if isinstance(text, str):
+            # The task's prompt says what its one text field is called.
+            names = _text_fields(self.task.prompt)
+            if len(names) != 1:
+                raise UserError(f"task {self.task.name} has the text fields {', '.join(names) or 'none'}; name them")
+            return {names[0]: text}
+        return text or {}
+
+    def _samples(self, clip: Clip) -> Samples:
+        if isinstance(clip, tuple):
+            return to_mono_16k(*clip)
+        return read_sound(clip)
+
+    def _encode(self, clips: Sequence[Samples]) -> list[Tensor]:
+        """Features as training saw them: rounded to float16, as the feature cache keeps them."""
+        states: list[Tensor] = []
+        for start in range(0, len(clips), self.batch_size):
+            states += self.front_end.encode(clips[start : start + self.batch_size])
+        return [clip.to(torch.float16) for clip in states]
+
+    def _probs(self, features: Sequence[Tensor | None], texts: Sequence[Mapping[str, str]]) -> Floats:
+        """(n, K) probabilities, in batches."""
+        found: list[Floats] = []
+        for start in range(0, len(features), self.batch_size):
+            states = [clip for clip in features[start : start + self.batch_size] if clip is not None]
+            frames = [clip.shape[1] for clip in states] or [None] * len(texts[start : start + self.batch_size])
+            prompts = [
+                self.builder.prompt(text, count)
+                for text, count in zip(texts[start : start + self.batch_size], frames, strict=True)
+            ]
+            batch = self.builder.batch(prompts, states or None)
+            found.append(self._distributions({name: tensor.to(self.device) for name, tensor in batch.items()}))
+        return np.concatenate(found) if found else np.zeros((0, len(self.task.labels)))
+
+    @torch.inference_mode()
+    def _distributions(self, batch: dict[str, Any]) -> Floats:
+        """(B, K) probabilities by the model's readout."""
+        if self.model.readout == "label_token":
+            probs = label_log_probs(self.model, label_tree(self.model), batch).exp()
+        elif self.model.readout == "slots":
+            # The expectation of the digits along the likeliest path: the distance is convex, so a mean is never
+            # further from people, on average, than the answers that it is the mean of.
+            probs = from_percent(fill_slots(self.model, slot_template(self.model), batch, 1, None)[1])
+        else:
+            answers = [parse_answer(answer, self.task.label_names) for answer in write_answers(self.model, batch)]
+            self.unparsed += sum(answer is None for answer in answers)
+            uniform = np.full(len(self.task.labels), 1 / len(self.task.labels))
+            return np.stack([uniform if answer is None else answer for answer in answers])
+        values = probs.double().cpu().numpy()
+        return values / values.sum(axis=1, keepdims=True)
+
+    def _named(self, probs: Floats) -> LabelDistribution:
+        return LabelDistribution(self.task.label_names, probs)
+
+
+def _is_pair(item: Any) -> bool:
+    """(clip, text) rather than (samples, rate)."""
+    return isinstance(item, tuple) and not isinstance(item[0], np.ndarray)
+
+
+def _audio(row: Row) -> Any:
+    if row.audio is None:
+        raise UserError(f"row {row.id} has no sound")
+    return row.audio
+
+
+def _text_fields(prompt: str) -> list[str]:
+    import re
+
+    return list(dict.fromkeys(re.findall(r"\btext\.(\w+)", prompt)))

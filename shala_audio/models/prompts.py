@@ -1,0 +1,76 @@
+"""From rows to the tensors a model takes: prompts, their tokens, and the encoder features beside them."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any, Protocol
+
+import torch
+from torch import Tensor
+
+from shala_audio.models.projector import token_count
+from shala_audio.models.speech_lm import SpeechLM
+from shala_audio.tasks import AUDIO_TOKEN
+
+JSON_INSTRUCTION = "Answer in JSON with the per cent of people who would choose each of: {labels}."
+
+
+class Features(Protocol):
+    """Encoder features by row id, such as `audio.features.FeatureStore`."""
+
+    def __getitem__(self, row_id: str) -> Tensor: ...
+
+
+class PromptBuilder:
+    """Prompts and batches for one model.
+
+    Args:
+        model: whose task, readout, chat template and frame stacking are used.
+    """
+
+    def __init__(self, model: SpeechLM) -> None:
+        self.tokenizer = model.tokenizer
+        self.task, self.readout = model.task, model.readout
+        self.stack = model.model_config.frame_stack
+        self.system_prompt = model.model_config.system_prompt
+
+    def prompt(self, text: Mapping[str, str], frames: int | None) -> str:
+        """The whole text before the answer, in the language model's chat format.
+
+        Args:
+            text: the row's text fields.
+            frames: encoder frames T of its sound, if the task has sound.
+        """
+        question = self.task.question(text)
+        if self.readout != "label_token":
+            question += "\n" + JSON_INSTRUCTION.format(labels=", ".join(self.task.label_names))
+        messages = [{"role": "user", "content": question}]
+        if self.system_prompt is not None:
+            messages.insert(0, {"role": "system", "content": self.system_prompt})
+        prompt = self.tokenizer.apply_chat_template(messages, add_generation_prompt=True, tokenize=False)
+        if frames is not None:
+            prompt = prompt.replace(AUDIO_TOKEN, AUDIO_TOKEN * token_count(frames, self.stack))
+        return prompt + (self.task.answer if self.readout == "label_token" else "")
+
+    def token_ids(self, prompts: Sequence[str]) -> list[list[int]]:
+        """Tokens of prompts, nothing added and nothing cut."""
+        return self.tokenizer(list(prompts), add_special_tokens=False)["input_ids"]
+
+    def batch(self, prompts: Sequence[str], features: Sequence[Tensor] | None = None) -> dict[str, Any]:
+        """Left-padded `input_ids`, `attention_mask` (B, L), and the padded features with their lengths."""
+        batch: dict[str, Any] = dict(
+            self.tokenizer.pad({"input_ids": self.token_ids(prompts)}, return_tensors="pt", padding_side="left")
+        )
+        if features is not None:
+            batch["audio_features"], batch["audio_lengths"] = pad_features(features)
+        return batch
+
+
+def pad_features(features: Sequence[Tensor]) -> tuple[Tensor, Tensor]:
+    """Features (S, T, D) of B clips to (B, S, longest T, D) float32, and their lengths (B,)."""
+    lengths = torch.tensor([clip.shape[1] for clip in features])
+    layers, _, width = features[0].shape
+    padded = torch.zeros(len(features), layers, int(lengths.max()), width)
+    for index, clip in enumerate(features):
+        padded[index, :, : clip.shape[1]] = clip
+    return padded, lengths

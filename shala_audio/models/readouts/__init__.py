@@ -1,0 +1,1 @@
+"""Three ways in which a language model states a distribution over labels."""

@@ -1,0 +1,145 @@
+"""`label_token`: the probabilities of the K label words after the answer's beginning, in one forward pass.
+
+Words of several tokens form a tree. At every place where words part, the model's probabilities of the possible next tokens
+are renormalised among themselves; a label's probability is the product along its path. So disgust, disapproval and
+disappointment, which begin alike, are told apart, and the K probabilities sum to 1. All branches follow the prompt in one
+sequence, and an attention mask keeps each from seeing the others.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from shala_audio.errors import UserError
+from shala_audio.models.speech_lm import SpeechLM
+
+
+@dataclass(frozen=True)
+class Branching:
+    """A place where words part: the node whose logits decide, the next tokens, and the labels under each of them."""
+
+    node: int  # index into the tree's tokens; -1 is the end of the prompt
+    token_ids: tuple[int, ...]
+    labels: tuple[tuple[int, ...], ...]
+
+
+class LabelTree:
+    """The label words of a task as a tree of tokens.
+
+    Args:
+        words: the K words' tokens, none of them the beginning of another.
+
+    Attributes:
+        tokens, parents: the nodes that a forward pass must see after the prompt; parents index them, -1 is the prompt.
+        branchings: where words part.
+
+    >>> tree = LabelTree([(5, 1, 9), (5, 2), (7,)])
+    >>> tree.tokens, [(b.node, b.token_ids) for b in tree.branchings]
+    ([5], [(-1, (5, 7)), (0, (1, 2))])
+    """
+
+    def __init__(self, words: Sequence[Sequence[int]]) -> None:
+        self.size = len(words)
+        self.tokens: list[int] = []
+        self.parents: list[int] = []
+        self.branchings: list[Branching] = []
+        self._grow([tuple(word) for word in words], list(range(len(words))), depth=0, path=[], parent=-1)
+
+    def _grow(self, words: list[tuple[int, ...]], labels: list[int], depth: int, path: list[int], parent: int) -> None:
+        """Visit a node shared by `labels`; `path` holds tokens since `parent` that no branching has needed yet."""
+        children: dict[int, list[int]] = {}
+        for label in labels:
+            if depth >= len(words[label]):
+                raise ValueError("a label's tokens are the beginning of another's")
+            children.setdefault(words[label][depth], []).append(label)
+        node = parent
+        if len(children) > 1:
+            for token in path:
+                self.tokens.append(token)
+                self.parents.append(node)
+                node = len(self.tokens) - 1
+            path = []
+            self.branchings.append(Branching(node, tuple(children), tuple(map(tuple, children.values()))))
+        for token, members in children.items():
+            if len(members) > 1:
+                self._grow(words, members, depth + 1, [*path, token], node)
+
+    def ancestors(self) -> Tensor:
+        """(n, n) bool: which of the n nodes each node may see, itself included."""
+        seen = torch.eye(len(self.tokens), dtype=torch.bool)
+        for index, parent in enumerate(self.parents):
+            if parent >= 0:
+                seen[index] |= seen[parent]
+        return seen
+
+    def depths(self) -> Tensor:
+        """(n,) distance of each node from the prompt's last token, 1 or more."""
+        return self.ancestors().sum(dim=1)
+
+
+def label_tree(model: SpeechLM) -> LabelTree:
+    """The tree of a model's task. The end-of-sequence token closes each word, so that none begins another.
+
+    Raises:
+        UserError: two labels have the same tokens.
+    """
+    tokenizer = model.tokenizer
+    words = [
+        (*tokenizer(" " + label.word, add_special_tokens=False)["input_ids"], tokenizer.eos_token_id)
+        for label in model.task.labels
+    ]
+    if len(set(words)) < len(words):
+        raise UserError(f"task {model.task.name}: two labels' words have the same tokens")
+    return LabelTree(words)
+
+
+def label_log_probs(model: SpeechLM, tree: LabelTree, batch: dict[str, Any]) -> Tensor:
+    """Log-probabilities of the labels, (B, K) float32, with their gradient.
+
+    Args:
+        model: the model, whose adapter and projector get the gradient.
+        tree: `label_tree(model)`.
+        batch: `input_ids`, `attention_mask` (B, L), left-padded, and features where the task has sound.
+    """
+    batch = dict(batch)
+    ids, mask = batch.pop("input_ids"), batch.pop("attention_mask")
+    count = len(tree.tokens)
+    positions = (mask.cumsum(dim=1) - 1).clamp(min=0)
+    attention: Tensor = mask
+    if count:
+        suffix = torch.tensor(tree.tokens, device=ids.device).expand(len(ids), -1)
+        depths = tree.depths().to(ids.device)
+        attention = _tree_attention(mask, tree)
+        positions = torch.cat([positions, positions[:, -1:] + depths], dim=1)
+        ids = torch.cat([ids, suffix], dim=1)
+    outputs = model.model(input_ids=ids, attention_mask=attention, position_ids=positions, use_cache=False, **batch)
+    hidden = outputs.last_hidden_state[:, -1 - count :]  # the prompt's last token, then the nodes
+    log_probs = hidden.new_zeros(len(ids), tree.size, dtype=torch.float32)
+    for branching in tree.branchings:
+        token_ids = torch.tensor(branching.token_ids, device=ids.device)
+        step = model.token_logits(hidden[:, 1 + branching.node], token_ids).log_softmax(dim=-1)
+        child = torch.full((tree.size,), -1, device=ids.device)
+        for index, labels in enumerate(branching.labels):
+            child[list(labels)] = index
+        below = child >= 0
+        log_probs = log_probs + torch.where(below, step[:, child.clamp(min=0)], 0.0)
+    return log_probs
+
+
+def _tree_attention(mask: Tensor, tree: LabelTree) -> Tensor:
+    """(B, 1, L + n, L + n) bool: the prompt is causal, a node sees the prompt and its own ancestors."""
+    batch, length = mask.shape
+    count = len(tree.tokens)
+    total = length + count
+    allowed = torch.ones(total, total, dtype=torch.bool, device=mask.device).tril()
+    allowed[length:, length:] = tree.ancestors().to(mask.device)
+    valid = torch.cat([mask.bool(), mask.new_ones(batch, count, dtype=torch.bool)], dim=1)
+    allowed = allowed & valid[:, None, :]
+    # A padded position sees itself, so that no row of the softmax is empty.
+    allowed = allowed | torch.eye(total, dtype=torch.bool, device=mask.device)
+    return allowed[:, None]

@@ -1,0 +1,167 @@
+"""`slots`: the model fills two digits for every label into a fixed text; everything else is forced.
+
+The text is `{"anger": 67, "disgust": 05, ...}`: whole per cent with a leading zero, 99 at most; what the digits say is
+then normalised, so every answer is valid. The prompt is computed once for a group of rollouts, and a forced piece goes
+through in one pass together with the digit before it.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from shala_audio.errors import UserError
+from shala_audio.models.speech_lm import SpeechLM
+
+
+@dataclass(frozen=True)
+class SlotTemplate:
+    """The forced text of a task in tokens.
+
+    Attributes:
+        pieces: K + 1 pieces of forced tokens: before each label's two digits, and the end.
+        digit_ids: (10,) tokens of the digits 0 to 9.
+    """
+
+    pieces: tuple[tuple[int, ...], ...]
+    digit_ids: Tensor
+
+    @property
+    def labels(self) -> int:
+        return len(self.pieces) - 1
+
+    def sampled(self) -> Tensor:
+        """(C,) bool over the completion: True where a digit is sampled."""
+        flags: list[bool] = []
+        for piece in self.pieces[:-1]:
+            flags += [False] * len(piece) + [True, True]
+        return torch.tensor(flags + [False] * len(self.pieces[-1]))
+
+    def completion(self, digits: Tensor) -> Tensor:
+        """Tokens (B, C) of digits (B, K, 2)."""
+        tokens = self.digit_ids.to(digits.device)[digits]
+        parts: list[Tensor] = []
+        for index, piece in enumerate(self.pieces):
+            parts.append(torch.tensor(piece, device=digits.device).expand(len(digits), -1))
+            if index < self.labels:
+                parts.append(tokens[:, index])
+        return torch.cat(parts, dim=1)
+
+
+def slot_template(model: SpeechLM) -> SlotTemplate:
+    """The template of a model's task.
+
+    Raises:
+        UserError: the tokenizer writes a digit with more than one token.
+    """
+
+    def tokens(text: str) -> tuple[int, ...]:
+        return tuple(model.tokenizer(text, add_special_tokens=False)["input_ids"])
+
+    digits = [tokens(str(digit)) for digit in range(10)]
+    if any(len(digit) != 1 for digit in digits):
+        raise UserError(f"lm {model.model_config.lm}: a digit is not one token; use another readout than slots")
+    names = model.task.label_names
+    pieces = [tokens(('{"' if index == 0 else ', "') + name + '": ') for index, name in enumerate(names)]
+    pieces.append((*tokens("}"), model.tokenizer.eos_token_id))
+    return SlotTemplate(tuple(pieces), torch.tensor([digit[0] for digit in digits]))
+
+
+def to_digits(p: Tensor) -> Tensor:
+    """Distributions (B, K) to the two digits of their whole per cent (B, K, 2), 99 at most.
+
+    >>> to_digits(torch.tensor([[0.07, 0.93], [0.0, 1.0]])).tolist()
+    [[[0, 7], [9, 3]], [[0, 0], [9, 9]]]
+    """
+    percent = (p * 100).round().long().clamp(0, 99)
+    return torch.stack([percent // 10, percent % 10], dim=-1)
+
+
+def from_percent(percent: Tensor) -> Tensor:
+    """Non-negative numbers (..., K) to distributions; all zero means nothing was said: uniform."""
+    total = percent.sum(dim=-1, keepdim=True)
+    return torch.where(total > 0, percent / total.clamp(min=1e-9), 1 / percent.shape[-1])
+
+
+@torch.no_grad()
+def fill_slots(
+    model: SpeechLM, template: SlotTemplate, batch: dict[str, Any], generations: int, temperature: float | None
+) -> tuple[Tensor, Tensor]:
+    """Fill the slots of every prompt.
+
+    Args:
+        model: the policy.
+        template: `slot_template(model)`.
+        batch: B left-padded prompts, with features where the task has sound.
+        generations: G rollouts of each prompt, which share its pass.
+        temperature: of the sampling; None takes the likeliest digit.
+
+    Returns:
+        Digits (B · G, K, 2), rollouts of one prompt next to each other, and the numbers that the digits' probabilities
+        expect along the way, (B · G, K) in [0, 99].
+    """
+    batch = dict(batch)
+    ids, mask = batch.pop("input_ids"), batch.pop("attention_mask")
+    digit_ids = template.digit_ids.to(ids.device)
+    positions = (mask.cumsum(dim=1) - 1).clamp(min=0)
+    first = model.model(input_ids=ids, attention_mask=mask, position_ids=positions, use_cache=True, **batch)
+    cache = first.past_key_values
+    if generations > 1:
+        cache.batch_repeat_interleave(generations)
+    rows = len(ids) * generations
+    mask = mask.repeat_interleave(generations, dim=0)
+    position = positions[:, -1:].repeat_interleave(generations, dim=0) + 1
+    values = torch.arange(10, device=ids.device, dtype=torch.float32)
+
+    def feed(tokens: Tensor) -> Tensor:
+        """Probabilities (rows, 10) of the digit after `tokens` (rows, n)."""
+        nonlocal mask, position
+        count = tokens.shape[1]
+        mask = torch.cat([mask, mask.new_ones(rows, count)], dim=1)
+        steps = position + torch.arange(count, device=ids.device)
+        outputs = model.model(
+            input_ids=tokens, attention_mask=mask, position_ids=steps, past_key_values=cache, use_cache=True
+        )
+        position = position + count
+        logits = model.token_logits(outputs.last_hidden_state[:, -1], digit_ids)
+        return (logits / (temperature or 1.0)).softmax(dim=-1)
+
+    def choose(probs: Tensor) -> Tensor:
+        return probs.argmax(dim=-1) if temperature is None else torch.multinomial(probs, 1).squeeze(1)
+
+    digits, expected = [], []
+    before = ids.new_empty(rows, 0)
+    for piece in template.pieces[:-1]:
+        forced = torch.tensor(piece, device=ids.device).expand(rows, -1)
+        tens_probs = feed(torch.cat([before, forced], dim=1))
+        tens = choose(tens_probs)
+        units_probs = feed(digit_ids[tens][:, None])
+        units = choose(units_probs)
+        digits.append(torch.stack([tens, units], dim=1))
+        expected.append((10 * tens_probs * values + units_probs * values).sum(dim=1))
+        before = digit_ids[units][:, None]
+    return torch.stack(digits, dim=1), torch.stack(expected, dim=1)
+
+
+def digit_log_probs(
+    model: SpeechLM, template: SlotTemplate, inputs: dict[str, Any], temperature: float = 1.0
+) -> tuple[Tensor, Tensor]:
+    """Log-probabilities of all ten digits at the sampled places, (B, 2 K, 10) float32, and the places, (2 K,).
+
+    Args:
+        inputs: `input_ids`, `attention_mask` (B, prompt + C) whose completions follow the template, and features.
+        temperature: what logits are divided by.
+    """
+    sampled = template.sampled()
+    places = sampled.nonzero().squeeze(1)
+    inputs = dict(inputs)
+    mask = inputs["attention_mask"]
+    positions = (mask.cumsum(dim=1) - 1).clamp(min=0)
+    outputs = model.model(**inputs, position_ids=positions, use_cache=False)
+    # The token at a place is predicted by the position before it.
+    before = outputs.last_hidden_state.shape[1] - len(sampled) + places - 1
+    logits = model.token_logits(outputs.last_hidden_state[:, before], template.digit_ids.to(mask.device))
+    return (logits / temperature).log_softmax(dim=-1), places

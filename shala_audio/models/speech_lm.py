@@ -1,0 +1,265 @@
+"""The speech language model: sound and text in one sequence of embeddings, LoRA on the language model.
+
+Sound is merged *inside* the backbone, below the language-model head: TRL's loss runs the backbone and fuses the head, so
+a merge in `forward` of the whole model would reach generation and not the loss.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import torch
+from peft import LoraConfig, inject_adapter_in_model
+from safetensors.torch import load_file, save_file
+from torch import Tensor, nn
+from transformers import (
+    AutoConfig,
+    AutoModelForCausalLM,
+    AutoTokenizer,
+    GenerationMixin,
+    PreTrainedModel,
+    PreTrainedTokenizerBase,
+)
+from transformers.modeling_outputs import BaseModelOutputWithPast, CausalLMOutputWithPast
+
+from shala_audio.errors import UserError
+from shala_audio.files import read_json, write_beside, write_json
+from shala_audio.models.config import ModelConfig, model_config_from_dict
+from shala_audio.models.projector import Projector
+from shala_audio.models.sources import locate, weights_sha256
+from shala_audio.tasks import AUDIO_TOKEN, Task, task_from_dict
+
+READOUTS = ("label_token", "slots", "verbalized")
+SETTINGS, TRAINED = "shala.json", "trained.safetensors"
+
+
+class SpeechBackbone(nn.Module):
+    """A decoder whose placeholder tokens are replaced by projected sound."""
+
+    def __init__(self, decoder: PreTrainedModel, projector: Projector | None, audio_token_id: int) -> None:
+        super().__init__()
+        self.decoder = decoder
+        self.projector = projector
+        self.audio_token_id = audio_token_id
+
+    def forward(
+        self,
+        input_ids: Tensor | None = None,
+        inputs_embeds: Tensor | None = None,
+        audio_features: Tensor | None = None,
+        audio_lengths: Tensor | None = None,
+        **kwargs: Any,
+    ) -> BaseModelOutputWithPast:
+        if inputs_embeds is None:
+            assert input_ids is not None
+            inputs_embeds = self.embed(input_ids, audio_features, audio_lengths)
+        return self.decoder(inputs_embeds=inputs_embeds, **kwargs)
+
+    def embed(self, input_ids: Tensor, audio_features: Tensor | None, audio_lengths: Tensor | None) -> Tensor:
+        """Embeddings (B, L, D) of tokens (B, L), with sound where the placeholders stand."""
+        is_audio = input_ids == self.audio_token_id
+        embeds = self.decoder.get_input_embeddings()(input_ids.masked_fill(is_audio, 0))
+        if not is_audio.any():
+            return embeds
+        if self.projector is None or audio_features is None or audio_lengths is None:
+            raise ValueError("the prompt has a place for sound, but no sound was given")
+        tokens, counts = self.projector(audio_features, audio_lengths)
+        if not torch.equal(is_audio.sum(dim=1), counts):
+            raise ValueError(f"places for sound {is_audio.sum(dim=1).tolist()}, tokens of sound {counts.tolist()}")
+        valid = torch.arange(tokens.shape[1], device=tokens.device) < counts[:, None]
+        return embeds.masked_scatter(is_audio[..., None], tokens[valid].to(embeds.dtype))
+
+
+class SpeechLM(PreTrainedModel, GenerationMixin):
+    """A causal language model with a projector in front and LoRA inside; everything else is frozen.
+
+    The audio encoder is not part of it: it is frozen, so its features come in ready-made, from the cache in training
+    and from `Predictor` in use.
+
+    Attributes:
+        model_config, task, readout: what it is made of, what it answers, and how.
+    """
+
+    base_model_prefix = "model"
+    _supports_sdpa = True
+    _supports_flash_attn = True
+
+    def __init__(
+        self,
+        lm: PreTrainedModel,
+        tokenizer: PreTrainedTokenizerBase,
+        model_config: ModelConfig,
+        task: Task,
+        readout: str,
+        encoder_width: int | None,
+        lm_sha256: str = "",
+    ) -> None:
+        super().__init__(lm.config)
+        self.tokenizer = tokenizer
+        self.model_config, self.task, self.readout = model_config, task, readout
+        self.encoder_width, self.lm_sha256 = encoder_width, lm_sha256
+        lm.requires_grad_(False)
+        projector = None
+        if encoder_width is not None:
+            scale = float(lm.get_input_embeddings().weight.detach().float().std())
+            projector = Projector(
+                len(model_config.encoder_layers),
+                encoder_width,
+                model_config.frame_stack,
+                model_config.projector_width,
+                lm.config.get_text_config().hidden_size,
+                scale,
+            )
+        decoder = lm.get_decoder()
+        if model_config.lora_r:
+            lora = LoraConfig(r=model_config.lora_r, lora_alpha=model_config.lora_alpha, target_modules="all-linear")
+            inject_adapter_in_model(lora, decoder)
+        self.model = SpeechBackbone(decoder, projector, tokenizer.convert_tokens_to_ids(AUDIO_TOKEN))
+        self.lm_head = lm.get_output_embeddings()
+        self.generation_config = lm.generation_config
+
+    @classmethod
+    def build(cls, model_config: ModelConfig, task: Task, readout: str, dtype: torch.dtype = torch.float32) -> SpeechLM:
+        """Load the base models and put fresh trainable parts on them.
+
+        Raises:
+            UserError: a base model cannot be loaded, or the task needs sound and the model has no encoder.
+        """
+        if readout not in READOUTS:
+            raise UserError(f"readout is {readout!r}; use one of {', '.join(READOUTS)}")
+        if task.has_audio and model_config.encoder is None:
+            raise UserError(f"task {task.name} needs sound, but the model has no encoder")
+        source = locate(model_config.lm)
+        try:
+            lm = AutoModelForCausalLM.from_pretrained(source, dtype=dtype, use_safetensors=True)
+            tokenizer = AutoTokenizer.from_pretrained(source)
+        except (OSError, ValueError) as error:
+            raise UserError(f"lm {model_config.lm}: cannot be loaded ({str(error).splitlines()[0]})") from None
+        prepare_tokenizer(tokenizer)
+        width = None
+        if task.has_audio:
+            width = AutoConfig.from_pretrained(locate(str(model_config.encoder))).hidden_size
+        sha256 = weights_sha256(source) if Path(source).is_dir() else ""
+        return cls(lm, tokenizer, model_config, task, readout, width, sha256)
+
+    @classmethod
+    def from_pretrained(cls, folder: str | Path, dtype: torch.dtype = torch.float32) -> SpeechLM:  # type: ignore[override]
+        """Load what `save_pretrained` wrote, on the base models it names.
+
+        Raises:
+            UserError: not such a folder, or the base model's weights are not those it was trained on.
+        """
+        folder = Path(folder)
+        if not (folder / SETTINGS).is_file():
+            raise UserError(f"{folder}: not a model folder ({SETTINGS} is missing)")
+        settings = read_json(folder / SETTINGS)
+        source = str(folder / SETTINGS)
+        config = model_config_from_dict(settings["model"], source)
+        model = cls.build(config, task_from_dict(settings["task"], source), settings["readout"], dtype)
+        if settings["lm_sha256"] and model.lm_sha256 and settings["lm_sha256"] != model.lm_sha256:
+            raise UserError(
+                f"{folder}: was trained on other weights of {config.lm} than those here; "
+                "`shala-audio models list` tells where they came from"
+            )
+        model.load_trained(folder)
+        return model
+
+    def save_pretrained(
+        self, save_directory: str | Path, state_dict: dict[str, Tensor] | None = None, **_: Any
+    ) -> None:
+        """Write the trained parameters and what is needed to rebuild the rest; no base weights."""
+        folder = Path(save_directory)
+        state = state_dict if state_dict is not None else self.state_dict()
+        trained = {name: state[name].detach().cpu().contiguous() for name in self.trained_names()}
+        with write_beside(folder / TRAINED) as beside:
+            save_file(trained, beside, metadata={"format": "pt"})
+        write_json(
+            folder / SETTINGS,
+            {
+                "model": self.model_config.to_dict(),
+                "task": self.task.to_dict(),
+                "readout": self.readout,
+                "lm_sha256": self.lm_sha256,
+            },
+        )
+
+    def load_trained(self, folder: str | Path) -> None:
+        """Load the trained parameters of a folder into this model.
+
+        Raises:
+            UserError: the file's parameters are not this model's.
+        """
+        path = Path(folder) / TRAINED
+        if not path.is_file():
+            raise UserError(f"{folder}: not a model folder ({TRAINED} is missing)")
+        state = load_file(path)
+        if set(state) != set(self.trained_names()):
+            raise UserError(f"{path}: holds other parameters than the model's configuration asks for")
+        own = dict(self.named_parameters())
+        for name, value in state.items():
+            if own[name].shape != value.shape:
+                raise UserError(f"{path}: {name} has shape {tuple(value.shape)}, {tuple(own[name].shape)} is needed")
+            own[name].data.copy_(value)
+
+    def trained_names(self) -> list[str]:
+        """Names of the parameters that training changes: the projector's and the adapter's."""
+        return [name for name, parameter in self.named_parameters() if parameter.requires_grad]
+
+    def get_input_embeddings(self) -> nn.Module:
+        return self.model.decoder.get_input_embeddings()
+
+    def get_output_embeddings(self) -> nn.Module:
+        return self.lm_head
+
+    def get_decoder(self) -> SpeechBackbone:
+        return self.model
+
+    def forward(
+        self,
+        input_ids: Tensor | None = None,
+        attention_mask: Tensor | None = None,
+        position_ids: Tensor | None = None,
+        past_key_values: Any = None,
+        inputs_embeds: Tensor | None = None,
+        use_cache: bool | None = None,
+        audio_features: Tensor | None = None,
+        audio_lengths: Tensor | None = None,
+        logits_to_keep: int = 0,
+        **kwargs: Any,
+    ) -> CausalLMOutputWithPast:
+        """Next-token logits (B, L or `logits_to_keep`, vocabulary).
+
+        Args:
+            input_ids: (B, L), with the placeholder's id once for every token of sound.
+            audio_features: (B, S, T, D) encoder features; audio_lengths: (B,) their frames.
+        """
+        outputs = self.model(
+            input_ids=input_ids,
+            attention_mask=attention_mask,
+            position_ids=position_ids,
+            past_key_values=past_key_values,
+            inputs_embeds=inputs_embeds,
+            use_cache=use_cache,
+            audio_features=audio_features,
+            audio_lengths=audio_lengths,
+            **kwargs,
+        )
+        hidden = outputs.last_hidden_state[:, -logits_to_keep:] if logits_to_keep else outputs.last_hidden_state
+        return CausalLMOutputWithPast(logits=self.lm_head(hidden), past_key_values=outputs.past_key_values)
+
+    def token_logits(self, hidden: Tensor, token_ids: Tensor) -> Tensor:
+        """Logits (..., n) in float32 of n chosen tokens, without the rest of the vocabulary."""
+        with torch.autocast(hidden.device.type, enabled=False):
+            weight = self.lm_head.weight[token_ids].float()
+            return hidden.float() @ weight.T
+
+
+def prepare_tokenizer(tokenizer: PreTrainedTokenizerBase) -> None:
+    """Pad on the left, and know the placeholder for sound. Its id may lie beyond the embedding table: it is replaced
+    before the table is read."""
+    tokenizer.padding_side = "left"
+    if tokenizer.pad_token is None:
+        tokenizer.pad_token = tokenizer.eos_token
+    if tokenizer.convert_tokens_to_ids(AUDIO_TOKEN) in (None, tokenizer.unk_token_id):
+        tokenizer.add_special_tokens({"additional_special_tokens": [AUDIO_TOKEN]}, replace_extra_special_tokens=False)

@@ -1,0 +1,113 @@
+"""A task: the label set in order, the prompt, and what goes in (sound, text or both). Read from one YAML file."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import jinja2
+from jinja2.sandbox import ImmutableSandboxedEnvironment
+
+from shala_audio.errors import UserError
+from shala_audio.files import config_path, read_yaml
+
+MODALITIES = ("audio", "text", "audio+text")
+# In a rendered prompt this stands where the sound goes; it becomes one token for every stack of encoder frames.
+AUDIO_TOKEN = "<|audio|>"
+
+_JINJA = ImmutableSandboxedEnvironment(undefined=jinja2.StrictUndefined, autoescape=False)
+
+
+@dataclass(frozen=True)
+class Label:
+    """A label: its `name` in files and results, and the `word` with which the model answers it."""
+
+    name: str
+    word: str
+
+
+@dataclass(frozen=True)
+class Task:
+    """A label set and how to ask for it.
+
+    Attributes:
+        name: what rows name in their `task` field.
+        modality: "audio", "text" or "audio+text".
+        labels: the K labels in order; every array of probabilities follows it.
+        prompt: Jinja template of the question. It sees `text` (the row's text fields), `labels` (names) and `audio`
+            (where the sound goes).
+        answer: how the answer begins; the label's word follows it.
+    """
+
+    name: str
+    modality: str
+    labels: tuple[Label, ...]
+    prompt: str
+    answer: str
+
+    @property
+    def label_names(self) -> tuple[str, ...]:
+        return tuple(label.name for label in self.labels)
+
+    @property
+    def has_audio(self) -> bool:
+        return "audio" in self.modality
+
+    def question(self, text: Mapping[str, str]) -> str:
+        """The rendered prompt of a row.
+
+        >>> task = Task("t", "text", (Label("a", "a"), Label("b", "b")), "Feeling of: {{ text.comment }}", "Feeling:")
+        >>> task.question({"comment": "Oh no."})
+        'Feeling of: Oh no.'
+
+        Raises:
+            UserError: the template names a text field that the row does not have, or does something forbidden.
+        """
+        try:
+            template = _JINJA.from_string(self.prompt)
+            return template.render(text=text, labels=self.label_names, audio=AUDIO_TOKEN).strip()
+        except jinja2.TemplateError as error:
+            raise UserError(f"task {self.name}: the prompt cannot be rendered for this row ({error})") from None
+
+    def to_dict(self) -> dict[str, Any]:
+        """The task as it stands in its YAML file."""
+        return {**asdict(self), "labels": [asdict(label) for label in self.labels]}
+
+
+def task_from_dict(fields: Mapping[str, Any], source: str) -> Task:
+    """Build a task from a mapping, checking every field.
+
+    Raises:
+        UserError: a field is missing, unknown or wrong; the message names `source` and the field.
+    """
+    needed = {"name", "modality", "labels", "prompt", "answer"}
+    if set(fields) != needed:
+        missing, unknown = sorted(needed - set(fields)), sorted(set(fields) - needed)
+        raise UserError(f"{source}: missing fields {missing}, unknown fields {unknown}")
+    if fields["modality"] not in MODALITIES:
+        raise UserError(f"{source}: modality is {fields['modality']!r}; use one of {', '.join(MODALITIES)}")
+    labels = []
+    for label in fields["labels"]:
+        label = {"name": label, "word": label} if isinstance(label, str) else dict(label)
+        if set(label) - {"name", "word"} or not str(label.get("name", "")).strip():
+            raise UserError(f"{source}: each label is a name, or a mapping of `name` and `word`; found {label}")
+        labels.append(Label(str(label["name"]), str(label.get("word", label["name"]))))
+    for what in ("name", "word"):
+        values = [getattr(label, what) for label in labels]
+        if len(set(values)) != len(values):
+            raise UserError(f"{source}: two labels have the same {what}")
+    if len(labels) < 2:
+        raise UserError(f"{source}: a task needs two labels or more")
+    return Task(str(fields["name"]), fields["modality"], tuple(labels), str(fields["prompt"]), str(fields["answer"]))
+
+
+def load_task(name_or_path: str | Path) -> Task:
+    """Read a task by the name of a file in `configs/tasks`, or by path.
+
+    >>> load_task("chaosnli").label_names
+    ('entailment', 'neutral', 'contradiction')
+    """
+    path = config_path("tasks", str(name_or_path))
+    return task_from_dict(read_yaml(path), str(path))

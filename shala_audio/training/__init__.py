@@ -1,0 +1,1 @@
+"""Rewards, ambiguity weights, the exact objective, the warm start and the SHALA trainer."""

@@ -1,0 +1,88 @@
+"""The baseline a user would pick instead: one linear layer on the pooled encoder, with soft labels.
+
+Each clip is the mean and the standard deviation over time of one encoder layer; a softmax regression learns the human
+distributions by cross-entropy. The L2 penalty, and the layer where several are cached, are chosen on the dev split.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from shala_audio.audio.features import FeatureStore
+from shala_audio.data.rows import Row
+from shala_audio.data.votes import human_distributions
+from shala_audio.distribution import Floats, LabelDistribution, jsd
+from shala_audio.errors import UserError
+from shala_audio.tasks import Task
+
+PENALTIES = (1e-4, 1e-3, 1e-2, 1e-1)
+
+
+@dataclass(frozen=True)
+class LinearResult:
+    """Predictions on the test split, and what dev chose."""
+
+    predictions: list[tuple[str, LabelDistribution]]
+    layer: int
+    penalty: float
+    dev_jsd: float
+
+
+def pool(rows: Sequence[Row], features: FeatureStore) -> Tensor:
+    """(rows, S, 2 D): mean and standard deviation over time of every cached layer."""
+    pooled = []
+    for row in rows:
+        states = features[row.id].float()
+        pooled.append(torch.cat([states.mean(dim=1), states.std(dim=1, correction=0)], dim=-1))
+    return torch.stack(pooled)
+
+
+def fit(x: Tensor, p: Tensor, penalty: float) -> tuple[Tensor, Tensor]:
+    """Weights (K, D) and bias (K,) of the softmax regression, by L-BFGS from zero."""
+    weight = torch.zeros(p.shape[1], x.shape[1], requires_grad=True)
+    bias = torch.zeros(p.shape[1], requires_grad=True)
+    optimizer = torch.optim.LBFGS([weight, bias], max_iter=200, line_search_fn="strong_wolfe")
+
+    def closure() -> Tensor:
+        optimizer.zero_grad()
+        log_q = (x @ weight.T + bias).log_softmax(dim=-1)
+        loss = -(p * log_q).sum(dim=-1).mean() + penalty * weight.square().sum()
+        loss.backward()
+        return loss
+
+    optimizer.step(closure)
+    return weight.detach(), bias.detach()
+
+
+def train_linear(rows: Sequence[Row], features: FeatureStore, task: Task, layers: Sequence[int]) -> LinearResult:
+    """Fit on train, choose on dev, predict test.
+
+    Raises:
+        UserError: a split is missing.
+    """
+    splits = {name: [row for row in rows if row.split == name and row.votes] for name in ("train", "dev", "test")}
+    if missing := [name for name, members in splits.items() if not members]:
+        raise UserError(f"the manifest has no rows with votes in {', '.join(missing)}")
+    human = {name: human_distributions(members, task.label_names) for name, members in splits.items()}
+    pooled = {name: pool(members, features) for name, members in splits.items()}
+    best: tuple[float, int, float, Floats] | None = None
+    for index in range(len(layers)):
+        mean, spread = pooled["train"][:, index].mean(dim=0), pooled["train"][:, index].std(dim=0) + 1e-6
+        x = {name: (values[:, index] - mean) / spread for name, values in pooled.items()}
+        for penalty in PENALTIES:
+            weight, bias = fit(x["train"], torch.tensor(human["train"], dtype=torch.float32), penalty)
+            q = {name: (x[name] @ weight.T + bias).double().softmax(dim=-1).numpy() for name in ("dev", "test")}
+            distance = float(np.mean(jsd(human["dev"], q["dev"])))
+            if best is None or distance < best[0]:
+                best = (distance, index, penalty, q["test"])
+    assert best is not None
+    distance, index, penalty, probs = best
+    named = [
+        (row.id, LabelDistribution(task.label_names, p / p.sum())) for row, p in zip(splits["test"], probs, strict=True)
+    ]
+    return LinearResult(named, layers[index], penalty, distance)

