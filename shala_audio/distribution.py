@@ -38,8 +38,9 @@ def normalized_entropy(p: ArrayLike) -> Floats:
 def kl(p: ArrayLike, q: ArrayLike) -> Floats:
     """Kullback-Leibler divergence KL(p || q) in nats, in [0, inf]; infinite where q is 0 and p is not."""
     p, q = np.asarray(p, dtype=np.float64), np.asarray(q, dtype=np.float64)
+    chosen = p > 0
     with np.errstate(divide="ignore"):
-        terms = np.where(p > 0, p * (np.log(np.where(p > 0, p, 1.0)) - np.log(q)), 0.0)
+        terms = p * (np.log(np.where(chosen, p, 1.0)) - np.log(np.where(chosen, q, 1.0)))
     return np.maximum(np.sum(terms, axis=-1), 0.0)
 
 

@@ -68,6 +68,8 @@ class Task:
         try:
             template = _JINJA.from_string(self.prompt)
             return template.render(text=text, labels=self.label_names, audio=AUDIO_TOKEN).strip()
+        except jinja2.UndefinedError as error:
+            raise UserError(f"task {self.name}: the prompt needs a text field that is not there ({error})") from None
         except jinja2.TemplateError as error:
             raise UserError(f"task {self.name}: the prompt cannot be rendered for this row ({error})") from None
 

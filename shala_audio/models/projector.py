@@ -40,7 +40,8 @@ class Projector(nn.Module):
     """Softmax-weighted sum of encoder layers, frame stacking, and a two-layer perceptron into the model's width.
 
     The last normalisation starts with the gain `scale`, the spread of the language model's own embeddings, so that
-    sound enters as loud as words do (frame stacking as in SLAM-LLM, arXiv 2402.08846; layer weights as in SUPERB, arXiv 2105.01051).
+    sound enters as loud as words do. Frame stacking as in SLAM-LLM (arXiv 2402.08846), layer weights as in SUPERB (arXiv
+    2105.01051).
 
     Args:
         layers: S, how many encoder layers come in.

@@ -3,9 +3,9 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
+from shala_audio.audio.sound import read_row_audio
 from shala_audio.data import mini
 from shala_audio.data.splits import check_speakers
-from shala_audio.audio.sound import read_row_audio
 
 
 def test_same_seed_same_bytes(tmp_path):

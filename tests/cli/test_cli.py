@@ -1,0 +1,171 @@
+"""The commands as a user types them, in a process of their own where exit status and output count."""
+
+from __future__ import annotations
+
+import csv
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import soundfile
+from typer.testing import CliRunner
+
+from shala_audio.cli.main import app
+from shala_audio.errors import UserError
+from tests.tiny import tiny_model
+
+
+def run(*arguments: str | Path) -> subprocess.CompletedProcess:
+    command = [sys.executable, "-m", "shala_audio.cli.main", *map(str, arguments)]
+    return subprocess.run(command, capture_output=True, text=True, check=False)
+
+
+def invoke(*arguments: str | Path) -> str:
+    """In this process; a user's error is raised."""
+    result = CliRunner().invoke(app, list(map(str, arguments)), catch_exceptions=False)
+    assert result.exit_code == 0, result.output
+    return result.stdout
+
+
+@pytest.fixture(scope="module")
+def experiment(tiny_lm, tiny_encoder, tmp_path_factory):
+    folder = tmp_path_factory.mktemp("experiment")
+    tiny_model(tiny_lm, tiny_encoder).save_pretrained(folder / "model")
+    rng = np.random.default_rng(0)
+    for name in ("good one.wav", "gut_ü.flac"):
+        soundfile.write(folder / name, 0.1 * rng.standard_normal(9000), 16_000)
+    (folder / "empty.wav").write_bytes(b"")
+    (folder / "text.wav").write_text("this is not sound " * 30)
+    return folder
+
+
+def test_predict_formats(experiment):
+    clips = [experiment / "good one.wav", experiment / "gut_ü.flac"]
+    rows = [
+        json.loads(line) for line in invoke("predict", experiment / "model", *clips, "--format", "jsonl").splitlines()
+    ]
+    assert [row["id"] for row in rows] == [str(clip) for clip in clips]
+    for row in rows:
+        assert list(row["probs"]) == ["anger", "disgust", "disapproval"]
+        assert sum(row["probs"].values()) == pytest.approx(1) and row["entropy"] >= 0
+    assert json.loads(invoke("predict", experiment / "model", *clips, "--format", "json")) == rows
+    (header, *lines) = csv.reader(invoke("predict", experiment / "model", *clips, "--format", "csv").splitlines())
+    assert header == ["id", "anger", "disgust", "disapproval", "entropy"] and len(lines) == 2
+    table = invoke("predict", experiment / "model", *clips)
+    assert "good one.wav" in table and "█" in table and "entropy" in table
+
+
+def test_predict_a_timeline(experiment):
+    clip = experiment / "good one.wav"
+    output = invoke("predict", experiment / "model", clip, "--window", 0.3, "--hop", 0.2, "--format", "jsonl")
+    rows = [json.loads(line) for line in output.splitlines()]
+    assert rows[0]["start"] == 0 and rows[-1]["end"] == pytest.approx(9000 / 16_000)
+
+
+@pytest.mark.parametrize("bad", ["missing.wav", "empty.wav", "text.wav"])
+def test_a_bad_clip_is_named_in_one_line(experiment, bad, tmp_path):
+    clips = [experiment / "good one.wav", experiment / bad, experiment / "gut_ü.flac"]
+    out = tmp_path / "p.jsonl"
+    done = run("predict", experiment / "model", *clips, "--format", "jsonl", "--out", out)
+    assert done.returncode == 2 and not out.exists()
+    (line,) = [line for line in done.stderr.splitlines() if "error" in line]
+    assert bad in line and "Traceback" not in done.stderr
+    done = run("predict", experiment / "model", *clips, "--format", "jsonl", "--out", out, "--skip-errors")
+    assert done.returncode == 2 and "1 of 3 inputs skipped" in done.stderr and bad in done.stderr
+    assert len(out.read_text().splitlines()) == 2
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (("predict", "nowhere", "--text", "a=b"), "nowhere"),
+        (("predict", "nowhere", "--text", "ab"), "name=value"),
+        (("predict", "nowhere"), "nothing to predict"),
+        (("prepare", "cremad", "--out", "x"), "no such corpus"),
+        (("prepare", "crema_d", "--out", "x"), "--source"),
+        (("prepare", "crema_d", "--out", "x", "--source", "nowhere"), "nowhere"),
+        (("score", "p.jsonl", "nowhere.jsonl"), "nowhere.jsonl"),
+        (("features", "nowhere.jsonl", "--model", "text", "--audio-root", ".", "--out", "x"), "no encoder"),
+        (("train", "--config", "nowhere.yaml"), "nowhere.yaml"),
+        (("train", "--output_dir", "x", "--learning_rates", "1"), "learning_rates"),
+        (("train", "--output_dir", "x", "--method", "magic"), "magic"),
+        (("train", "--output_dir", "x", "--method", "shala"), "manifest"),
+        (("train", "--method", "shala"), "output_dir"),
+        (("baseline", "linear", "nowhere.jsonl", "--out", "x"), "nowhere.jsonl"),
+        (("report", "nowhere", "--out", "x.md"), "nowhere"),
+        (("models", "pull", "gpt-17"), "gpt-17"),
+    ],
+)
+def test_wrong_requests_are_users_errors(arguments, message):
+    with pytest.raises(UserError, match=message):
+        invoke(*arguments)
+
+
+def test_the_process_exits_with_two_and_one_line(tmp_path):
+    done = run("score", tmp_path / "p.jsonl", tmp_path / "m.jsonl")
+    assert done.returncode == 2
+    assert done.stderr.strip().splitlines() == [
+        f"shala-audio: error: {tmp_path / 'm.jsonl'}: no such manifest; `shala-audio prepare` makes one"
+    ]
+    assert run("no-such-command").returncode == 2
+
+
+def test_version_and_doctor():
+    assert invoke("--version").startswith("shala-audio 0.")
+    output = invoke("doctor")
+    assert "can be imported" in output and "BROKEN" not in output
+
+
+def test_prepare_validate_and_models_list(tmp_path, monkeypatch):
+    monkeypatch.setenv("SHALA_CACHE", str(tmp_path / "cache"))
+    assert "not pulled" in invoke("models", "list").replace("\n", " ")
+    manifest = invoke("prepare", "mini", "--out", tmp_path, "--max-rows", 24).strip().splitlines()[-1]
+    assert "24 rows, 0 faults" in invoke("validate", manifest, "--audio-root", tmp_path)
+    (tmp_path / "audio" / "mini_00003.wav").write_bytes(b"")
+    lines = Path(manifest).read_text().splitlines()
+    Path(manifest).write_text("\n".join([*lines, lines[0], "{"]))
+    result = CliRunner().invoke(app, ["validate", manifest, "--audio-root", str(tmp_path)])
+    assert result.exit_code == 2 and "3 faults" in result.stdout
+
+
+def test_baseline_score_report(tmp_path):
+    invoke("prepare", "mini_text", "--out", tmp_path, "--max-rows", 60)
+    manifest, system = tmp_path / "manifest.jsonl", tmp_path / "prior"
+    invoke("baseline", "prior", manifest, "--out", system / "predictions.jsonl")
+    invoke("score", system / "predictions.jsonl", manifest, "--out", system / "score.json")
+    result = json.loads((system / "score.json").read_text())
+    assert result["jsd"] == result["prior"]["jsd"] and result["ceiling"]["jsd"]["value"] < result["jsd"]["value"]
+    invoke("report", system, "--data", tmp_path, "--out", tmp_path / "R.md")
+    text = (tmp_path / "R.md").read_text()
+    assert "| prior |" in text and "ceiling" in text and "Synthetic" in text and str(tmp_path) not in text
+    assert (tmp_path / "R_jsd.png").stat().st_size > 1000
+
+
+def test_train_by_yaml_and_flags(tiny_lm, tmp_path):
+    """Text, warm start then SHALA then predict, all through the command line."""
+    invoke("prepare", "mini_text", "--out", tmp_path, "--max-rows", 40)
+    model = tmp_path / "model.yaml"
+    model.write_text(f"lm: {tiny_lm}\nlora_r: 4\nsystem_prompt: ''\n")
+    settings = tmp_path / "warm.yaml"
+    settings.write_text(
+        "task: mini_text\nmethod: warm_start\nmax_steps: 3\nper_device_train_batch_size: 4\nbf16: false\n"
+    )
+    manifest = ("--manifest", tmp_path / "manifest.jsonl")
+    invoke(
+        "train", "--config", settings, "--model", model, *manifest, "--output_dir", tmp_path / "warm", "--max_steps", 2
+    )
+    record = json.loads((tmp_path / "warm" / "training.json").read_text())
+    assert record["method"] == "warm_start" and record["seed"] == 42
+    shala = ("--method", "shala", "--max_steps", 1, "--per_device_train_batch_size", 8, "--bf16", "false")
+    invoke("train", "--init", tmp_path / "warm", *manifest, "--output_dir", tmp_path / "shala", *shala)
+    log = [json.loads(line) for line in (tmp_path / "shala" / "log.jsonl").read_text().splitlines()]
+    assert log[-1]["step"] == 1
+    out = tmp_path / "p.jsonl"
+    invoke("predict", tmp_path / "shala", manifest[1], "--split", "test", "--format", "jsonl", "--out", out)
+    assert invoke("score", out, manifest[1]).startswith("{")
+    settings.write_text("learning_rates: 3\n")
+    with pytest.raises(UserError, match=r"warm.yaml.*learning_rates"):
+        invoke("train", "--config", settings, "--output_dir", tmp_path / "x")

@@ -1,0 +1,103 @@
+from __future__ import annotations
+
+import io
+
+import numpy as np
+import pytest
+import soundfile
+
+import shala_audio
+from shala_audio.audio.encoders import WhisperFrontEnd
+from shala_audio.audio.features import FeatureStore, write_features
+from shala_audio.data.rows import Audio, Row
+from shala_audio.errors import UserError
+from tests.tiny import tiny_model
+
+
+@pytest.fixture(scope="module")
+def clips(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("clips")
+    rng = np.random.default_rng(0)
+    for index, seconds in enumerate((0.4, 1.1, 0.7)):
+        soundfile.write(folder / f"{index}.wav", 0.2 * rng.standard_normal(int(seconds * 16_000)), 16_000)
+    return folder
+
+
+@pytest.fixture
+def speech(tiny_lm, tiny_encoder, tmp_path):
+    def load(readout="label_token", **options):
+        tiny_model(tiny_lm, tiny_encoder, readout=readout).save_pretrained(tmp_path / readout)
+        return shala_audio.load(str(tmp_path / readout), device="cpu", **options)
+
+    return load
+
+
+@pytest.mark.parametrize("readout", ["label_token", "slots", "verbalized"])
+def test_every_readout_gives_a_distribution(speech, clips, readout):
+    model = speech(readout)
+    d = model.predict(clips / "0.wav")
+    assert d.labels == ("anger", "disgust", "disapproval")
+    assert d.probs.sum() == pytest.approx(1) and (d.probs >= 0).all()
+    assert d.top in d and 0 <= d.entropy <= np.log2(3) + 1e-9
+
+
+@pytest.mark.parametrize("readout", ["label_token", "slots"])
+def test_a_clip_alone_equals_the_clip_in_a_batch(speech, clips, readout):
+    model = speech(readout)
+    paths = [clips / f"{index}.wav" for index in range(3)]
+    for path, together in zip(paths, model.predict_batch(paths), strict=True):
+        assert model.predict(path).probs == pytest.approx(together.probs, abs=1e-4)
+
+
+def test_a_path_an_open_file_and_an_array_are_the_same(speech, clips):
+    model = speech()
+    path = clips / "1.wav"
+    samples, rate = soundfile.read(path)
+    expected = model.predict(str(path)).probs
+    assert model.predict(io.BytesIO(path.read_bytes())).probs == pytest.approx(expected)
+    assert model.predict((samples, rate)).probs == pytest.approx(expected, abs=1e-4)
+
+
+def test_long_sound_is_heard_to_its_end(speech):
+    model = speech()
+    rng = np.random.default_rng(0)
+    first, second = (0.2 * rng.standard_normal(30 * 16_000), 0.2 * np.sin(np.arange(10 * 16_000) / 9))
+    whole = model.predict((np.concatenate([first, second]), 16_000))
+    parts = [model.predict((part, 16_000)).probs for part in (first, second)]
+    assert whole.probs == pytest.approx(0.75 * parts[0] + 0.25 * parts[1], abs=1e-4)
+
+
+def test_timeline(speech, clips):
+    moments = speech().timeline(clips / "1.wav", window=0.5, hop=0.25)
+    assert [moment.start for moment in moments] == pytest.approx([0, 0.25, 0.5, 0.75])
+    assert moments[-1].end == pytest.approx(1.1)
+
+
+def test_rows_from_sound_and_from_the_cache_are_the_same(speech, clips, tiny_encoder, tmp_path):
+    model = speech()
+    rows = [Row(f"r{index}", "tiny_speech", "test", audio=Audio(f"{index}.wav")) for index in range(3)]
+    identity = model.model.model_config.encoder_identity()
+    write_features(rows, clips, WhisperFrontEnd(str(tiny_encoder), [1, 2]), identity, tmp_path / "features")
+    cached = dict(model.predict_rows(rows, FeatureStore(tmp_path / "features", identity)))
+    heard = dict(model.predict_rows(rows, audio_root=clips))
+    assert set(cached) == {"r0", "r1", "r2"}
+    for name, distribution in cached.items():
+        assert distribution.probs == pytest.approx(heard[name].probs, abs=1e-4)
+        assert model.predict(clips / f"{name[1:]}.wav").probs == pytest.approx(heard[name].probs, abs=1e-4)
+
+
+def test_text(tiny_lm, tmp_path):
+    tiny_model(tiny_lm).save_pretrained(tmp_path)
+    model = shala_audio.load(str(tmp_path), device="cpu")
+    assert model.predict(text="oh no").probs == pytest.approx(model.predict(text={"comment": "oh no"}).probs)
+    with pytest.raises(UserError, match="takes text"):
+        model.predict("clip.wav")
+    with pytest.raises(UserError, match="comment|prompt"):
+        model.predict()
+
+
+def test_wrong_requests(speech, tmp_path):
+    with pytest.raises(UserError, match="no such folder"):
+        shala_audio.load(str(tmp_path / "none"))
+    with pytest.raises(UserError, match="needs sound"):
+        speech().predict(text="words")

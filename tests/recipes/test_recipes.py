@@ -1,0 +1,176 @@
+"""The recipes themselves, all stages, on tiny data with tiny models."""
+
+from __future__ import annotations
+
+import csv
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import soundfile
+
+from shala_audio.tasks import load_task
+from tests.recipes.make_msp_podcast import make_msp_podcast
+
+RECIPES = Path(__file__).parents[2] / "recipes"
+
+
+def run_recipe(name: str, *options: str | Path, check: bool = True) -> subprocess.CompletedProcess:
+    environment = {**os.environ, "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}"}
+    environment.pop("SHALA_CORPORA", None)
+    command = ["bash", str(RECIPES / name / "run.sh"), *map(str, options)]
+    done = subprocess.run(command, capture_output=True, text=True, check=False, env=environment)
+    assert not check or done.returncode == 0, done.stdout + done.stderr
+    return done
+
+
+@pytest.fixture
+def recipe(tiny_lm, tiny_encoder, tmp_path, request):
+    """A copy of a recipe with tiny models and few steps, so that the real one's folder stays clean."""
+    import shutil
+
+    name = request.param
+    shutil.copytree(RECIPES / "TEMPLATE", tmp_path / "recipes" / "TEMPLATE")
+    ignore = shutil.ignore_patterns("exp", "data", "features")
+    shutil.copytree(RECIPES / name, tmp_path / "recipes" / name, ignore=ignore)
+    model = tmp_path / "tiny.yaml"
+    model.write_text(
+        f"lm: {tiny_lm}\nencoder: {tiny_encoder}\nencoder_layers: [1, 2]\nframe_stack: 8\n"
+        "projector_width: 16\nlora_r: 4\nlora_alpha: 8\nsystem_prompt: ''\n"
+    )
+    for conf in (tmp_path / "recipes" / name / "conf").glob("*.yaml"):
+        lines = [line for line in conf.read_text().splitlines() if "epochs" not in line and "max_steps" not in line]
+        conf.write_text(
+            "\n".join([*lines, "max_steps: 2", "per_device_train_batch_size: 8", "num_generations: 4"]) + "\n"
+        )
+    return name, tmp_path / "recipes" / name / "run.sh", model
+
+
+def run_copy(script: Path, *options: str | Path, check: bool = True) -> subprocess.CompletedProcess:
+    environment = {**os.environ, "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}"}
+    done = subprocess.run(["bash", str(script), *map(str, options)], capture_output=True, text=True, env=environment)
+    assert not check or done.returncode == 0, done.stdout + done.stderr
+    return done
+
+
+def check_experiment(exp: Path, systems: set[str]) -> None:
+    for system in systems:
+        score = json.loads((exp / system / "score.json").read_text())
+        assert score["n"] > 0 and 0 <= score["jsd"]["value"] <= 1 and "prior" in score
+    results = (exp / "RESULTS.md").read_text()
+    assert all(f"| {system} |" in results for system in systems) and "constant prior" in results
+    packed = {path.name for path in (exp / "pack").iterdir()}
+    assert {"shala.json", "trained.safetensors", "README.md", "score.json"} <= packed
+    assert all((exp / f".done_{stage}").exists() for stage in range(3, 8))
+
+
+@pytest.mark.parametrize("recipe", ["msp_podcast"], indirect=True)
+def test_msp_podcast_all_stages(recipe, tmp_path):
+    _, script, model = recipe
+    make_msp_podcast(tmp_path / "corpus", turns=48)
+    options = ("--corpus_root", tmp_path / "corpus", "--model", model, "--exp", tmp_path / "exp")
+    run_copy(script, *options)
+    check_experiment(tmp_path / "exp", {"zero_shot", "warm_start", "shala", "linear"})
+    run_copy(script, *options, "--stage", "6", "--stop_stage", "6")
+
+
+@pytest.mark.parametrize("recipe", ["mini"], indirect=True)
+@pytest.mark.parametrize("readout", ["slots"])
+def test_mini_all_stages(recipe, tmp_path, readout):
+    _, script, model = recipe
+    run_copy(script, "--model", model, "--exp", tmp_path / "exp", "--readout", readout, "--max_rows", "60")
+    check_experiment(tmp_path / "exp", {"zero_shot", "warm_start", "shala", "linear"})
+    assert json.loads((tmp_path / "exp" / "shala" / "score.json").read_text())["ceiling"]
+
+
+@pytest.mark.parametrize("recipe", ["chaosnli"], indirect=True)
+def test_chaosnli_all_stages(recipe, tmp_path):
+    _, script, model = recipe
+    corpus = tmp_path / "corpus"
+    corpus.mkdir()
+    rng = np.random.default_rng(0)
+    with open(corpus / "chaosNLI_snli.jsonl", "w") as file:
+        for index in range(60):
+            example = {"premise": f"Premise {index // 2}.", "hypothesis": f"Hypothesis {index}."}
+            votes = rng.multinomial(100, rng.dirichlet([1, 1, 1])).tolist()
+            file.write(json.dumps({"uid": f"u{index}", "label_count": votes, "example": example}) + "\n")
+    run_copy(script, "--corpus_root", corpus, "--model", model, "--exp", tmp_path / "exp", "--max_rows", "40")
+    check_experiment(tmp_path / "exp", {"zero_shot", "warm_start", "shala"})
+
+
+@pytest.mark.parametrize("recipe", ["goemotions"], indirect=True)
+def test_goemotions_weights_off(recipe, tmp_path):
+    _, script, model = recipe
+    names = load_task("goemotions").label_names
+    corpus = tmp_path / "corpus"
+    corpus.mkdir()
+    (corpus / "labels.txt").write_text("\n".join(names))
+    for split, count in (("train", 24), ("dev", 4), ("test", 8)):
+        with open(corpus / f"{split}.tsv", "w", newline="") as file:
+            writer = csv.writer(file, delimiter="\t")
+            writer.writerows([f"comment {index}", str(index % 28), f"{split}{index}"] for index in range(count))
+    options = ("--corpus_root", corpus, "--model", model, "--exp", tmp_path / "exp", "--method", "shala_unweighted")
+    run_copy(script, *options)
+    check_experiment(tmp_path / "exp", {"zero_shot", "warm_start", "shala_unweighted"})
+    record = json.loads((tmp_path / "exp" / "shala_unweighted" / "training.json").read_text())
+    assert record["ambiguity"]["kind"] == "off"
+
+
+@pytest.mark.parametrize("recipe", ["crema_d"], indirect=True)
+def test_crema_d_warm_start_only(recipe, tmp_path):
+    _, script, model = recipe
+    corpus = tmp_path / "corpus"
+    (corpus / "AudioWAV").mkdir(parents=True)
+    (corpus / "processedResults").mkdir()
+    actors = [str(1000 + index) for index in range(10)]
+    (corpus / "VideoDemographics.csv").write_text("ActorID,Age,Sex\n" + "\n".join(f"{a},30,Male" for a in actors))
+    lines = ['"","A","D","F","H","N","S","fileName"']
+    rng = np.random.default_rng(0)
+    for index in range(40):
+        name = f"{actors[index % 10]}_DFA_ANG_X{index}"
+        soundfile.write(corpus / "AudioWAV" / f"{name}.wav", 0.1 * rng.standard_normal(8000), 16_000)
+        lines.append(f'"1{index:05d}",{",".join(map(str, rng.multinomial(9, [1 / 6] * 6)))},"{name}"')
+    (corpus / "processedResults" / "tabulatedVotes.csv").write_text("\n".join(lines))
+    options = ("--corpus_root", corpus, "--model", model, "--exp", tmp_path / "exp", "--method", "warm_start")
+    run_copy(script, *options)
+    for stage in (1, 2, 3, 5, 6, 7):
+        assert (tmp_path / "exp" / f".done_{stage}").exists() or stage < 3
+    assert "| linear |" in (tmp_path / "exp" / "RESULTS.md").read_text()
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (("--colour", "red"), "unknown option --colour"),
+        (("--stage", "one"), "--stage"),
+        (("--method", "magic"), "--method magic"),
+        (("--readout", "song"), "--readout song"),
+        (("--stage",), "needs a value"),
+        (("--corpus_root", "/nowhere"), "/nowhere"),
+        (("--stage", "4", "--corpus_root", "/nowhere"), "run stage 3 first"),
+    ],
+)
+def test_wrong_options_die(options, message, tmp_path):
+    done = run_recipe("crema_d", "--exp", tmp_path / "exp", *options, check=False)
+    assert done.returncode == 2 and message in done.stderr
+
+
+def test_help_names_every_option():
+    output = run_recipe("mini", "--help").stdout
+    for option in (
+        "stage",
+        "stop_stage",
+        "corpus_root",
+        "method",
+        "readout",
+        "config",
+        "exp",
+        "nproc",
+        "max_rows",
+        "seed",
+    ):
+        assert f"--{option} " in output

@@ -1,0 +1,80 @@
+"""Rows, features and trainers of tiny models."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from torch import Tensor
+
+from shala_audio.data.rows import Audio, Row
+from shala_audio.models.speech_lm import SpeechLM
+from shala_audio.training.config import ShalaConfig
+from shala_audio.training.data import Batcher, build_dataset
+from shala_audio.training.shala import ShalaTrainer
+from shala_audio.training.warm_start import WarmStartTrainer
+from tests.tiny import random_features
+
+VOTES = ({"anger": 5}, {"disgust": 3, "anger": 2}, {"disapproval": 2, "disgust": 2, "anger": 1}, {"disgust": 5})
+
+
+class TinyStore:
+    """Features of rows in memory, with the reading side of `FeatureStore`."""
+
+    def __init__(self, features: dict[str, Tensor]) -> None:
+        self.features = features
+
+    def frames(self, row_id: str) -> int:
+        return self.features[row_id].shape[1]
+
+    def __getitem__(self, row_id: str) -> Tensor:
+        return self.features[row_id]
+
+
+def tiny_rows(model: SpeechLM, count: int = 8) -> tuple[list[Row], TinyStore | None]:
+    speech = model.task.has_audio
+    rows = [
+        Row(
+            f"row{index}",
+            model.task.name,
+            "train",
+            f"s{index}",
+            Audio(f"{index}.wav") if speech else None,
+            {} if speech else {"comment": f"comment number {index}"},
+            VOTES[index % len(VOTES)],
+        )
+        for index in range(count)
+    ]
+    store = TinyStore(dict(zip([row.id for row in rows], random_features(count), strict=True))) if speech else None
+    return rows, store
+
+
+def config(out: Path, **options: Any) -> ShalaConfig:
+    settings: dict[str, Any] = {
+        "output_dir": str(out),
+        "per_device_train_batch_size": 8,
+        "num_generations": 4,
+        "max_steps": 2,
+        "learning_rate": 1e-2,
+        "max_completion_length": 24,
+        "bf16": False,
+        "disable_tqdm": True,
+        "logging_steps": 1,
+        "lr_scheduler_type": "constant",
+        "warmup_steps": 0,
+    }
+    return ShalaConfig(**{**settings, **options})
+
+
+def shala_trainer(model: SpeechLM, out: Path, count: int = 8, **options: Any) -> ShalaTrainer:
+    rows, store = tiny_rows(model, count)
+    settings = config(out, **options)
+    dataset = build_dataset(rows, model, store, settings.ambiguity, settings.ambiguity_lambda)  # type: ignore[arg-type]
+    return ShalaTrainer(model, settings, dataset, Batcher(model, store))  # type: ignore[arg-type]
+
+
+def warm_start_trainer(model: SpeechLM, out: Path, count: int = 8, **options: Any) -> WarmStartTrainer:
+    rows, store = tiny_rows(model, count)
+    dataset = build_dataset(rows, model, store, "off", 0.0)  # type: ignore[arg-type]
+    batcher = Batcher(model, store)  # type: ignore[arg-type]
+    return WarmStartTrainer(model, args=config(out, **options), train_dataset=dataset, data_collator=batcher)

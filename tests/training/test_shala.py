@@ -1,0 +1,156 @@
+from __future__ import annotations
+
+import pytest
+import torch
+
+from shala_audio.errors import UserError
+from shala_audio.training.objective import js_divergence
+from tests.tiny import tiny_model
+from tests.training.helpers import config, shala_trainer, tiny_rows
+
+
+def moved(model, before) -> dict[str, bool]:
+    return {name: not torch.equal(p.detach(), before[name]) for name, p in model.named_parameters() if p.requires_grad}
+
+
+def snapshot(model) -> dict[str, torch.Tensor]:
+    return {name: p.detach().clone() for name, p in model.named_parameters()}
+
+
+@pytest.mark.parametrize("lora_r", [0, 4])
+@pytest.mark.parametrize("readout", ["slots", "verbalized", "label_token"])
+def test_training_moves_projector_and_adapter_and_nothing_else(tiny_lm, tiny_encoder, tmp_path, readout, lora_r):
+    model = tiny_model(tiny_lm, tiny_encoder, readout=readout, lora_r=lora_r)
+    trainer = shala_trainer(model, tmp_path)
+    if readout == "verbalized":
+        # A random model never writes valid JSON: reward it for anything that differs within a group.
+        trainer.reward_funcs = [lambda completions, **_: [float(hash(text) % 97) / 97 for text in completions]]
+    before = snapshot(model)
+    trainer.train()
+    changed = moved(model, before)
+    assert any(changed[name] for name in changed if "projector.linear" in name), "the projector learns"
+    assert any("lora_" in name and value for name, value in changed.items()) == bool(lora_r)
+    frozen = [name for name, p in model.named_parameters() if not p.requires_grad]
+    assert all(torch.equal(dict(model.named_parameters())[name], before[name]) for name in frozen)
+
+
+@pytest.mark.parametrize("lora_r", [0, 4])
+@pytest.mark.parametrize("readout", ["slots", "verbalized"])
+def test_sound_changes_the_loss_of_grpo(tiny_lm, tiny_encoder, tmp_path, readout, lora_r):
+    """The same prompts, completions and advantages with other sound: other log-probabilities. TRL's loss runs the
+    backbone and bypasses the model's own forward, so this is where sound could get lost."""
+    model = tiny_model(tiny_lm, tiny_encoder, readout=readout, lora_r=lora_r)
+    trainer = shala_trainer(model, tmp_path, max_steps=1)
+    rows = [trainer.train_dataset[index // 4] for index in range(8)]
+    inputs = trainer._generate_and_score_completions([dict(row) for row in rows])
+    found = {}
+    for name, features in (("own", inputs["audio_features"]), ("other", inputs["audio_features"].flip(-1))):
+        trainer._audio = {"audio_features": features, "audio_lengths": inputs["audio_lengths"]}
+        ids = torch.cat([inputs["prompt_ids"], inputs["completion_ids"]], dim=1)
+        mask = torch.cat([inputs["prompt_mask"], inputs["completion_mask"]], dim=1)
+        count = inputs["completion_ids"].shape[1]
+        found[name], _, _ = trainer._get_per_token_logps_and_entropies(model, ids, mask, count)
+    assert not torch.allclose(found["own"], found["other"])
+    inputs["advantages"] = torch.randn(8)
+    loss = trainer._compute_loss(model, inputs)
+    (gradient,) = torch.autograd.grad(loss, [model.model.projector.linear_in.weight])
+    assert gradient.abs().sum() > 0
+
+
+def test_the_weight_multiplies_the_advantage(tiny_lm, tmp_path):
+    """Not the reward: a weight on that would be divided out by the group's normalisation."""
+    model = tiny_model(tiny_lm, readout="slots")
+    trainer = shala_trainer(model, tmp_path, ambiguity="static", ambiguity_lambda=0.9)
+    plain = shala_trainer(model, tmp_path, ambiguity="off")
+    advantages = []
+    for one in (trainer, plain):
+        rows = [dict(one.train_dataset[index // 4 + 1]) for index in range(8)]
+        torch.manual_seed(0)
+        advantages.append(one._generate_and_score_completions(rows)["advantages"])
+    weights = torch.tensor([trainer.train_dataset[index // 4 + 1]["weight"] for index in range(8)])
+    assert weights.unique().numel() == 2
+    torch.testing.assert_close(advantages[0], advantages[1] * weights)
+
+
+def test_rewards_are_those_of_the_digits(tiny_lm, tmp_path):
+    model = tiny_model(tiny_lm, readout="slots")
+    trainer = shala_trainer(model, tmp_path)
+    trainer.train()
+    rewards = [record["rewards/jsd_to_humans/mean"] for record in trainer.state.log_history if "reward" in record]
+    assert all(0 < reward <= 1 for reward in rewards), "every answer of slots is valid"
+
+
+def test_the_exact_loss_is_the_weighted_divergence(tiny_lm, tmp_path):
+    from shala_audio.models.readouts.label_token import label_log_probs
+
+    model = tiny_model(tiny_lm)
+    trainer = shala_trainer(model, tmp_path)
+    rows = [trainer.train_dataset[index] for index in range(8)]
+    inputs = trainer._prepare_inputs(rows)
+    log_q = label_log_probs(model, trainer.tree, inputs["prompt"])
+    expected = (inputs["weight"] * js_divergence(inputs["human"], log_q)).mean()
+    trainer.current_gradient_accumulation_steps = 1
+    torch.testing.assert_close(trainer._compute_loss(model, inputs), expected)
+
+
+def test_exact_training_approaches_the_raters(tiny_lm, tmp_path):
+    model = tiny_model(tiny_lm)
+    trainer = shala_trainer(model, tmp_path, max_steps=40)
+    trainer.train()
+    distances = [record["jsd"] for record in trainer.state.log_history if "jsd" in record]
+    assert distances[-1] < 0.6 * distances[0]
+
+
+def test_slots_training_raises_the_reward(tiny_lm, tmp_path):
+    model = tiny_model(tiny_lm, readout="slots")
+    trainer = shala_trainer(model, tmp_path, max_steps=40, count=4, per_device_train_batch_size=16, num_generations=8)
+    trainer.train()
+    rewards = [record["reward"] for record in trainer.state.log_history if "reward" in record]
+    assert sum(rewards[-5:]) / 5 > sum(rewards[:5]) / 5 + 0.03
+
+
+def test_accumulated_batches_give_the_same_losses(tiny_lm, tmp_path):
+    """Batch 2 x accumulation 4 gives the weights of batch 8 after a step of the exact objective."""
+    results = []
+    for batch, steps in ((8, 1), (2, 4)):
+        model = tiny_model(tiny_lm)
+        options = {"per_device_train_batch_size": batch, "gradient_accumulation_steps": steps, "num_generations": 2}
+        shala_trainer(model, tmp_path, max_steps=1, optim="sgd", **options).train()
+        results.append(snapshot(model))
+    for name in results[0]:
+        torch.testing.assert_close(results[0][name], results[1][name], atol=2e-4, rtol=2e-3)
+
+
+@pytest.mark.parametrize("readout", ["label_token", "slots"])
+def test_resuming_is_exact(tiny_lm, tiny_encoder, tmp_path, readout):
+    options = {"save_strategy": "steps", "save_steps": 2, "max_steps": 4}
+    whole = tiny_model(tiny_lm, tiny_encoder, readout=readout)
+    shala_trainer(whole, tmp_path / "whole", **options).train()
+    again = tiny_model(tiny_lm, tiny_encoder, readout=readout, seed=5)
+    trainer = shala_trainer(again, tmp_path / "again", **options)
+    trainer.train(resume_from_checkpoint=str(tmp_path / "whole" / "checkpoint-2"))
+    own = dict(again.named_parameters())
+    for name, parameter in whole.named_parameters():
+        if parameter.requires_grad:
+            assert torch.equal(parameter, own[name]), name
+
+
+def test_no_pickled_arguments_and_no_base_weights_in_a_checkpoint(tiny_lm, tmp_path):
+    model = tiny_model(tiny_lm)
+    shala_trainer(model, tmp_path, save_strategy="steps", save_steps=1, max_steps=1).train()
+    names = {path.name for path in (tmp_path / "checkpoint-1").iterdir()}
+    assert {"shala.json", "trained.safetensors"} <= names
+    assert not names & {"training_args.bin", "model.safetensors", "pytorch_model.bin"}
+
+
+def test_wrong_settings(tiny_lm, tiny_encoder, tmp_path):
+    model = tiny_model(tiny_lm, tiny_encoder)
+    with pytest.raises(UserError, match="beta"):
+        shala_trainer(model, tmp_path, beta=0.1)
+    with pytest.raises(UserError, match="static or off"):
+        shala_trainer(model, tmp_path, ambiguity="dynamic")
+    from shala_audio.training.data import build_dataset
+
+    with pytest.raises(UserError, match="features"):
+        build_dataset(tiny_rows(model)[0], model, None, "off", 0.0)
+    assert config(tmp_path).use_cpu is not torch.accelerator.is_available()
