@@ -140,8 +140,7 @@ class SpeechLM(PreTrainedModel, GenerationMixin):
         width = None
         if task.has_audio:
             width = AutoConfig.from_pretrained(locate(str(model_config.encoder))).hidden_size
-        sha256 = weights_sha256(source) if Path(source).is_dir() else ""
-        return cls(lm, tokenizer, model_config, task, readout, width, sha256)
+        return cls(lm, tokenizer, model_config, task, readout, width, _base_sha256(source))
 
     @classmethod
     def from_pretrained(cls, folder: str | Path, dtype: torch.dtype = torch.float32) -> SpeechLM:  # type: ignore[override]
@@ -253,6 +252,14 @@ class SpeechLM(PreTrainedModel, GenerationMixin):
         with torch.autocast(hidden.device.type, enabled=False):
             weight = self.lm_head.weight[token_ids].float()
             return hidden.float() @ weight.T
+
+
+def _base_sha256(source: str) -> str:
+    """sha256 of a local base model's weights, as its `source.json` recorded it where there is one; "" for a hub id."""
+    if not Path(source).is_dir():
+        return ""
+    recorded = Path(source) / "source.json"
+    return read_json(recorded)["weights_sha256"] if recorded.is_file() else weights_sha256(source)
 
 
 def prepare_tokenizer(tokenizer: PreTrainedTokenizerBase) -> None:

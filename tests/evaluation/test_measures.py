@@ -52,7 +52,9 @@ def test_jsd_is_scipys(pair):
     human, predicted = pair
     # SciPy takes the root of a rounding error below 0 where both are equal, and gets NaN: that distance is 0.
     found = all_measures(human, predicted)
-    assert found["jsd"]["value"] == pytest.approx(np.mean(np.nan_to_num(jensenshannon(human, predicted, base=2, axis=1))), abs=1e-7)
+    assert found["jsd"]["value"] == pytest.approx(
+        np.mean(np.nan_to_num(jensenshannon(human, predicted, base=2, axis=1))), abs=1e-7
+    )
     assert found["jsd_nats"] == pytest.approx(np.mean(np.nan_to_num(jensenshannon(human, predicted, axis=1))), abs=1e-7)
     assert found["jsd"]["low"] <= found["jsd"]["value"] <= found["jsd"]["high"]
     assert np.isfinite(found["kl"])

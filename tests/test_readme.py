@@ -1,0 +1,39 @@
+"""The README names only commands, files and options that exist."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+import pytest
+from typer.main import get_command
+
+from shala_audio.cli.main import app
+
+ROOT = Path(__file__).parents[1]
+TEXTS = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "recipes").glob("*/README.md"))]
+
+
+@pytest.mark.parametrize("path", TEXTS, ids=lambda path: f"{path.parent.name}/{path.name}")
+def test_commands_and_files_exist(path):
+    text = path.read_text()
+    commands = set(get_command(app).commands)  # type: ignore[attr-defined]
+    assert set(re.findall(r"shala-audio ([a-z]+)\b(?! disagree)", text)) <= commands
+    for name in re.findall(r"\b((?:recipes|configs|shala_audio|tests)/[\w./]*\w)", text):
+        if "/exp/" not in name and "/data/seed" not in name:
+            assert (ROOT / name).exists(), name
+    targets = set(re.findall(r"^([a-z]+):", (ROOT / "Makefile").read_text(), re.MULTILINE))
+    assert set(re.findall(r"^    make ([a-z]+)", text, re.MULTILINE)) <= targets
+
+
+def test_every_recipe_has_its_parts():
+    for recipe in sorted((ROOT / "recipes").iterdir()):
+        if recipe.name != "TEMPLATE":
+            for name in ("run.sh", "path.sh", "cmd.sh", "README.md", "conf/warm_start.yaml", "conf/shala.yaml"):
+                assert (recipe / name).is_file(), recipe / name
+
+
+def test_the_product_names_no_machine():
+    """No path or host of the machine it was built on."""
+    for path in [*TEXTS, ROOT / "constraints.txt", ROOT / "scripts" / "setup.sh", ROOT / "Makefile"]:
+        assert not re.search(r"/work/|/opt/|file://", path.read_text()), path
