@@ -6,8 +6,12 @@ import contextlib
 import io
 import sys
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 from shala_audio.errors import UserError
+
+if TYPE_CHECKING:
+    from shala_audio.training.config import ShalaConfig
 
 HELP = """Train by warm start or SHALA.
 
@@ -35,13 +39,13 @@ def run(arguments: list[str]) -> None:
     print(train(parse(arguments)))
 
 
-def parser_for(config_class: type) -> object:
+def parser_for(config_class: type) -> Any:
     from trl import TrlParser
 
     return TrlParser(config_class)
 
 
-def parse(arguments: list[str]):
+def parse(arguments: list[str]) -> ShalaConfig:
     """Settings from a YAML file and flags.
 
     Raises:
@@ -68,7 +72,7 @@ def parse(arguments: list[str]):
     complaint = io.StringIO()
     try:
         with contextlib.redirect_stderr(complaint):
-            (config,) = parser_for(ShalaConfig).parse_args_and_config(arguments)  # type: ignore[attr-defined]
+            (config,) = parser_for(ShalaConfig).parse_args_and_config(arguments)
     except SystemExit:
         last = complaint.getvalue().strip().splitlines()[-1]
         raise UserError(last.split("error: ", 1)[-1]) from None

@@ -79,8 +79,11 @@ def prepare(out: Path, seed: int, rows: int = ROWS, text: bool = False) -> Prepa
         truth = true_distribution(arousal, valence, draws)
         votes = as_mapping(LABELS, rng.multinomial(LISTENERS, truth).tolist())
         identity, name = f"mini_{index:05d}", f"speaker{speaker:02d}"
-        extra = {"true": dict(zip(LABELS, truth.tolist(), strict=True))}
-        extra |= {"arousal": round(float(arousal), 4), "valence": round(float(valence), 4)}
+        extra = {
+            "true": dict(zip(LABELS, truth.tolist(), strict=True)),
+            "arousal": round(float(arousal), 4),
+            "valence": round(float(valence), 4),
+        }
         if text:
             comment = compose(arousal, valence, rng)
             made.append(Row(identity, TEXT_TASK, "train", name, None, {"comment": comment}, votes, extra))

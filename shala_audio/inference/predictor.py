@@ -86,8 +86,8 @@ class Predictor:
         parts: list[tuple[Tensor | None, Mapping[str, str], float]] = []
         owner: list[int] = []
         for index, item in enumerate(inputs):
-            clip, text = item if _is_pair(item) else (item, None)  # type: ignore[misc]
-            for features, fields, seconds in self._parts(clip, text):  # type: ignore[arg-type]
+            clip, text = _pair(item)
+            for features, fields, seconds in self._parts(clip, text):
                 parts.append((features, fields, seconds))
                 owner.append(index)
         probs = self._probs([part[0] for part in parts], [part[1] for part in parts])
@@ -141,13 +141,13 @@ class Predictor:
 
     def _parts(self, clip: Clip | None, text: Text | None) -> Iterable[tuple[Tensor | None, Mapping[str, str], float]]:
         """Features, text fields and seconds of an input; several of them where the clip is long."""
-        fields = self._fields(text)
-        if not self.task.has_audio:
-            if clip is not None:
-                raise UserError(f"task {self.task.name} takes text, not sound")
-            return [(None, fields, 1.0)]
-        if clip is None:
+        if clip is None and self.task.has_audio:
             raise UserError(f"task {self.task.name} needs sound")
+        if clip is not None and not self.task.has_audio:
+            raise UserError(f"task {self.task.name} takes text, not sound")
+        fields = self._fields(text)
+        if clip is None:
+            return [(None, fields, 1.0)]
         samples = self._samples(clip)
         longest = self.front_end.longest
         bounds = window_bounds(len(samples), longest, longest)
@@ -211,9 +211,12 @@ class Predictor:
         return LabelDistribution(self.task.label_names, probs)
 
 
-def _is_pair(item: Any) -> bool:
-    """(clip, text) rather than (samples, rate)."""
-    return isinstance(item, tuple) and not isinstance(item[0], np.ndarray)
+def _pair(item: Any) -> tuple[Clip | None, Text | None]:
+    """(clip, text) of an input, which may be a clip alone; (samples, rate) is a clip."""
+    if isinstance(item, tuple) and not isinstance(item[0], np.ndarray):
+        clip, text = item
+        return clip, text
+    return item, None
 
 
 def _audio(row: Row) -> Any:

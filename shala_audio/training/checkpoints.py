@@ -3,19 +3,18 @@
 from __future__ import annotations
 
 import os
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
-from transformers import Trainer
-
-if TYPE_CHECKING:
-    _Base = Trainer
-else:
-    _Base = object
 
 
-class SavesWhatWasTrained(_Base):
+class SavesWhatWasTrained:
     """Mixin for a `transformers.Trainer` of a `SpeechLM`."""
+
+    args: Any
+    accelerator: Any
+    model: Any
+    optimizer: Any
 
     def _save(self, output_dir: str | None = None, state_dict: dict[str, Any] | None = None) -> None:
         """Projector, adapter, task and configuration; neither base weights nor pickled arguments."""

@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from pathlib import Path
 
 import torch
 from trl import GRPOConfig
+
+from shala_audio.files import read_json
 
 METHODS = ("zero_shot", "warm_start", "shala")
 
@@ -25,7 +28,9 @@ class ShalaConfig(GRPOConfig):
         metadata={"help": "Folder of a trained model to go on from, instead of `task`, `model`, `readout`."},
     )
     method: str = field(default="shala", metadata={"help": f"One of {', '.join(METHODS)}."})
-    readout: str = field(default="label_token", metadata={"help": "label_token, slots or verbalized."})
+    readout: str = field(
+        default="label_token", metadata={"help": "label_token, slots or verbalized; that of `init`, if it is given."}
+    )
     ambiguity: str = field(default="static", metadata={"help": "Ambiguity weights: static or off."})
     ambiguity_lambda: float = field(default=0.5, metadata={"help": "How much ambiguous rows count for, 0 to 1."})
     projector_learning_rate: float | None = field(
@@ -48,5 +53,12 @@ class ShalaConfig(GRPOConfig):
     remove_unused_columns: bool = field(default=False, metadata={"help": "Must stay false: rows carry more than text."})
 
     def __post_init__(self) -> None:
-        self.use_cpu = self.use_cpu or not torch.accelerator.is_available()  # transformers wants it said for bf16
+        self.use_cpu: bool = self.use_cpu or not torch.accelerator.is_available()  # transformers wants it said for bf16
+        if self.init and (Path(self.init) / "shala.json").is_file():
+            self.readout = read_json(Path(self.init) / "shala.json")["readout"]
+        if self.method != "shala" or self.readout == "label_token":
+            # No rollouts: whatever the batch, let it count as one group, so that TRL's checks of groups pass.
+            rows = self.per_device_train_batch_size * self.gradient_accumulation_steps
+            self.steps_per_generation = self.gradient_accumulation_steps * (2 if rows == 1 else 1)
+            self.num_generations = max(rows, 2)
         super().__post_init__()

@@ -92,7 +92,7 @@ def _fit(model: SpeechLM, config: ShalaConfig) -> None:
     before = {name: p.detach().clone() for name, p in model.named_parameters() if p.requires_grad}
     trainer.train(resume_from_checkpoint=checkpoint)
     unmoved = [name for name, p in model.named_parameters() if name in before and torch.equal(p, before[name])]
-    if len(unmoved) == len(before):
+    if len(unmoved) == len(before) and trainer.state.global_step > 1:  # the first step has a learning rate of 0
         raise RuntimeError("training changed no parameter: no gradient reached the projector or the adapter")
 
 

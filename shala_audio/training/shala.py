@@ -71,11 +71,11 @@ class ShalaTrainer(SavesWhatWasTrained, GRPOTrainer):
 
     def _prepare_inputs(self, generation_batch: Any) -> Any:
         if self.exact:
-            return Trainer._prepare_inputs(self, self.batcher(generation_batch))
+            return self._prepare_input(self.batcher(generation_batch))
         return super()._prepare_inputs(generation_batch)
 
     def _generate_and_score_completions(self, inputs: list[dict[str, Any]]) -> dict[str, Any]:
-        self._audio = Trainer._prepare_inputs(self, self.batcher.audio(inputs))
+        self._audio = self._prepare_input(self.batcher.audio(inputs))
         output = super()._generate_and_score_completions(inputs)
         weights = torch.tensor([row["weight"] for row in inputs], device=output["advantages"].device)
         output["advantages"] = output["advantages"] * weights
@@ -91,7 +91,7 @@ class ShalaTrainer(SavesWhatWasTrained, GRPOTrainer):
         group = self.num_generations
         batch = self.batcher.builder.batch(prompts[::group])
         batch |= {name: tensor[::group] for name, tensor in self._audio.items()}
-        batch = Trainer._prepare_inputs(self, batch)
+        batch = self._prepare_input(batch)
         policy = self.accelerator.unwrap_model(self.model)
         policy.eval()
         with self.accelerator.autocast():

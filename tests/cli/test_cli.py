@@ -151,7 +151,7 @@ def test_train_by_yaml_and_flags(tiny_lm, tmp_path):
     model.write_text(f"lm: {tiny_lm}\nlora_r: 4\nsystem_prompt: ''\n")
     settings = tmp_path / "warm.yaml"
     settings.write_text(
-        "task: mini_text\nmethod: warm_start\nmax_steps: 3\nper_device_train_batch_size: 4\nbf16: false\n"
+        "task: mini_text\nmethod: warm_start\nmax_steps: 3\nper_device_train_batch_size: 8\nbf16: false\n"
     )
     manifest = ("--manifest", tmp_path / "manifest.jsonl")
     invoke(

@@ -95,13 +95,13 @@ def test_another_base_model_is_noticed(tiny_lm, tmp_path):
         SpeechLM.from_pretrained(tmp_path)
 
 
-def test_wrong_requests(tiny_lm, tmp_path):
+def test_wrong_requests(tiny_lm, tiny_encoder, tmp_path):
     with pytest.raises(UserError, match="needs sound"):
         SpeechLM.build(tiny_config(tiny_lm), SPEECH_TASK, "label_token")
     with pytest.raises(UserError, match="not a model folder"):
         SpeechLM.from_pretrained(tmp_path)
     with pytest.raises(UserError, match="cannot be loaded"):
-        SpeechLM.build(tiny_config(tmp_path), SPEECH_TASK, "label_token")
+        SpeechLM.build(tiny_config(tmp_path, tiny_encoder), SPEECH_TASK, "label_token")
     with pytest.raises(UserError, match="nothing would be trained"):
         model_config_from_dict({"lm": "x", "lora_r": 0}, "m.yaml")
     with pytest.raises(UserError, match="lora_rank"):

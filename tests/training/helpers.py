@@ -68,7 +68,7 @@ def config(out: Path, **options: Any) -> ShalaConfig:
 
 def shala_trainer(model: SpeechLM, out: Path, count: int = 8, **options: Any) -> ShalaTrainer:
     rows, store = tiny_rows(model, count)
-    settings = config(out, **options)
+    settings = config(out, readout=model.readout, **options)
     dataset = build_dataset(rows, model, store, settings.ambiguity, settings.ambiguity_lambda)  # type: ignore[arg-type]
     return ShalaTrainer(model, settings, dataset, Batcher(model, store))  # type: ignore[arg-type]
 
@@ -77,4 +77,5 @@ def warm_start_trainer(model: SpeechLM, out: Path, count: int = 8, **options: An
     rows, store = tiny_rows(model, count)
     dataset = build_dataset(rows, model, store, "off", 0.0)  # type: ignore[arg-type]
     batcher = Batcher(model, store)  # type: ignore[arg-type]
+    options = {"method": "warm_start", **options}
     return WarmStartTrainer(model, args=config(out, **options), train_dataset=dataset, data_collator=batcher)
