@@ -66,16 +66,23 @@ def test_predict_a_timeline(experiment):
 
 
 @pytest.mark.parametrize("bad", ["missing.wav", "empty.wav", "text.wav"])
-def test_a_bad_clip_is_named_in_one_line(experiment, bad, tmp_path):
+def test_a_bad_clip_is_named_and_the_others_are_kept_if_wanted(experiment, bad, tmp_path):
     clips = [experiment / "good one.wav", experiment / bad, experiment / "gut_ü.flac"]
     out = tmp_path / "p.jsonl"
-    done = run("predict", experiment / "model", *clips, "--format", "jsonl", "--out", out)
-    assert done.returncode == 2 and not out.exists()
-    (line,) = [line for line in done.stderr.splitlines() if "error" in line]
-    assert bad in line and "Traceback" not in done.stderr
-    done = run("predict", experiment / "model", *clips, "--format", "jsonl", "--out", out, "--skip-errors")
-    assert done.returncode == 2 and "1 of 3 inputs skipped" in done.stderr and bad in done.stderr
+    options = ("predict", experiment / "model", *clips, "--format", "jsonl", "--out", out)
+    with pytest.raises(UserError, match=bad):
+        invoke(*options)
+    assert not out.exists()
+    result = CliRunner().invoke(app, [*map(str, options), "--skip-errors"])
+    assert result.exit_code == 2 and "1 of 3 inputs skipped" in result.stderr and bad in result.stderr
     assert len(out.read_text().splitlines()) == 2
+
+
+def test_a_bad_clip_is_one_line_and_status_two(experiment):
+    done = run("predict", experiment / "model", experiment / "text.wav", "--format", "jsonl")
+    assert done.returncode == 2 and done.stdout == ""
+    (line,) = [line for line in done.stderr.splitlines() if line]
+    assert line.startswith("shala-audio: error: ") and "text.wav" in line
 
 
 @pytest.mark.parametrize(
