@@ -8,12 +8,14 @@ torch=$(sed -n 's/^torch==//p' constraints.txt)
 
 "$python" -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { echo "Python 3.11 or newer is needed" >&2; exit 2; }
 
-# Folders and indexes that pip is configured with, which uv does not read by itself.
+# The folders of wheels and the index that pip is configured with, which uv does not read by itself.
 find_links=$("$python" -m pip config get global.find-links 2> /dev/null || echo "${PIP_FIND_LINKS:-}")
+index=$("$python" -m pip config get global.index-url 2> /dev/null || echo "${PIP_INDEX_URL:-}")
 
 if command -v uv > /dev/null; then
   [ -x .venv/bin/python ] || uv venv --quiet --python "$python" .venv
   export UV_FIND_LINKS=${UV_FIND_LINKS:-${find_links//[[:space:]]/,}}
+  [ -z "$index" ] || export UV_DEFAULT_INDEX=${UV_DEFAULT_INDEX:-$index}
   [ -z "${PIP_CERT:-}" ] || export SSL_CERT_FILE=${SSL_CERT_FILE:-$PIP_CERT}
   install() { uv pip install --quiet --python .venv/bin/python "$@"; }
 else

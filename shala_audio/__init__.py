@@ -25,11 +25,11 @@ __all__ = ["LabelDistribution", "__version__", "load"]
 allow_cpu_torchaudio()  # before anything imports peft, trl or torchaudio
 
 
-def load(model: str, **options: Any) -> Predictor:
+def load(model: str = "default", **options: Any) -> Predictor:
     """Load a trained model for prediction.
 
     Args:
-        model: folder of an experiment, as `shala-audio train` writes it.
+        model: folder of a trained model, as `shala-audio train` writes it, or of a recipe's experiment.
         options: passed on to `Predictor.from_pretrained` (`device`, `batch_size`).
 
     Raises:

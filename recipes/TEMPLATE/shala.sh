@@ -13,10 +13,12 @@ usage="Usage: $(basename "$(dirname "$0")")/run.sh [options]
   --method NAME      shala, shala_unweighted, warm_start or zero_shot (shala)
   --readout NAME     label_token, slots or verbalized (label_token)
   --config FILE      settings of stage 4 (conf/shala_<readout>.yaml, else conf/shala.yaml)
-  --exp DIR          folder of the experiment (exp/<method>_<readout>_seed<seed> beside run.sh)
+  --exp NAME         name of the experiment in the recipe's exp/, or a path (<method>_<readout>_seed<seed>)
   --nproc N          CPU threads (all)
   --max_rows N       keep so many rows of the corpus (all)
-  --seed N           of the split and of training (0)"
+  --seed N           of the split and of training (0)
+  --model NAME       a model in configs/models, or a YAML file (speech or text)
+  --part NAME        chaosnli: snli, mnli or both (snli)"
 
 corpus= modality=text model=text part=snli
 stage=1 stop_stage=7 corpus_root= method=shala readout=label_token config= exp= nproc= max_rows= seed=0
@@ -54,8 +56,9 @@ case $readout in label_token | slots | verbalized) ;; *) die "--readout $readout
 
 data=$recipe/data/seed$seed${max_rows:+_max$max_rows}
 [ "$corpus" != chaosnli ] || data=${data}_$part
-features=$recipe/features/$(basename "$data")_$model
-exp=${exp:-$recipe/exp/${method}_${readout}_seed$seed${max_rows:+_max$max_rows}}
+features=$recipe/features/$(basename "$data")_$(basename "$model" .yaml)
+exp=${exp:-${method}_${readout}_$(basename "$data")}
+case $exp in */*) ;; *) exp=$recipe/exp/$exp ;; esac
 [ "$corpus" = mini ] && corpus_root=$data
 if [ -z "$corpus_root" ] && [ -n "${SHALA_CORPORA:-}" ]; then corpus_root=$SHALA_CORPORA/$corpus; fi
 mkdir -p "$exp"
@@ -70,11 +73,16 @@ conf() { # the settings of a stage: for this readout if there are any, else for 
   if [ -f "$recipe/conf/$1_$readout.yaml" ]; then echo "$recipe/conf/$1_$readout.yaml"; else echo "$recipe/conf/$1.yaml"; fi
 }
 need() { [ -e "$1" ] || die "$1 is missing: run stage $2 first"; }
+begin() { # a stage: what it and the later ones made is no longer current
+  current=$1; say "$1" "$2"
+  local later
+  for later in $(seq "$1" 7); do rm -f "$exp/.done_$later"; done
+}
 feature_options=()
 if [ "$modality" = audio ]; then feature_options=(--features "$features"); fi
 
 if wants 1; then
-  current=1; say 1 "data"
+  begin 1 "data"
   if [ "$corpus" = mini ]; then
     shala-audio prepare mini --out "$data" --seed "$seed" ${max_rows:+--max-rows "$max_rows"}
   else
@@ -83,19 +91,19 @@ if wants 1; then
     shala-audio prepare "$corpus" --source "$corpus_root" --out "$data" --seed "$seed" --part "$part" \
       ${max_rows:+--max-rows "$max_rows"}
   fi
-  touch "$data/.done_1"
+  touch "$exp/.done_1"
 fi
 
 if wants 2 && [ "$modality" = audio ]; then
-  current=2; say 2 "features"
+  begin 2 "features"
   need "$data/manifest.jsonl" 1
   [ -n "$corpus_root" ] || die "--corpus_root: name the folder of $corpus, or set SHALA_CORPORA"
   shala-audio features "$data/manifest.jsonl" --model "$model" --audio-root "$corpus_root" --out "$features"
-  touch "$features/.done_2"
+  touch "$exp/.done_2"
 fi
 
 if wants 3; then
-  current=3; say 3 "warm start"
+  begin 3 "warm start"
   need "$data/manifest.jsonl" 1
   common=(--manifest "$data/manifest.jsonl" --task "$corpus" --model "$model" --readout "$readout" --seed "$seed")
   shala-audio train --config "$(conf warm_start)" --method zero_shot --output_dir "$exp/zero_shot" \
@@ -108,8 +116,8 @@ if wants 3; then
 fi
 
 if wants 4 && [[ $method == shala* ]]; then
-  current=4; say 4 "SHALA"
-  need "$exp/warm_start/shala.json" 3
+  begin 4 "SHALA"
+  need "$exp/.done_3" 3
   ambiguity=()
   [ "$method" != shala_unweighted ] || ambiguity=(--ambiguity off)
   "${train_cmd[@]}" train --config "${config:-$(conf shala)}" --init "$exp/warm_start" --output_dir "$exp/$method" \
@@ -124,9 +132,9 @@ systems=("${trained[@]}")
 [ "$modality" != audio ] || systems+=(linear)
 
 if wants 5; then
-  current=5; say 5 "predict"
+  begin 5 "predict"
   for system in "${trained[@]}"; do
-    need "$exp/$system/shala.json" 3
+    if [[ $system == shala* ]]; then need "$exp/.done_4" 4; else need "$exp/.done_3" 3; fi
     shala-audio predict "$exp/$system" "$data/manifest.jsonl" --split test "${feature_options[@]}" \
       --format jsonl --out "$exp/$system/predictions.jsonl"
   done
@@ -137,10 +145,10 @@ if wants 5; then
 fi
 
 if wants 6; then
-  current=6; say 6 "score"
+  begin 6 "score"
   folders=()
   for system in "${systems[@]}"; do
-    need "$exp/$system/predictions.jsonl" 5
+    need "$exp/.done_5" 5
     shala-audio score "$exp/$system/predictions.jsonl" "$data/manifest.jsonl" --out "$exp/$system/score.json"
     folders+=("$exp/$system")
   done
@@ -151,9 +159,9 @@ if wants 6; then
 fi
 
 if wants 7; then
-  current=7; say 7 "pack"
+  begin 7 "pack"
   best=${trained[-1]}
-  need "$exp/$best/score.json" 6
+  need "$exp/.done_6" 6
   rm -rf "$exp/.pack"
   mkdir "$exp/.pack"
   cp "$exp/$best/shala.json" "$exp/$best/trained.safetensors" "$exp/$best/score.json" "$exp/.pack/"

@@ -20,7 +20,7 @@ from torch import Tensor
 from tqdm import tqdm
 
 from shala_audio.audio.encoders import WhisperFrontEnd
-from shala_audio.audio.sound import Samples, read_row_audio
+from shala_audio.audio.sound import SAMPLE_RATE, Samples, read_row_audio
 from shala_audio.data.rows import Row
 from shala_audio.errors import UserError
 from shala_audio.files import read_json, write_beside, write_json
@@ -97,7 +97,7 @@ def write_features(
         for start in range(0, len(missing), SHARD_ROWS):
             shard_rows = missing[start : start + SHARD_ROWS]
             features: dict[str, Tensor] = {}
-            for batch in _batches(shard_rows, root):
+            for batch in _batches(shard_rows, root, front_end.longest):
                 for row_id, states in zip(
                     (row.id for row, _ in batch), front_end.encode([clip for _, clip in batch]), strict=True
                 ):
@@ -116,16 +116,24 @@ def write_features(
     return len(missing)
 
 
-def _batches(rows: Iterable[Row], root: Path) -> Iterable[list[tuple[Row, Samples]]]:
-    """Rows with their sound, in batches of similar length and bounded total length."""
+def _batches(rows: Iterable[Row], root: Path, longest: float) -> Iterable[list[tuple[Row, Samples]]]:
+    """Rows with their sound, in batches of similar length and bounded total length.
+
+    Raises:
+        UserError: a row's sound cannot be read or lasts more than `longest` seconds; the message names it.
+    """
     clips = []
     for row in rows:
         assert row.audio is not None
-        clips.append((row, read_row_audio(row.audio, root)))
+        samples = read_row_audio(row.audio, root)
+        if len(samples) > longest * SAMPLE_RATE:
+            seconds = len(samples) / SAMPLE_RATE
+            raise UserError(f"row {row.id}: {row.audio.path} lasts {seconds:.1f} s; the encoder hears {longest:.0f} s")
+        clips.append((row, samples))
     clips.sort(key=lambda item: len(item[1]))
     batch: list[tuple[Row, Samples]] = []
     for item in clips:
-        if batch and len(item[1]) * (len(batch) + 1) > BATCH_SECONDS * 16_000:
+        if batch and len(item[1]) * (len(batch) + 1) > BATCH_SECONDS * SAMPLE_RATE:
             yield batch
             batch = []
         batch.append(item)

@@ -20,16 +20,18 @@ SUFFIXES = (".wav", ".flac", ".ogg", ".mp3", ".opus", ".aiff", ".aif", ".au")
 Samples = NDArray[np.float32]
 
 
-def to_mono_16k(samples: NDArray[np.floating], rate: int) -> Samples:
+def to_mono_16k(samples: NDArray, rate: int) -> Samples:
     """Average the channels and resample.
 
     Args:
-        samples: shape (samples,) or (samples, channels), values about -1 to 1.
+        samples: shape (samples,) or (samples, channels), values about -1 to 1, or signed integers of any width.
         rate: samples a second.
 
     Raises:
         UserError: nothing to hear: shorter than 25 ms, or values that are not numbers.
     """
+    if np.issubdtype(samples.dtype, np.integer):
+        samples = samples / (np.iinfo(samples.dtype).max + 1)
     samples = np.asarray(samples, dtype=np.float32)
     if samples.ndim == 2:
         samples = samples.mean(axis=1)

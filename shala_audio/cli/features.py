@@ -20,6 +20,8 @@ def features(
 
     Example: shala-audio features data/manifest.jsonl --model speech --audio-root CREMA-D --out features
     """
+    import torch
+
     from shala_audio.audio.encoders import WhisperFrontEnd
     from shala_audio.audio.features import write_features
     from shala_audio.data.rows import read_manifest
@@ -32,6 +34,7 @@ def features(
     rows = [row for row in read_manifest(manifest) if row.audio is not None]
     if not rows:
         raise UserError(f"{manifest}: no row has sound")
-    front_end = WhisperFrontEnd(locate(config.encoder, print), config.encoder_layers)
+    device = str(torch.accelerator.current_accelerator()) if torch.accelerator.is_available() else "cpu"
+    front_end = WhisperFrontEnd(locate(config.encoder, print), config.encoder_layers, device)
     encoded = write_features(rows, audio_root, front_end, config.encoder_identity(), out)
     print(f"{out}: {encoded} clips encoded, {len(rows) - encoded} were there")

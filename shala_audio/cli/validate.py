@@ -36,7 +36,7 @@ def validate(
         faults += 1
         print(line, file=sys.stderr)
 
-    for number, line in enumerate(manifest.read_text(encoding="utf-8").splitlines(), start=1):
+    for number, line in enumerate(manifest.read_text(encoding="utf-8").removesuffix("\n").split("\n"), start=1):
         where = f"{manifest}:{number}"
         try:
             row = row_from_json(line, where)
@@ -51,7 +51,7 @@ def validate(
         except UserError as error:
             fault(str(error) if str(error).startswith(str(manifest)) else f"{where}: {error}")
     try:
-        check_speakers(rows)
+        check_speakers([row for row in rows if row.votes])
     except UserError as error:
         fault(f"{manifest}: {error}")
     print(f"{len(seen)} rows, {faults} faults")

@@ -32,7 +32,7 @@ def prepare(source: Path, seed: int, part: str = "snli") -> Prepared:
     rows: list[Row] = []
     for name in PARTS if part == "both" else (part,):
         path = need_file(source, PARTS[name])
-        for number, line in enumerate(path.read_text(encoding="utf-8").splitlines(), start=1):
+        for number, line in enumerate(path.read_text(encoding="utf-8").strip("\n").split("\n"), start=1):
             try:
                 item = json.loads(line)
                 text = {"premise": item["example"]["premise"], "hypothesis": item["example"]["hypothesis"]}

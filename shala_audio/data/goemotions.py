@@ -23,9 +23,12 @@ RATER_FILES = ("goemotions_1.csv", "goemotions_2.csv", "goemotions_3.csv")
 
 def prepare(source: Path, seed: int) -> Prepared:
     """Rows in the corpus's own splits. `seed` is not used: the official split is kept."""
-    if all((source / name).exists() for name in RATER_FILES):
-        return _from_raters(source)
-    return _from_aggregated(source)
+    # In the official repository the splits lie in data/ and the rater-level files in data/full_dataset/.
+    splits = next((folder for folder in (source, source / "data") if (folder / "train.tsv").exists()), source)
+    for folder in (source, splits, splits / "full_dataset"):
+        if all((folder / name).exists() for name in RATER_FILES):
+            return _from_raters(folder, splits)
+    return _from_aggregated(splits)
 
 
 def _official_split(source: Path) -> list[tuple[str, str, list[int], str]]:
@@ -33,7 +36,7 @@ def _official_split(source: Path) -> list[tuple[str, str, list[int], str]]:
     items = []
     for split in ("train", "dev", "test"):
         path = need_file(source, f"{split}.tsv")
-        for number, line in enumerate(path.read_text(encoding="utf-8").splitlines(), start=1):
+        for number, line in enumerate(path.read_text(encoding="utf-8").strip("\n").split("\n"), start=1):
             try:
                 comment, indices, identity = line.rsplit("\t", 2)
                 items.append((split, comment, [int(index) for index in indices.split(",")], identity))
@@ -55,7 +58,7 @@ def _from_aggregated(source: Path) -> Prepared:
     )
 
 
-def _from_raters(source: Path) -> Prepared:
+def _from_raters(source: Path, splits: Path) -> Prepared:
     """Votes of every comment. The official split where its files are there, else train, dev, test by the id's hash."""
     names = load_task(TASK).label_names
     choices: dict[str, list[list[str]]] = {}
@@ -74,8 +77,8 @@ def _from_raters(source: Path) -> Prepared:
                     continue
                 comments[identity] = comment
                 choices.setdefault(identity, []).append(chosen)
-    if (source / "train.tsv").exists():
-        split_of = {identity: split for split, _, _, identity in _official_split(source)}
+    if (splits / "train.tsv").exists():
+        split_of = {identity: split for split, _, _, identity in _official_split(splits)}
         left_out["comments outside the official split"] = sum(identity not in split_of for identity in choices)
     else:
         # Comment ids are unrelated to content, so a stable hash of them splits at random: 80, 10 and 10 per cent.
@@ -85,7 +88,9 @@ def _from_raters(source: Path) -> Prepared:
         for identity, chosen in choices.items()
         if identity in split_of
     ]
-    return Prepared(rows, left_out, caveat="Raters may choose several labels.", licence="Apache-2.0")
+    return Prepared(
+        rows, left_out, caveat="Votes of single raters, who may choose several labels.", licence="Apache-2.0"
+    )
 
 
 def _bucket(identity: str) -> int:

@@ -58,6 +58,21 @@ def spearman(x: Floats, y: Floats) -> float | None:
     return float(spearmanr(x, y).statistic)
 
 
+def contested_auroc(human: Floats, predicted: Floats) -> float | None:
+    """Area under the ROC curve of finding, by predicted entropy, the rows where no label has more than half of the votes.
+
+    None where all rows are contested, or none is.
+    """
+    from scipy.stats import rankdata
+
+    contested = human.max(axis=1) <= 0.5
+    positives, negatives = int(contested.sum()), int((~contested).sum())
+    if not positives or not negatives:
+        return None
+    ranks = rankdata(entropy(predicted))
+    return float((ranks[contested].sum() - positives * (positives + 1) / 2) / (positives * negatives))
+
+
 def all_measures(human: Floats, predicted: Floats) -> dict[str, Any]:
     """Every measure of a set of predictions.
 
@@ -68,7 +83,7 @@ def all_measures(human: Floats, predicted: Floats) -> dict[str, Any]:
 
     Returns:
         `n`, `jsd` {value, low, high}, and plain numbers: `jsd_nats`, `kl`, `total_variation`, `bhattacharyya`,
-        `accuracy`, `macro_f1`, `weighted_f1`, `uar`, `ties`, `entropy_correlation`.
+        `accuracy`, `macro_f1`, `weighted_f1`, `uar`, `ties`, `entropy_correlation`, `contested_auroc`.
     """
     distances = jsd(human, predicted)
     mean = float(distances.mean())
@@ -83,4 +98,5 @@ def all_measures(human: Floats, predicted: Floats) -> dict[str, Any]:
         "bhattacharyya": float(bhattacharyya(human, predicted).mean()),
         **hard_measures(human, predicted),
         "entropy_correlation": spearman(entropy(human), entropy(predicted)),
+        "contested_auroc": contested_auroc(human, predicted),
     }

@@ -34,7 +34,7 @@ def read_predictions(path: str | Path, labels: Sequence[str]) -> Mapping[str, Fl
     """
     found: dict[str, Floats] = {}
     try:
-        lines = Path(path).read_text(encoding="utf-8").splitlines()
+        lines = [line for line in Path(path).read_text(encoding="utf-8").split("\n") if line]
     except FileNotFoundError:
         raise UserError(f"{path}: no such file") from None
     for number, line in enumerate(lines, start=1):

@@ -23,7 +23,7 @@ def score(predictions: str | Path, manifest: str | Path, labels: Sequence[str] |
     """Measures of a predictions file.
 
     Args:
-        predictions: JSON Lines; every id must be a row of the manifest that has votes.
+        predictions: JSON Lines; every id must be a row of the manifest. Rows without votes are counted, not scored.
         manifest: rows with votes. Its `train` rows, where there are any, give the constant prior.
         labels: the labels in order; those of the rows' task where not given.
 
@@ -32,7 +32,7 @@ def score(predictions: str | Path, manifest: str | Path, labels: Sequence[str] |
         the true distribution of every row is known from a simulation.
 
     Raises:
-        UserError: an id is not in the manifest or has no votes, or a file is not what it should be.
+        UserError: an id is not in the manifest, no row has votes, or a file is not what it should be.
     """
     rows = read_manifest(manifest)
     if not rows:
@@ -44,13 +44,15 @@ def score(predictions: str | Path, manifest: str | Path, labels: Sequence[str] |
     for identity in found:
         if identity not in by_id:
             raise UserError(f"{predictions}: id {identity!r} is not in {manifest}")
-        if not by_id[identity].votes:
-            raise UserError(f"{predictions}: row {identity!r} of {manifest} has no votes to score against")
-        judged.append(by_id[identity])
+        if by_id[identity].votes:
+            judged.append(by_id[identity])
+    if not judged:
+        raise UserError(f"{predictions}: no predicted row of {manifest} has votes to score against")
     human = human_distributions(judged, labels)
     predicted = np.stack([found[row.id] for row in judged])
     result = all_measures(human, predicted)
-    result["unscored"] = _left_over(rows, judged)
+    result["without_votes"] = len(found) - len(judged)
+    result["unpredicted"] = _left_over(rows, judged)
     train = [row for row in rows if row.split == "train" and row.votes]
     if train:
         result["prior"] = all_measures(human, np.tile(mean_distribution(train, labels), (len(judged), 1)))

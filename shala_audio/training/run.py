@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 import time
 from importlib.metadata import version
 from pathlib import Path
@@ -44,6 +45,8 @@ def train(config: ShalaConfig) -> Path:
     if config.method != "zero_shot":
         _fit(model, config)
     model.save_pretrained(out)
+    for checkpoint in out.glob("checkpoint-*"):  # they are for going on after an interruption, and there was none
+        shutil.rmtree(checkpoint)
     record = {
         "method": config.method,
         "readout": model.readout,
@@ -74,9 +77,8 @@ def _fit(model: SpeechLM, config: ShalaConfig) -> None:
     batcher = Batcher(model, features)
     if model.readout == "verbalized":
         config.max_completion_length = longest_answer(model)  # no longer answer can be valid
-    if config.world_size > 1:
-        raise UserError(f"{config.world_size} processes: training runs in one process; start it without a launcher")
-    log = _JsonLog(Path(str(config.output_dir)) / "log.jsonl", keep=config.resume)
+    if config.world_size > 1 or config.n_gpu > 1:
+        raise UserError("training runs in one process on one device; start it without a launcher, with one GPU visible")
     checkpoint = None
     if config.resume and Path(str(config.output_dir)).is_dir():
         checkpoint = get_last_checkpoint(str(config.output_dir))
@@ -84,6 +86,7 @@ def _fit(model: SpeechLM, config: ShalaConfig) -> None:
         rate = config.projector_learning_rate or config.learning_rate
         losses = warm_up_projector(model, dataset, batcher, config.projector_epochs, rate, config.seed)
         print(f"projector: loss {losses[0]:.3f} in the first pass, {losses[-1]:.3f} in the last")
+    log = _JsonLog(Path(str(config.output_dir)) / "log.jsonl", keep=checkpoint is not None)
     trainer: Any
     if config.method == "warm_start":
         trainer = WarmStartTrainer(model, args=config, train_dataset=dataset, data_collator=batcher, callbacks=[log])

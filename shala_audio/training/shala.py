@@ -116,7 +116,10 @@ class ShalaTrainer(SavesWhatWasTrained, GRPOTrainer):
     def _exact_loss(self, inputs: dict[str, Any]) -> Tensor:
         """Mean over rows of w · JS divergence, in nats."""
         policy = self.accelerator.unwrap_model(self.model)
-        divergence = js_divergence(inputs["human"], label_log_probs(policy, self.tree, inputs["prompt"]))
+        # `Trainer` puts autocast around the model's own `forward`, which this goes beneath.
+        with self.accelerator.autocast():
+            log_q = label_log_probs(policy, self.tree, inputs["prompt"])
+        divergence = js_divergence(inputs["human"], log_q)
         bits = divergence.detach() / torch.log(torch.tensor(2.0))
         mode = "train" if self.model.training else "eval"
         self._metrics[mode]["jsd"].append(self.accelerator.gather(bits.sqrt()).mean().item())

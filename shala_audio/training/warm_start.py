@@ -37,12 +37,14 @@ class WarmStartTrainer(SavesWhatWasTrained, Trainer):
     ) -> Any:
         lm: SpeechLM = self.accelerator.unwrap_model(model)
         human = inputs["human"]
-        if lm.readout == "label_token":
-            loss = soft_cross_entropy(human, label_log_probs(lm, self.tree, inputs["prompt"])).mean()
-        elif lm.readout == "slots":
-            loss = self._slots_loss(lm, inputs["prompt"], human)
-        else:
-            loss = self._verbalized_loss(lm, inputs["prompt"], human)
+        # `Trainer` puts autocast around the model's own `forward`, which these go beneath.
+        with self.accelerator.autocast():
+            if lm.readout == "label_token":
+                loss = soft_cross_entropy(human, label_log_probs(lm, self.tree, inputs["prompt"])).mean()
+            elif lm.readout == "slots":
+                loss = self._slots_loss(lm, inputs["prompt"], human)
+            else:
+                loss = self._verbalized_loss(lm, inputs["prompt"], human)
         return (loss, {}) if return_outputs else loss
 
     def _slots_loss(self, lm: SpeechLM, prompt: dict[str, Any], human: Tensor) -> Tensor:

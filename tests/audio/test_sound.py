@@ -48,6 +48,11 @@ def test_bad_files_are_named_in_one_line(tmp_path, content, message):
     assert "\n" not in str(caught.value)
 
 
+def test_integers_are_scaled():
+    whole = (tone() * 32_767).astype(np.int16)
+    assert np.abs(to_mono_16k(whole, 16_000) - tone()).max() < 1e-3
+
+
 def test_what_cannot_be_heard_is_refused():
     with pytest.raises(UserError, match="ms"):
         to_mono_16k(np.zeros(10, dtype=np.float32), 16_000)

@@ -6,9 +6,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 from scipy.spatial.distance import jensenshannon
-from sklearn.metrics import accuracy_score, balanced_accuracy_score, f1_score
+from sklearn.metrics import accuracy_score, balanced_accuracy_score, f1_score, roc_auc_score
 
-from shala_audio.evaluation.measures import all_measures, hard_measures
+from shala_audio.distribution import entropy
+from shala_audio.evaluation.measures import all_measures, contested_auroc, hard_measures
 
 shapes = st.tuples(st.integers(2, 20), st.integers(2, 5))
 
@@ -58,3 +59,15 @@ def test_jsd_is_scipys(pair):
     assert found["jsd_nats"] == pytest.approx(np.mean(np.nan_to_num(jensenshannon(human, predicted, axis=1))), abs=1e-7)
     assert found["jsd"]["low"] <= found["jsd"]["value"] <= found["jsd"]["high"]
     assert np.isfinite(found["kl"])
+
+
+@settings(max_examples=50, deadline=None)
+@given(human_and_predicted())
+def test_finding_contested_rows_is_scikit_learns(pair):
+    human, predicted = pair
+    contested = human.max(axis=1) <= 0.5
+    found = contested_auroc(human, predicted)
+    if contested.all() or not contested.any():
+        assert found is None
+    else:
+        assert found == pytest.approx(roc_auc_score(contested, entropy(predicted)))

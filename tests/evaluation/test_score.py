@@ -42,8 +42,8 @@ def test_measures_and_prior(tmp_path, manifest):
     assert result["n"] == 2 and result["jsd"]["value"] == pytest.approx(0, abs=1e-6)
     assert result["ties"] == 1 and result["accuracy"] == 1
     assert result["prior"]["jsd"]["value"] > 0.3, "the mean of the train rows: half entailment, half neutral"
-    assert result["unscored"] == 0
-    assert score(predictions(tmp_path / "p.jsonl", c=[0.5, 0.5, 0]), manifest)["unscored"] == 1
+    assert result["unpredicted"] == 0 and result["without_votes"] == 0
+    assert score(predictions(tmp_path / "p.jsonl", c=[0.5, 0.5, 0]), manifest)["unpredicted"] == 1
     assert "constant prior" in markdown({"x": result})
 
 
@@ -59,7 +59,7 @@ def test_the_ceiling_is_the_true_distribution(tmp_path):
     ("line", "message"),
     [
         ('{"id": "zz", "probs": {"entailment": 1, "neutral": 0, "contradiction": 0}}', "not in"),
-        ('{"id": "e", "probs": {"entailment": 1, "neutral": 0, "contradiction": 0}}', "no votes"),
+        ('{"id": "e", "probs": {"entailment": 1, "neutral": 0, "contradiction": 0}}', "has votes to score"),
         ('{"id": "c", "probs": {"entailment": 1}}', "p.jsonl:1.*probs"),
         ('{"id": "c", "probs": {"entailment": 1, "neutral": 1, "contradiction": 0}}', "sum to 2"),
         ('{"id": "c", "probs": {"entailment": 1, "neutral": 0, "contradiction": 0, "x": 0}}', "labels x"),

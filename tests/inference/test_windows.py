@@ -18,7 +18,7 @@ def test_windows_cover_all_of_the_sound(samples, window, share):
     assert bounds[0][0] == 0 and bounds[-1][1] == samples
     for (_, end), (start, _) in pairwise(bounds):
         assert start <= end
-    assert all(end - start >= 400 for start, end in bounds)
+    assert all(400 <= end - start <= round(window * 16_000) for start, end in bounds)
 
 
 def test_gaps_are_refused():

@@ -65,7 +65,7 @@ def check_experiment(exp: Path, systems: set[str]) -> None:
     assert all(f"| {system} |" in results for system in systems) and "constant prior" in results
     packed = {path.name for path in (exp / "pack").iterdir()}
     assert {"shala.json", "trained.safetensors", "README.md", "score.json"} <= packed
-    done = {3, 5, 6, 7} | ({4} if "shala" in systems else set())
+    done = {1, 3, 5, 6, 7} | ({4} if "shala" in systems else set()) | ({2} if "linear" in systems else set())
     assert {int(path.name.removeprefix(".done_")) for path in exp.glob(".done_*")} == done
 
 
@@ -78,6 +78,7 @@ def test_msp_podcast_all_stages(recipe, tmp_path):
     check_experiment(tmp_path / "exp", {"zero_shot", "warm_start", "shala", "linear"})
     (tmp_path / "exp" / "RESULTS.md").unlink()
     run_copy(script, *options, "--stage", "6", "--stop_stage", "6")
+    assert not (tmp_path / "exp" / ".done_7").exists(), "what was packed is no longer current"
     assert (tmp_path / "exp" / "RESULTS.md").exists(), "a stage runs again alone"
 
 

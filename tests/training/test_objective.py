@@ -51,7 +51,8 @@ def flat_gradient(model, loss) -> torch.Tensor:
 
 def test_exact_gradient_is_the_expected_grpo_gradient(tiny_lm):
     """On a tiny model: 20,000 groups of G = 4 drawn labels, advantage r - mean of the group, against (G - 1) / G times
-    the exact gradient. Stated tolerance: 4 standard errors, and a cosine above 0.99."""
+    the exact gradient. Stated tolerance: a cosine above 0.99, at most one
+    parameter in 1,000 further off than 4 standard errors, none further than 6."""
     model = tiny_model(tiny_lm)
     builder = PromptBuilder(model)
     batch = builder.batch([builder.prompt({"comment": comment}, None) for comment in ("oh no", "fine")])
