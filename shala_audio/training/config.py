@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import sys
+import time
 from dataclasses import dataclass, field
+from functools import cache
 from pathlib import Path
 
 import torch
@@ -11,6 +14,24 @@ from trl import GRPOConfig
 from shala_audio.files import read_json
 
 METHODS = ("zero_shot", "warm_start", "shala")
+
+
+@cache
+def bf16_slowdown() -> float:
+    """How many times longer this CPU takes for a matrix product in bfloat16 than in float32, measured once.
+
+    A CPU without instructions for bfloat16 (AVX2 alone) computes it some 80 times slower, one with them twice as fast.
+    """
+    seconds = {}
+    for dtype in (torch.float32, torch.bfloat16):
+        matrix = torch.ones(256, 256, dtype=dtype)
+        times = []
+        for _ in range(3):
+            start = time.perf_counter()
+            matrix @ matrix
+            times.append(time.perf_counter() - start)
+        seconds[dtype] = min(times)
+    return seconds[torch.bfloat16] / seconds[torch.float32]
 
 
 @dataclass
@@ -54,6 +75,11 @@ class ShalaConfig(GRPOConfig):
 
     def __post_init__(self) -> None:
         self.use_cpu: bool = self.use_cpu or not torch.accelerator.is_available()  # transformers wants it said for bf16
+        if self.bf16 is None:
+            self.bf16 = not self.fp16  # TRL's own default, made explicit
+        if self.bf16 and self.use_cpu and bf16_slowdown() > 1:
+            print(f"bf16: {bf16_slowdown():.0f} times slower than float32 on this CPU; float32 is used", file=sys.stderr)
+            self.bf16 = False
         if self.init and (Path(self.init) / "shala.json").is_file():
             self.readout = read_json(Path(self.init) / "shala.json")["readout"]
         if self.method != "shala" or self.readout == "label_token":

@@ -52,6 +52,7 @@ def train(config: ShalaConfig) -> Path:
         "readout": model.readout,
         "ambiguity": {"kind": config.ambiguity, "lambda": config.ambiguity_lambda},
         "seed": config.seed,
+        "precision": "bf16" if config.bf16 else "fp16" if config.fp16 else "fp32",
         "seconds": round(time.monotonic() - started, 1),
         "trained_parameters": sum(p.numel() for p in model.parameters() if p.requires_grad),
         "versions": {name: version(name) for name in ("shala-audio", "torch", "transformers", "trl", "peft")},

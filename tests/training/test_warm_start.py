@@ -72,8 +72,9 @@ def test_padding_on_the_right():
 
 @pytest.mark.parametrize("readout", ["label_token", "slots", "verbalized"])
 @pytest.mark.parametrize("method", ["warm_start", "shala"])
-def test_bf16_reaches_the_backbone(tiny_lm, tmp_path, readout, method):
+def test_bf16_reaches_the_backbone(tiny_lm, tmp_path, readout, method, monkeypatch):
     """The losses go beneath the model's own forward, which is where `Trainer` puts autocast."""
+    monkeypatch.setattr("shala_audio.training.config.bf16_slowdown", lambda: 0.5)
     model = tiny_model(tiny_lm, readout=readout)
     make = warm_start_trainer if method == "warm_start" else shala_trainer
     trainer = make(model, tmp_path, max_steps=1, bf16=True)
