@@ -10,9 +10,11 @@ import time
 from pathlib import Path
 
 from shala_audio.data.mini import prepare
+from shala_audio.data.votes import vote_counts
 from shala_audio.models.config import load_model_config
 from shala_audio.models.speech_lm import SpeechLM
 from shala_audio.tasks import load_task
+from shala_audio.training.ambiguity import AmbiguityWeights
 from shala_audio.training.config import ShalaConfig
 from shala_audio.training.data import Batcher, build_dataset
 from shala_audio.training.shala import ShalaTrainer
@@ -34,8 +36,9 @@ def prompts_per_second(readout: str) -> float:
             bf16=True,
             disable_tqdm=True,
         )
-        dataset = build_dataset(rows, model, None, "static", 0.5)
-        trainer = ShalaTrainer(model, config, dataset, Batcher(model, None))
+        dataset = build_dataset(rows, model, None)
+        weights = AmbiguityWeights(vote_counts(rows, model.task.label_names), config.ambiguity_settings())
+        trainer = ShalaTrainer(model, config, dataset, Batcher(model, None), weights)
         start = time.perf_counter()
         trainer.train()
         seconds = time.perf_counter() - start

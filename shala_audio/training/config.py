@@ -11,9 +11,10 @@ from pathlib import Path
 import torch
 from trl import GRPOConfig
 
+from shala_audio.errors import UserError
 from shala_audio.files import read_json
-
-METHODS = ("zero_shot", "warm_start", "shala")
+from shala_audio.training.ambiguity import AmbiguitySettings
+from shala_audio.training.methods import METHODS
 
 
 @cache
@@ -52,8 +53,32 @@ class ShalaConfig(GRPOConfig):
     readout: str = field(
         default="label_token", metadata={"help": "label_token, slots or verbalized; that of `init`, if it is given."}
     )
-    ambiguity: str = field(default="static", metadata={"help": "Ambiguity weights: static or off."})
+    reward: str = field(default="jsd", metadata={"help": "Of sampled answers: jsd, bhattacharyya, brier or majority."})
+    invalid_reward: float = field(default=0.0, metadata={"help": "What an answer that does not parse earns."})
+    exact_loss: str = field(
+        default="divergence", metadata={"help": "Of label_token: the JS divergence, or its root, the distance."}
+    )
+    target: str = field(
+        default="soft", metadata={"help": "Supervised methods learn the distribution (soft) or its first label (hard)."}
+    )
+    few_shot_examples: int = field(default=4, metadata={"help": "Answered rows in the prompt of few_shot."})
+    ambiguity: str = field(
+        default="static", metadata={"help": "Ambiguity weights: static, dynamic (follow what is unlearnt) or off."}
+    )
     ambiguity_lambda: float = field(default=0.5, metadata={"help": "How much ambiguous rows count for, 0 to 1."})
+    ambiguity_lambda_end: float | None = field(
+        default=None, metadata={"help": "Where ambiguity_lambda has moved to at the last step; it stays where not set."}
+    )
+    ambiguity_entropy: str = field(
+        default="plugin", metadata={"help": "Estimator of the raters' entropy: plugin, miller_madow or dirichlet."}
+    )
+    ambiguity_alpha: float = field(default=0.5, metadata={"help": "Votes that dirichlet adds to every label."})
+    ambiguity_memory: float = field(
+        default=0.5, metadata={"help": "Of dynamic weights: share of the old value in a row's running 1 - reward."}
+    )
+    ambiguity_sampling: bool = field(
+        default=False, metadata={"help": "Draw rows in proportion to their weight, instead of weighting them."}
+    )
     projector_learning_rate: float | None = field(
         default=None, metadata={"help": "Learning rate of the projector; `learning_rate` where it is not set."}
     )
@@ -75,16 +100,40 @@ class ShalaConfig(GRPOConfig):
 
     def __post_init__(self) -> None:
         self.use_cpu: bool = self.use_cpu or not torch.accelerator.is_available()  # transformers wants it said for bf16
-        if self.bf16 is None:
-            self.bf16 = not self.fp16  # TRL's own default, made explicit
+        # None is TRL's default, and means yes unless fp16 is on.
+        self.bf16: bool | None = not self.fp16 if self.bf16 is None else self.bf16
         if self.bf16 and self.use_cpu and bf16_slowdown() > 1:
-            print(f"bf16: {bf16_slowdown():.0f} times slower than float32 on this CPU; float32 is used", file=sys.stderr)
+            print(
+                f"bf16: {bf16_slowdown():.0f} times slower than float32 on this CPU; float32 is used", file=sys.stderr
+            )
             self.bf16 = False
+        if self.method not in METHODS:
+            raise UserError(f"method is {self.method!r}; use one of {', '.join(METHODS)}")
+        for name, value in METHODS[self.method].settings.items():
+            setattr(self, name, value)
+        for name, choices in {"target": ("soft", "hard"), "exact_loss": ("divergence", "distance")}.items():
+            if getattr(self, name) not in choices:
+                raise UserError(f"{name} is {getattr(self, name)!r}; use {' or '.join(choices)}")
         if self.init and (Path(self.init) / "shala.json").is_file():
             self.readout = read_json(Path(self.init) / "shala.json")["readout"]
-        if self.method != "shala" or self.readout == "label_token":
+        if self.readout not in METHODS[self.method].readouts:
+            allowed = " or ".join(METHODS[self.method].readouts)
+            raise UserError(f"method {self.method} goes with readout {allowed}, not {self.readout}")
+        if METHODS[self.method].loss != "reinforced" or self.readout == "label_token":
             # No rollouts: whatever the batch, let it count as one group, so that TRL's checks of groups pass.
             rows = self.per_device_train_batch_size * self.gradient_accumulation_steps
             self.steps_per_generation = self.gradient_accumulation_steps * (2 if rows == 1 else 1)
             self.num_generations = max(rows, 2)
         super().__post_init__()
+
+    def ambiguity_settings(self) -> AmbiguitySettings:
+        """The fields `ambiguity*`, gathered."""
+        return AmbiguitySettings(
+            self.ambiguity,
+            self.ambiguity_lambda,
+            self.ambiguity_lambda_end,
+            self.ambiguity_entropy,
+            self.ambiguity_alpha,
+            self.ambiguity_memory,
+            self.ambiguity_sampling,
+        )

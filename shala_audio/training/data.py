@@ -1,8 +1,10 @@
-"""Training rows: prompts, human distributions and weights, as a `datasets.Dataset`, and batches of them."""
+"""Training rows: prompts and human distributions, as a `datasets.Dataset`, and batches of them."""
 
 from __future__ import annotations
 
+import random
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -11,12 +13,10 @@ from datasets import Dataset
 from shala_audio.audio.features import FeatureStore
 from shala_audio.data.rows import Row
 from shala_audio.data.splits import check_speakers
-from shala_audio.data.votes import human_distributions
-from shala_audio.distribution import Floats
+from shala_audio.data.votes import human_distributions, plurality, to_distribution
 from shala_audio.errors import UserError
-from shala_audio.models.prompts import PromptBuilder
+from shala_audio.models.prompts import PromptBuilder, pad_features
 from shala_audio.models.speech_lm import SpeechLM
-from shala_audio.training.ambiguity import static_weights
 
 
 def training_rows(rows: Sequence[Row], model: SpeechLM) -> list[Row]:
@@ -36,30 +36,48 @@ def training_rows(rows: Sequence[Row], model: SpeechLM) -> list[Row]:
     return chosen
 
 
-def build_dataset(
-    rows: Sequence[Row], model: SpeechLM, features: FeatureStore | None, ambiguity: str, strength: float
-) -> Dataset:
-    """Rows as TRL wants them: `prompt`, and beside it `id`, `human` (K,) and `weight`.
+def hard_rows(rows: Sequence[Row], labels: Sequence[str]) -> list[Row]:
+    """Rows with their plurality label as the only vote; rows whose first place is shared have none and are left out."""
+    kept = []
+    for row in rows:
+        first = plurality(to_distribution(row.votes, labels))
+        if first is not None:
+            kept.append(replace(row, votes={labels[first]: 1}))
+    return kept
+
+
+def few_shot_examples(rows: Sequence[Row], model: SpeechLM, count: int, seed: int) -> tuple[dict[str, Any], ...]:
+    """Text and votes of some training rows, for the prompt of a model that is not trained.
 
     Raises:
-        UserError: a task with sound and no features, or wrong ambiguity settings.
+        UserError: the task has sound (a projector that was not trained says nothing), or there are too few rows.
+    """
+    if model.task.has_audio:
+        raise UserError(
+            f"method few_shot: task {model.task.name} has sound, which only a trained projector can pass on"
+        )
+    if not 1 <= count <= len(rows):
+        raise UserError(f"few_shot_examples is {count}; use 1 to {len(rows)}")
+    chosen = random.Random(seed).sample(sorted(rows, key=lambda row: row.id), count)
+    return tuple({"text": dict(row.text), "votes": dict(row.votes)} for row in chosen)
+
+
+def build_dataset(rows: Sequence[Row], model: SpeechLM, features: FeatureStore | None) -> Dataset:
+    """Rows as TRL wants them: `prompt`, and beside it `id`, `row` (its number), `human` (K,) and `length` in tokens.
+
+    Raises:
+        UserError: a task with sound and no features.
     """
     if model.task.has_audio and features is None:
         raise UserError("features: the task has sound; make them with `shala-audio features` and name the folder")
-    if ambiguity not in ("static", "off"):
-        raise UserError(f"ambiguity is {ambiguity!r}; use static or off")
-    human: Floats = human_distributions(rows, model.task.label_names)
-    weights = static_weights(human, strength if ambiguity == "static" else 0.0)
     builder = PromptBuilder(model)
+    prompts = [builder.prompt(row.text, features.frames(row.id) if features else None) for row in rows]
+    lengths = [len(ids) for ids in builder.token_ids(prompts)]
+    human = human_distributions(rows, model.task.label_names)
     return Dataset.from_list(
         [
-            {
-                "id": row.id,
-                "prompt": builder.prompt(row.text, features.frames(row.id) if features else None),
-                "human": people.tolist(),
-                "weight": float(weight),
-            }
-            for row, people, weight in zip(rows, human, weights, strict=True)
+            {"id": row.id, "row": number, "prompt": prompt, "human": people.tolist(), "length": length}
+            for number, (row, prompt, people, length) in enumerate(zip(rows, prompts, human, lengths, strict=True))
         ]
     )
 
@@ -75,8 +93,6 @@ class Batcher:
         """`audio_features` and `audio_lengths` of rows; empty for a task without sound."""
         if self.features is None:
             return {}
-        from shala_audio.models.prompts import pad_features
-
         features, lengths = pad_features([self.features[row["id"]] for row in rows])
         return {"audio_features": features, "audio_lengths": lengths}
 
@@ -84,5 +100,5 @@ class Batcher:
         return {
             "prompt": {**self.builder.batch([row["prompt"] for row in rows]), **self.audio(rows)},
             "human": torch.tensor([row["human"] for row in rows], dtype=torch.float32),
-            "weight": torch.tensor([row["weight"] for row in rows], dtype=torch.float32),
+            "row": torch.tensor([row["row"] for row in rows]),
         }

@@ -7,6 +7,8 @@ gradient in expectation (times (G - 1) / G with the group's mean as baseline).
 
 from __future__ import annotations
 
+import math
+
 import torch
 from torch import Tensor
 
@@ -23,6 +25,19 @@ def js_divergence(p: Tensor, log_q: Tensor) -> Tensor:
     human = torch.xlogy(p, p) - p * log_m
     model = q * (log_q - log_m)
     return ((human + model).sum(dim=-1) / 2).clamp(min=0.0)
+
+
+def js_distance(divergence: Tensor) -> Tensor:
+    """Jensen-Shannon distance with base 2 of a divergence in nats, (B,), in [0, 1].
+
+    The root's gradient is endless at 0, where nothing is left to learn: below 1e-6 nats it is replaced by a line.
+
+    >>> js_distance(torch.tensor([0.0, 0.6931472])).tolist()
+    [0.0, 1.0]
+    """
+    bits = divergence / math.log(2.0)
+    small = 1e-6
+    return torch.where(bits > small, bits.clamp(min=small).sqrt(), bits / small**0.5)
 
 
 def soft_cross_entropy(p: Tensor, log_q: Tensor) -> Tensor:

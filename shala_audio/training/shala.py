@@ -1,33 +1,39 @@
 """`ShalaTrainer`: what SHALA (arXiv 2606.05376) adds to TRL's `GRPOTrainer`.
 
 - Ambiguous rows count for more: the weight multiplies the *advantage*, because a weight on the reward is divided out
-  again when a group's rewards are normalised.
+  again when a group's rewards are normalised. Or they are drawn more often.
 - Sound goes along with the prompt, into generation and into the loss.
 - `slots` samples digits only; `label_token` samples nothing: its loss is the weighted divergence itself.
 """
 
 from __future__ import annotations
 
+import sys
 from typing import Any
 
+import numpy as np
 import torch
 from datasets import Dataset
 from torch import Tensor
 from transformers import Trainer
 from trl import GRPOTrainer
+from trl.trainer.utils import RepeatSampler
 
+from shala_audio.distribution import Floats
 from shala_audio.errors import UserError
 from shala_audio.models.readouts.label_token import label_log_probs, label_tree
 from shala_audio.models.readouts.slots import digit_log_probs, fill_slots, slot_template
 from shala_audio.models.speech_lm import SpeechLM
-from shala_audio.training.checkpoints import SavesWhatWasTrained
+from shala_audio.training.ambiguity import AmbiguityWeights
 from shala_audio.training.config import ShalaConfig
 from shala_audio.training.data import Batcher
-from shala_audio.training.objective import js_divergence
-from shala_audio.training.rewards import jsd_reward
+from shala_audio.training.objective import js_distance, js_divergence
+from shala_audio.training.rewards import REWARDS
+from shala_audio.training.sampling import RowSampler, visit_order
+from shala_audio.training.speech_trainer import SpeechTrainer
 
 
-class ShalaTrainer(SavesWhatWasTrained, GRPOTrainer):
+class ShalaTrainer(SpeechTrainer, GRPOTrainer):
     """GRPO on distributions of annotators, for text and speech and all three readouts.
 
     Args:
@@ -35,16 +41,25 @@ class ShalaTrainer(SavesWhatWasTrained, GRPOTrainer):
         args: settings.
         train_dataset: `build_dataset(...)`.
         batcher: makes tensors of its rows.
+        weights: of the dataset's rows, by their number.
 
     Raises:
         UserError: settings that would be ignored or cannot work.
     """
 
-    def __init__(self, model: SpeechLM, args: ShalaConfig, train_dataset: Dataset, batcher: Batcher, **options: Any):
-        if args.beta != 0:
-            raise UserError("beta: no reference model is kept, so a KL term cannot be computed; leave it at 0")
-        self.batcher = batcher
+    def __init__(
+        self,
+        model: SpeechLM,
+        args: ShalaConfig,
+        train_dataset: Dataset,
+        batcher: Batcher,
+        weights: AmbiguityWeights,
+        **options: Any,
+    ) -> None:
         self.exact = model.readout == "label_token"
+        _check(args, self.exact)
+        self.batcher, self.weights = batcher, weights
+        self.steps_without_signal = 0
         self._audio: dict[str, Tensor] = {}  # of the batch at hand, for the hooks that TRL gives no room to pass it
         if self.exact:
             self.tree = label_tree(model)
@@ -53,12 +68,23 @@ class ShalaTrainer(SavesWhatWasTrained, GRPOTrainer):
             options["rollout_func"] = _rollout_slots
         super().__init__(
             model=model,
-            reward_funcs=jsd_reward(model.task.label_names),
+            reward_funcs=REWARDS[args.reward](model.task.label_names, args.invalid_reward),
             args=args,
             train_dataset=train_dataset,
             processing_class=model.tokenizer,
             **options,
         )
+
+    # Checkpoints ------------------------------------------------------------------------------------------------------
+
+    def _save(self, output_dir: str | None = None, state_dict: dict[str, Any] | None = None) -> None:
+        super()._save(output_dir, state_dict)
+        if self.args.should_save:
+            self.weights.save(output_dir or self.args.output_dir)
+
+    def _load_from_checkpoint(self, resume_from_checkpoint: str, model: Any = None) -> None:
+        super()._load_from_checkpoint(resume_from_checkpoint, model)
+        self.weights.load(resume_from_checkpoint)
 
     # Rows and batches -------------------------------------------------------------------------------------------------
 
@@ -67,7 +93,23 @@ class ShalaTrainer(SavesWhatWasTrained, GRPOTrainer):
         return Trainer.get_train_dataloader(self) if self.exact else super().get_train_dataloader()
 
     def _get_train_sampler(self, dataset: Any = None) -> Any:
-        return Trainer._get_train_sampler(self, dataset) if self.exact else super()._get_train_sampler(dataset)
+        if self.exact:
+            return super()._get_train_sampler(dataset)
+        lengths, group = self.train_dataset["length"], self.num_generations
+        prompts = self.args.generation_batch_size // group
+        repeat = self.num_iterations * self.args.steps_per_generation
+        repeats = RepeatSampler(range(len(lengths)), group, prompts, repeat, shuffle=False)
+        seed = self.args.seed
+        return RowSampler(
+            lambda epoch: visit_order(lengths, prompts, seed, epoch, self._draws(epoch)), len(lengths), repeats
+        )
+
+    def _draws(self, epoch: int) -> Floats | None:
+        return self.weights.draws(epoch, self._progress())
+
+    def _progress(self) -> float:
+        """Share of the training that is done."""
+        return self.state.global_step / max(self.state.max_steps, 1)
 
     def _prepare_inputs(self, generation_batch: Any) -> Any:
         if self.exact:
@@ -77,9 +119,43 @@ class ShalaTrainer(SavesWhatWasTrained, GRPOTrainer):
     def _generate_and_score_completions(self, inputs: list[dict[str, Any]]) -> dict[str, Any]:
         self._audio = self._prepare_input(self.batcher.audio(inputs))
         output = super()._generate_and_score_completions(inputs)
-        weights = torch.tensor([row["weight"] for row in inputs], device=output["advantages"].device)
-        output["advantages"] = output["advantages"] * weights
+        if self.model.training:
+            rows = [row["row"] for row in inputs]
+            weights = self._weigh(rows, 1 - np.clip(self._rewards, 0, 1))
+            output["advantages"] = output["advantages"] * torch.tensor(
+                weights, dtype=torch.float32, device=output["advantages"].device
+            )
+            self._watch(output["advantages"])
         return {**output, **self._audio}
+
+    def _calculate_rewards(self, inputs: Any, prompts: Any, completions: Any, completion_ids_list: Any) -> Tensor:
+        rewards = super()._calculate_rewards(inputs, prompts, completions, completion_ids_list)
+        self._rewards = rewards[:, 0].cpu().numpy()  # one reward function; kept for the running 1 - r
+        return rewards
+
+    def _weigh(self, rows: list[int], gap: Floats) -> Floats:
+        """The weights of a batch's rows, logged; then what the batch showed of them is remembered."""
+        weights = self.weights.of(rows, self._progress())
+        self.weights.update(rows, gap)
+        for name, value in self.weights.statistics(weights).items():
+            self._metrics["train"][name].append(value)
+        if self.weights.settings.kind != "off":
+            self._metrics["train"]["weight/lambda"].append(self.weights.strength(self._progress()))
+        return weights
+
+    def _watch(self, advantages: Tensor) -> None:
+        """Say when all rollouts of every prompt earned the same, so that nothing is learnt from the batch."""
+        silent = bool((advantages == 0).all())
+        self._metrics["train"]["without_signal"].append(float(silent))
+        self.steps_without_signal += silent
+        if silent and self.steps_without_signal in (1, 10, 100, 1000):
+            print(
+                f"step {self.state.global_step + 1}: all rollouts of every prompt earned the same "
+                f"({float(self._rewards.mean()):.3f} on average), so nothing is learnt from this batch "
+                f"(so far {self.steps_without_signal} such); try a longer warm start, more rollouts "
+                "(num_generations) or a higher temperature",
+                file=sys.stderr,
+            )
 
     # Rollouts ---------------------------------------------------------------------------------------------------------
 
@@ -114,17 +190,21 @@ class ShalaTrainer(SavesWhatWasTrained, GRPOTrainer):
         return super()._compute_loss(model, inputs)
 
     def _exact_loss(self, inputs: dict[str, Any]) -> Tensor:
-        """Mean over rows of w · JS divergence, in nats."""
+        """Mean over rows of w · JS divergence in nats, or of w · JS distance."""
         policy = self.accelerator.unwrap_model(self.model)
         # `Trainer` puts autocast around the model's own `forward`, which this goes beneath.
         with self.accelerator.autocast():
             log_q = label_log_probs(policy, self.tree, inputs["prompt"])
         divergence = js_divergence(inputs["human"], log_q)
-        bits = divergence.detach() / torch.log(torch.tensor(2.0))
+        distances = js_distance(divergence.detach())
         mode = "train" if self.model.training else "eval"
-        self._metrics[mode]["jsd"].append(self.accelerator.gather(bits.sqrt()).mean().item())
-        steps = self.current_gradient_accumulation_steps if mode == "train" else 1
-        return (inputs["weight"] * divergence).mean() / steps
+        self._metrics[mode]["jsd"].append(self.accelerator.gather(distances).mean().item())
+        loss = js_distance(divergence) if self.args.exact_loss == "distance" else divergence
+        if mode == "eval":
+            return loss.mean()
+        weights = self._weigh(inputs["row"].tolist(), distances.float().cpu().numpy())
+        weighted = torch.tensor(weights, dtype=loss.dtype, device=loss.device) * loss
+        return weighted.mean() / self.current_gradient_accumulation_steps
 
     def _get_per_token_logps_and_entropies(
         self, model: Any, input_ids: Tensor, attention_mask: Tensor, logits_to_keep: int, *rest: Any, **options: Any
@@ -152,6 +232,25 @@ class ShalaTrainer(SavesWhatWasTrained, GRPOTrainer):
         logps = logps.index_copy(1, places, (log_probs * chosen).sum(dim=-1))
         entropies[:, places] = -(log_probs.exp() * log_probs).sum(dim=-1).detach()
         return logps, entropies, None
+
+
+def _check(args: ShalaConfig, exact: bool) -> None:
+    """Refuse settings that would be ignored, and those under which the ambiguity weight cancels out.
+
+    Raises:
+        UserError: naming the setting and what to do.
+    """
+    if args.beta != 0:
+        raise UserError("beta: no reference model is kept, so a KL term cannot be computed; leave it at 0")
+    if args.reward not in REWARDS:
+        raise UserError(f"reward is {args.reward!r}; use one of {', '.join(REWARDS)}")
+    rows = args.per_device_train_batch_size * args.gradient_accumulation_steps
+    prompts = rows if exact else rows // args.num_generations
+    if args.ambiguity != "off" and not args.ambiguity_sampling and prompts < 2 and "adam" in str(args.optim).lower():
+        raise UserError(
+            "ambiguity: each step holds one prompt, and Adam divides a factor on the whole gradient out again; use "
+            "a larger per_device_train_batch_size or gradient_accumulation_steps, ambiguity_sampling, or ambiguity off"
+        )
 
 
 def _rollout_slots(prompts: list[str], trainer: ShalaTrainer) -> dict[str, Any]:

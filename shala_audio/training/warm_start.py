@@ -17,11 +17,11 @@ from shala_audio.models.readouts.label_token import label_log_probs, label_tree
 from shala_audio.models.readouts.slots import digit_log_probs, slot_template, to_digits
 from shala_audio.models.readouts.verbalized import write_answer
 from shala_audio.models.speech_lm import SpeechLM
-from shala_audio.training.checkpoints import SavesWhatWasTrained
 from shala_audio.training.objective import soft_cross_entropy
+from shala_audio.training.speech_trainer import SpeechTrainer
 
 
-class WarmStartTrainer(SavesWhatWasTrained, Trainer):
+class WarmStartTrainer(SpeechTrainer, Trainer):
     """`transformers.Trainer` with the loss of the model's readout."""
 
     def __init__(self, model: SpeechLM, **options: Any) -> None:

@@ -8,7 +8,9 @@ from typing import Any
 from torch import Tensor
 
 from shala_audio.data.rows import Audio, Row
+from shala_audio.data.votes import vote_counts
 from shala_audio.models.speech_lm import SpeechLM
+from shala_audio.training.ambiguity import AmbiguityWeights
 from shala_audio.training.config import ShalaConfig
 from shala_audio.training.data import Batcher, build_dataset
 from shala_audio.training.shala import ShalaTrainer
@@ -69,13 +71,14 @@ def config(out: Path, **options: Any) -> ShalaConfig:
 def shala_trainer(model: SpeechLM, out: Path, count: int = 8, **options: Any) -> ShalaTrainer:
     rows, store = tiny_rows(model, count)
     settings = config(out, readout=model.readout, **options)
-    dataset = build_dataset(rows, model, store, settings.ambiguity, settings.ambiguity_lambda)  # type: ignore[arg-type]
-    return ShalaTrainer(model, settings, dataset, Batcher(model, store))  # type: ignore[arg-type]
+    dataset = build_dataset(rows, model, store)  # type: ignore[arg-type]
+    weights = AmbiguityWeights(vote_counts(rows, model.task.label_names), settings.ambiguity_settings())
+    return ShalaTrainer(model, settings, dataset, Batcher(model, store), weights)  # type: ignore[arg-type]
 
 
 def warm_start_trainer(model: SpeechLM, out: Path, count: int = 8, **options: Any) -> WarmStartTrainer:
     rows, store = tiny_rows(model, count)
-    dataset = build_dataset(rows, model, store, "off", 0.0)  # type: ignore[arg-type]
+    dataset = build_dataset(rows, model, store)  # type: ignore[arg-type]
     batcher = Batcher(model, store)  # type: ignore[arg-type]
     options = {"method": "warm_start", **options}
     return WarmStartTrainer(model, args=config(out, **options), train_dataset=dataset, data_collator=batcher)

@@ -6,7 +6,9 @@ import pytest
 
 from shala_audio.data.rows import Row
 from shala_audio.errors import UserError
-from shala_audio.training.data import Batcher, build_dataset, training_rows
+from shala_audio.models.prompts import PromptBuilder
+from shala_audio.models.speech_lm import SpeechLM
+from shala_audio.training.data import Batcher, build_dataset, few_shot_examples, hard_rows, training_rows
 from tests.tiny import tiny_model
 from tests.training.helpers import tiny_rows
 
@@ -22,18 +24,41 @@ def test_rows_that_must_not_be_learnt_from(tiny_lm):
     with pytest.raises(UserError, match="no `train` row"):
         training_rows([replace(row, split="test") for row in rows], model)
     with pytest.raises(UserError, match="row bad: votes for joy"):
-        build_dataset(
-            [Row("bad", "tiny_text", "train", text={"comment": "a"}, votes={"joy": 1})], model, None, "off", 0
-        )
+        build_dataset([Row("bad", "tiny_text", "train", text={"comment": "a"}, votes={"joy": 1})], model, None)
 
 
-def test_batches_hold_prompt_human_and_weight(tiny_lm, tiny_encoder):
+def test_hard_rows_have_their_plurality_alone(tiny_lm):
+    rows, _ = tiny_rows(tiny_model(tiny_lm), 3)
+    hard = hard_rows(rows, tiny_model(tiny_lm).task.label_names)
+    assert [dict(row.votes) for row in hard] == [{"anger": 1}, {"disgust": 1}], "the third row's first place is shared"
+
+
+@pytest.mark.parametrize("readout", ["label_token", "slots", "verbalized"])
+def test_few_shot_examples_stand_before_the_question(tiny_lm, tiny_encoder, tmp_path, readout):
+    model = tiny_model(tiny_lm, readout=readout)
+    rows, _ = tiny_rows(model)
+    model.examples = few_shot_examples(rows, model, 3, seed=0)
+    model.save_pretrained(tmp_path)
+    again = SpeechLM.from_pretrained(tmp_path)
+    prompt = PromptBuilder(again).prompt({"comment": "the question"}, None)
+    assert prompt.count("comment number") == 3 and prompt.index("comment number") < prompt.index("the question")
+    answers = {"label_token": "Feeling: ", "slots": '{"anger": ', "verbalized": '{"anger": '}
+    assert prompt.count(answers[readout]) == 3
+    assert few_shot_examples(rows, model, 3, seed=0) == model.examples != few_shot_examples(rows, model, 3, seed=1)
+    with pytest.raises(UserError, match="few_shot_examples is 9"):
+        few_shot_examples(rows, model, 9, seed=0)
+    speech = tiny_model(tiny_lm, tiny_encoder)
+    with pytest.raises(UserError, match="only a trained projector"):
+        few_shot_examples(tiny_rows(speech)[0], speech, 2, seed=0)
+
+
+def test_batches_hold_prompt_human_and_row_number(tiny_lm, tiny_encoder):
     model = tiny_model(tiny_lm, tiny_encoder)
     rows, store = tiny_rows(model, 4)
-    dataset = build_dataset(rows, model, store, "static", 0.5)
+    dataset = build_dataset(rows, model, store)
     batch = Batcher(model, store)([dataset[index] for index in range(4)])
     places = (batch["prompt"]["input_ids"] == model.model.audio_token_id).sum(dim=1)
     assert places.tolist() == [-(-length // 4) for length in batch["prompt"]["audio_lengths"].tolist()]
     assert batch["human"].sum(dim=1).tolist() == pytest.approx([1] * 4)
-    assert batch["weight"].mean().item() == pytest.approx(1, abs=1e-6)
+    assert batch["row"].tolist() == list(range(len(rows)))
     assert batch["prompt"]["attention_mask"][0, 0] == 0, "padded on the left"

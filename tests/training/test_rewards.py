@@ -4,8 +4,9 @@ import numpy as np
 import pytest
 from datasets import Dataset
 from scipy.spatial.distance import jensenshannon
+from sklearn.metrics import mean_squared_error
 
-from shala_audio.training.rewards import jsd_reward
+from shala_audio.training import bhattacharyya_reward, brier_reward, jsd_reward, majority_reward
 
 
 def test_reward_is_one_minus_scipys_distance():
@@ -16,7 +17,8 @@ def test_reward_is_one_minus_scipys_distance():
     assert reward(completions=answers, human=human) == pytest.approx([expected, 0.0, 1.0])
 
 
-def test_the_reward_runs_in_stock_trl(tiny_lm, tmp_path):
+@pytest.mark.parametrize("maker", [jsd_reward, bhattacharyya_reward, brier_reward, majority_reward])
+def test_the_reward_runs_in_stock_trl(tiny_lm, tmp_path, maker):
     """As any user of TRL would use it, without our trainer."""
     from transformers import AutoModelForCausalLM, AutoTokenizer
     from trl import GRPOConfig, GRPOTrainer
@@ -27,8 +29,39 @@ def test_the_reward_runs_in_stock_trl(tiny_lm, tmp_path):
         use_cpu=True, bf16=False, report_to="none", save_strategy="no", disable_tqdm=True, logging_steps=1,
     )  # fmt: skip
     trainer = GRPOTrainer(
-        AutoModelForCausalLM.from_pretrained(tiny_lm), jsd_reward(["a", "b"]), settings, rows,
+        AutoModelForCausalLM.from_pretrained(tiny_lm), [maker(["a", "b"])], settings, rows,
         processing_class=AutoTokenizer.from_pretrained(tiny_lm, padding_side="left"),
     )  # fmt: skip
     trainer.train()
     assert np.isfinite(trainer.state.log_history[0]["reward"])
+
+
+MAKERS = (jsd_reward, bhattacharyya_reward, brier_reward, majority_reward)
+
+
+@pytest.mark.parametrize("maker", MAKERS)
+def test_a_perfect_answer_earns_one_and_an_invalid_one_what_the_policy_says(maker):
+    human = [[0.25, 0.75, 0.0]] * 3
+    answers = ['{"a": 25, "b": 75}', "no", '{"c": 100}']
+    assert maker(["a", "b", "c"])(completions=answers, human=human) == pytest.approx([1, 0, 0], abs=0.4)
+    assert maker(["a", "b", "c"])(completions=answers, human=human)[0] == pytest.approx(1)
+    assert maker(["a", "b", "c"], invalid=-0.5)(completions=["no"], human=human[:1]) == [-0.5]
+
+
+def test_brier_and_bhattacharyya_against_scikit_learn_and_by_hand():
+    p, q = np.array([0.6, 0.4, 0.0]), np.array([0.2, 0.3, 0.5])
+    answer, human = ['{"a": 20, "b": 30, "c": 50}'], [p.tolist()]
+    labels = ["a", "b", "c"]
+    assert brier_reward(labels)(completions=answer, human=human)[0] == pytest.approx(
+        1 - 3 * mean_squared_error(p, q) / 2
+    )
+    assert bhattacharyya_reward(labels)(completions=answer, human=human)[0] == pytest.approx(
+        sum((a * b) ** 0.5 for a, b in zip(p, q, strict=True))
+    )
+
+
+def test_the_majority_reward_does_not_care_for_the_rest():
+    reward = majority_reward(["a", "b", "c"])
+    people = [[0.4, 0.4, 0.2]] * 4
+    answers = ['{"a": 34, "b": 33, "c": 33}', '{"b": 100}', '{"c": 100}', '{"a": 40, "b": 20, "c": 40}']
+    assert reward(completions=answers, human=people) == [1.0, 1.0, 0.0, 0.5]

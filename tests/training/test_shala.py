@@ -4,8 +4,10 @@ from zlib import crc32
 
 import pytest
 import torch
+from scipy.spatial.distance import jensenshannon
 
 from shala_audio.errors import UserError
+from shala_audio.training.data import build_dataset
 from shala_audio.training.objective import js_divergence
 from tests.tiny import tiny_model
 from tests.training.helpers import config, shala_trainer, tiny_rows
@@ -70,7 +72,7 @@ def test_the_weight_multiplies_the_advantage(tiny_lm, tmp_path):
         rows = [dict(one.train_dataset[index // 4 + 1]) for index in range(8)]
         torch.manual_seed(0)
         advantages.append(one._generate_and_score_completions(rows)["advantages"])
-    weights = torch.tensor([trainer.train_dataset[index // 4 + 1]["weight"] for index in range(8)])
+    weights = torch.tensor(trainer.weights.all(0.0)[[index // 4 + 1 for index in range(8)]], dtype=torch.float32)
     assert weights.unique().numel() == 2
     torch.testing.assert_close(advantages[0], advantages[1] * weights)
 
@@ -91,7 +93,8 @@ def test_the_exact_loss_is_the_weighted_divergence(tiny_lm, tmp_path):
     rows = [trainer.train_dataset[index] for index in range(8)]
     inputs = trainer._prepare_inputs(rows)
     log_q = label_log_probs(model, trainer.tree, inputs["prompt"])
-    expected = (inputs["weight"] * js_divergence(inputs["human"], log_q)).mean()
+    weights = torch.tensor(trainer.weights.all(0.0), dtype=torch.float32)
+    expected = (weights * js_divergence(inputs["human"], log_q)).mean()
     trainer.current_gradient_accumulation_steps = 1
     torch.testing.assert_close(trainer._compute_loss(model, inputs), expected)
 
@@ -154,14 +157,109 @@ def test_the_exact_objective_takes_any_batch_size(tmp_path):
         config(tmp_path, per_device_train_batch_size=5, readout="slots")
 
 
+@pytest.mark.parametrize("readout", ["label_token", "slots"])
+def test_resuming_dynamic_weights_and_draws_is_exact(tiny_lm, tmp_path, readout):
+    """Three epochs of rows drawn by weights that follow what is unlearnt, interrupted in the middle of the second."""
+    options = {
+        "ambiguity": "dynamic", "ambiguity_sampling": True, "ambiguity_lambda": 0.9, "ambiguity_lambda_end": 0.4,
+        "count": 16, "max_steps": 12 if readout == "slots" else 6, "save_strategy": "steps", "save_steps": 3,
+        "save_total_limit": 9,
+        "per_device_train_batch_size": 16 if readout == "slots" else 8,
+    }  # fmt: skip
+    whole = tiny_model(tiny_lm, readout=readout)
+    trainer = shala_trainer(whole, tmp_path / "whole", **options)
+    trainer.train()
+    again = tiny_model(tiny_lm, readout=readout, seed=5)
+    resumed = shala_trainer(again, tmp_path / "again", **options)
+    resumed.train(resume_from_checkpoint=str(tmp_path / "whole" / "checkpoint-3"))
+    assert resumed.weights.unlearnt.tolist() == trainer.weights.unlearnt.tolist()
+    assert resumed.weights.seen.tolist() == trainer.weights.seen.tolist()
+    for name, value in snapshot(whole).items():
+        assert torch.equal(value, snapshot(again)[name]), name
+
+
+def test_dynamic_weights_learn_of_rewards(tiny_lm, tmp_path):
+    model = tiny_model(tiny_lm, readout="slots")
+    trainer = shala_trainer(model, tmp_path, ambiguity="dynamic", max_steps=8, count=4)
+    trainer.train()
+    assert trainer.weights.seen.sum() == 8 * 2, "two prompts a step"
+    assert ((trainer.weights.unlearnt > 0) & (trainer.weights.unlearnt < 1)).all()
+    logged = [record for record in trainer.state.log_history if "weight/mean" in record]
+    assert logged and {"weight/max", "weight/effective_share", "weight/lambda", "unlearnt/mean"} <= set(logged[-1])
+
+
+def test_the_same_reward_for_all_is_said(tiny_lm, tmp_path, capsys):
+    """A random model's text never parses: every rollout earns 0, and nothing can be learnt."""
+    model = tiny_model(tiny_lm, readout="verbalized")
+    trainer = shala_trainer(model, tmp_path, max_steps=2)
+    trainer.train()
+    assert trainer.steps_without_signal == 2
+    said = capsys.readouterr().err
+    assert "step 1: all rollouts of every prompt earned the same" in said and "longer warm start" in said
+    assert trainer.state.log_history[0]["without_signal"] == 1
+
+
+@pytest.mark.parametrize("reward", ["bhattacharyya", "brier", "majority"])
+def test_other_rewards_train(tiny_lm, tmp_path, reward):
+    model = tiny_model(tiny_lm, readout="slots")
+    trainer = shala_trainer(model, tmp_path, reward=reward)
+    trainer.train()
+    name = {"bhattacharyya": "bhattacharyya", "brier": "brier", "majority": "majority"}[reward]
+    assert all(0 <= r[f"rewards/{name}/mean"] <= 1 for r in trainer.state.log_history if "reward" in r)
+
+
+def test_the_distance_itself_can_be_the_exact_loss(tiny_lm, tmp_path):
+    from shala_audio.models.readouts.label_token import label_log_probs
+
+    model = tiny_model(tiny_lm)
+    trainer = shala_trainer(model, tmp_path, exact_loss="distance", ambiguity="off")
+    inputs = trainer._prepare_inputs([trainer.train_dataset[index] for index in range(8)])
+    q = label_log_probs(model, trainer.tree, inputs["prompt"]).exp().detach().numpy()
+    trainer.current_gradient_accumulation_steps = 1
+    expected = jensenshannon(inputs["human"].numpy(), q, base=2, axis=1).mean()
+    assert trainer._compute_loss(model, inputs).item() == pytest.approx(expected, abs=1e-5)
+
+
 def test_wrong_settings(tiny_lm, tiny_encoder, tmp_path):
     model = tiny_model(tiny_lm, tiny_encoder)
     with pytest.raises(UserError, match="beta"):
         shala_trainer(model, tmp_path, beta=0.1)
-    with pytest.raises(UserError, match="static or off"):
-        shala_trainer(model, tmp_path, ambiguity="dynamic")
-    from shala_audio.training.data import build_dataset
-
+    with pytest.raises(UserError, match="static, dynamic, off"):
+        shala_trainer(model, tmp_path, ambiguity="sometimes")
+    with pytest.raises(UserError, match="reward is 'joy'"):
+        shala_trainer(model, tmp_path, reward="joy")
+    with pytest.raises(UserError, match="use divergence or distance"):
+        config(tmp_path, exact_loss="square")
+    with pytest.raises(UserError, match="method is 'magic'"):
+        config(tmp_path, method="magic")
+    with pytest.raises(UserError, match="grpo_jsd goes with readout slots or verbalized, not label_token"):
+        config(tmp_path, method="grpo_jsd")
     with pytest.raises(UserError, match="features"):
-        build_dataset(tiny_rows(model)[0], model, None, "off", 0.0)
+        build_dataset(tiny_rows(model)[0], model, None)
     assert config(tmp_path).use_cpu is not torch.accelerator.is_available()
+
+
+@pytest.mark.parametrize("readout", ["label_token", "slots"])
+def test_a_weight_that_would_cancel_out_is_refused(tiny_lm, tmp_path, readout):
+    """One prompt a step: its weight scales the whole gradient, and Adam divides that out again."""
+    model = tiny_model(tiny_lm, readout=readout)
+    options = {"per_device_train_batch_size": 1 if readout == "label_token" else 4, "num_generations": 4}
+    with pytest.raises(UserError, match="Adam divides"):
+        shala_trainer(model, tmp_path, **options)
+    shala_trainer(model, tmp_path, **options, ambiguity="off")
+    shala_trainer(model, tmp_path, **options, optim="sgd")
+
+
+@pytest.mark.parametrize(
+    ("method", "settings"),
+    [
+        ("sft_hard", {"target": "hard"}),
+        ("grpo_majority", {"reward": "majority", "ambiguity": "off"}),
+        ("grpo_jsd", {"reward": "jsd", "ambiguity": "off"}),
+        ("shala_static", {"ambiguity": "static"}),
+        ("shala_dynamic", {"ambiguity": "dynamic"}),
+    ],
+)
+def test_one_flag_chooses_a_rival(tmp_path, method, settings):
+    found = config(tmp_path, method=method, readout="slots", ambiguity="static", reward="brier")
+    assert {name: getattr(found, name) for name in settings} == settings

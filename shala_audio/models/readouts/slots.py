@@ -7,6 +7,7 @@ through in one pass together with the digit before it.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -78,6 +79,17 @@ def to_digits(p: Tensor) -> Tensor:
     """
     percent = (p * 100).round().long().clamp(0, 99)
     return torch.stack([percent // 10, percent % 10], dim=-1)
+
+
+def write_slots(p: Sequence[float], labels: Sequence[str]) -> str:
+    """The filled text that states a distribution.
+
+    >>> write_slots([0.07, 0.93], ["a", "b"])
+    '{"a": 07, "b": 93}'
+    """
+    digits = to_digits(torch.tensor([list(p)]))[0].tolist()
+    pairs = ", ".join(f'"{label}": {tens}{units}' for label, (tens, units) in zip(labels, digits, strict=True))
+    return "{" + pairs + "}"
 
 
 def from_percent(percent: Tensor) -> Tensor:

@@ -1,4 +1,4 @@
-"""What both trainers share: saving only what was trained, loading it again, and the projector's own learning rate."""
+"""What both trainers share: saving only what was trained, the order of rows, and the projector's own learning rate."""
 
 from __future__ import annotations
 
@@ -7,12 +7,16 @@ from typing import Any
 
 import torch
 
+from shala_audio.distribution import Floats
+from shala_audio.training.sampling import RowSampler, visit_order
 
-class SavesWhatWasTrained:
+
+class SpeechTrainer:
     """Mixin for a `transformers.Trainer` of a `SpeechLM`."""
 
     args: Any
     accelerator: Any
+    train_dataset: Any
     model: Any
     optimizer: Any
     get_decay_parameter_names: Any
@@ -28,6 +32,17 @@ class SavesWhatWasTrained:
 
     def _load_from_checkpoint(self, resume_from_checkpoint: str, model: Any = None) -> None:
         self.accelerator.unwrap_model(model or self.model).load_trained(resume_from_checkpoint)
+
+    def _get_train_sampler(self, dataset: Any = None) -> RowSampler:
+        """Batches of rows of similar length, in an order that depends on the seed and the epoch alone."""
+        dataset = self.train_dataset if dataset is None else dataset
+        lengths = dataset["length"]
+        batch, seed = self.args.per_device_train_batch_size, self.args.seed
+        return RowSampler(lambda epoch: visit_order(lengths, batch, seed, epoch, self._draws(epoch)), len(lengths))
+
+    def _draws(self, epoch: int) -> Floats | None:
+        """Weights by which an epoch's rows are drawn; None visits each once."""
+        return None
 
     def create_optimizer(self, model: Any = None) -> torch.optim.Optimizer:
         if self.optimizer is None:
