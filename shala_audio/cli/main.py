@@ -9,7 +9,20 @@ import warnings
 import typer
 
 import shala_audio
-from shala_audio.cli import baseline, doctor, features, models, predict, prepare, report, score, serve, train, validate
+from shala_audio.cli import (
+    baseline,
+    calibrate,
+    doctor,
+    features,
+    models,
+    predict,
+    prepare,
+    report,
+    score,
+    serve,
+    train,
+    validate,
+)
 from shala_audio.errors import UserError
 
 app = typer.Typer(
@@ -24,7 +37,9 @@ app.command("prepare")(prepare.prepare)
 app.command("validate")(validate.validate)
 app.command("features")(features.features)
 app.command("predict")(predict.predict)
+app.command("calibrate")(calibrate.calibrate)
 app.command("score")(score.score)
+app.command("compare")(score.compare)
 app.command("report")(report.report)
 app.command("baseline")(baseline.baseline)
 app.add_typer(models.app, name="models")

@@ -40,6 +40,9 @@ def predict(
     features: Annotated[Path | None, typer.Option(help="Of a manifest: folder of its features.")] = None,
     audio_root: Annotated[Path | None, typer.Option(help="Of a manifest: folder that its paths start from.")] = None,
     batch_size: Annotated[int, typer.Option(help="Inputs computed at once.", min=1)] = 16,
+    calibration: Annotated[
+        str | None, typer.Option(help="temperature or dirichlet, as `shala-audio calibrate` fitted it.")
+    ] = None,
 ) -> None:
     """Predict the distribution of human judgement of clips, texts or the rows of a manifest.
 
@@ -64,7 +67,7 @@ def predict(
         for name in inputs or []:
             if not Path(name).exists():
                 raise UserError(f"{name}: no such file")  # before the model is loaded
-    predictor = Predictor.from_pretrained(model, batch_size=batch_size)
+    predictor = Predictor.from_pretrained(model, batch_size=batch_size, calibration=calibration)
     bad: list[str] = []
 
     def complain(error: UserError) -> None:

@@ -2,64 +2,117 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from importlib.util import find_spec
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from shala_audio.errors import UserError
+if TYPE_CHECKING:
+    from shala_audio.evaluation.results import Run, System
 
 
 def report(
-    experiments: Annotated[list[Path], typer.Argument(help="Folders with a score.json.", metavar="EXP")],
-    out: Annotated[Path, typer.Option(help="Markdown file; pictures go beside it.")],
+    experiments: Annotated[
+        list[Path], typer.Argument(help="Folders of systems with a score.json, or of experiments.", metavar="EXP")
+    ],
+    out: Annotated[Path, typer.Option(help="Markdown file; CSV, LaTeX and pictures go beside it.")],
     data: Annotated[Path | None, typer.Option(help="Folder of the manifest's summary.json: caveat and split.")] = None,
     title: Annotated[str, typer.Option(help="Heading.")] = "Results",
+    note: Annotated[list[str] | None, typer.Option(help="A paragraph under the heading; repeat for several.")] = None,
 ) -> None:
-    """Write one table of several systems, with a picture of it and of the training.
+    """Write one table of several systems, with pictures, and what every run was. Runs of several seeds become one line.
 
     Example: shala-audio report exp/zero_shot exp/warm_start exp/shala --data data --out RESULTS.md
     """
-    from shala_audio.evaluation.tables import markdown
+    from shala_audio.evaluation.results import find_runs, gather, table_rows
+    from shala_audio.evaluation.tables import AMBIGUITY, as_csv, latex, markdown
     from shala_audio.files import read_json, write_text
 
-    scores = {folder.name: read_json(folder / "score.json") for folder in experiments}
-    if len(scores) < len(experiments):
-        raise UserError("two of the folders have the same name")
+    runs = find_runs(experiments)
+    systems = gather(runs)
+    rows = table_rows(systems)
     lines = [f"# {title}", ""]
+    for paragraph in note or []:
+        lines += [paragraph, ""]
     if data is not None:
-        summary = read_json(data / "summary.json")
-        rows = ", ".join(f"{name} {found['rows']}" for name, found in summary["splits"].items())
-        lines += [f"Rows: {rows}. Split seed {summary['seed']}, sha256 {summary['split_sha256'][:16]}.", ""]
-        lines += [summary["caveat"], ""] if summary["caveat"] else []
-    lines += [markdown(scores)]
-    lines += ["Less is better for jsd, jsd_nats and kl, more for the rest; jsd with its 95 % interval.", ""]
-    trained = [folder for folder in experiments if (folder / "training.json").is_file()]
-    if trained:
-        lines += ["| training | readout | seed | minutes | trained parameters |", "|---|---|---|---|---|"]
-        for folder in trained:
-            run = read_json(folder / "training.json")
-            minutes, parameters = f"{run['seconds'] / 60:.1f}", f"{run['trained_parameters']:,}"
-            lines.append(f"| {folder.name} | {run['readout']} | {run['seed']} | {minutes} | {parameters} |")
-        lines.append("")
-    lines += _pictures(scores, trained, out)
+        lines += _about(read_json(data / "summary.json"))
+    lines += [markdown(rows), _key(systems), ""]
+    lines += [markdown([row for row in rows if "terciles" in row[1]], AMBIGUITY)]
+    lines += ["Thirds of the rows by the raters' entropy; rows of equal entropy stay together.", ""]
+    lines += _trainings(runs)
+    lines += _pictures(systems, rows, runs, out)
+    write_text(out.with_suffix(".csv"), as_csv(rows))
+    write_text(out.with_suffix(".tex"), latex(rows))
     write_text(out, "\n".join(lines))
     print(out)
 
 
-def _pictures(scores: dict, trained: list[Path], out: Path) -> list[str]:
-    """Draw them where matplotlib is installed; return the lines that show them."""
-    from importlib.util import find_spec
+def _about(summary: dict[str, Any]) -> list[str]:
+    rows = ", ".join(f"{name} {found['rows']}" for name, found in summary["splits"].items())
+    lines = [f"Rows: {rows}. Split seed {summary['seed']}, sha256 {summary['split_sha256'][:16]}.", ""]
+    return lines + ([summary["caveat"], ""] if summary["caveat"] else [])
 
+
+def _key(systems: Sequence[System]) -> str:
+    several = any(len(system.runs) > 1 for system in systems)
+    spread = "mean ± standard deviation over the seeds" if several else "jsd with its 95 % bootstrap interval"
+    ties = systems[0].score.get("ties", 0)
+    return (
+        f"Less is better for jsd, jsd_nats and kl, more for the rest; {spread}. Accuracy, F1 and UAR are against the "
+        f"raters' plurality label; {ties} rows that have none are left out of them."
+    )
+
+
+def _trainings(runs: Sequence[Run]) -> list[str]:
+    """What every run was: cost, command, hashes, versions."""
+    trained = list({run.folder: run for run in runs if run.training}.values())
+    if not trained:
+        return []
+    lines = [
+        "| run | seed | minutes | peak memory (MB) | precision | trained parameters |",
+        "|---|---|---|---|---|---|",
+    ]
+    for run in trained:
+        found = run.training
+        minutes = f"{found['seconds'] / 60:.1f}" + (" (since a resume)" if found.get("resumed") else "")
+        lines.append(
+            f"| {found['method']} ({found['readout']}) | {found['seed']} | {minutes} | {found['peak_mb']:,} | "
+            f"{found['precision']} | {found['trained_parameters']:,} |"
+        )
+    lines += ["", "Commands:", ""]
+    lines += [f"    {command}" for command in dict.fromkeys(run.training["command"] for run in trained)]
+    first = trained[0].training
+    hashes = sorted({run.training["manifest_sha256"][:16] for run in trained})
+    versions = ", ".join(f"{name} {number}" for name, number in first["versions"].items())
+    lines += ["", f"Language model {first['lm']}, sha256 {first['lm_sha256'][:16] or 'not known'}; manifest sha256 "]
+    lines[-1] += f"{', '.join(hashes)}. Versions: {versions}."
+    return [*lines, ""]
+
+
+def _pictures(systems: Sequence[System], rows: Any, runs: Sequence[Run], out: Path) -> list[str]:
+    """Draw them where matplotlib is installed; return the lines that show them."""
     if find_spec("matplotlib") is None:
         return []
-    from shala_audio.evaluation.plots import plot_jsd, plot_training
+    from shala_audio.evaluation import plots
 
-    jsd_picture, log_picture = (out.with_name(f"{out.stem}_{what}.png") for what in ("jsd", "training"))
-    plot_jsd(scores, jsd_picture)
-    lines = [f"![jsd of every system]({jsd_picture.name})"]
-    logs = {folder.name: folder / "log.jsonl" for folder in trained if (folder / "log.jsonl").is_file()}
+    def place(what: str) -> Path:
+        return out.with_name(f"{out.stem}_{what}.png")
+
+    shown: dict[str, str] = {"jsd": "jsd of every system", "terciles": "jsd by the raters' entropy"}
+    plots.plot_jsd(rows, place("jsd"))
+    plots.plot_terciles(rows, place("terciles"))
+    plots.plot_reliability(systems, place("reliability"))
+    shown["reliability"] = "stated against human entropy, in bins"
+    named = [system for system in systems if system.name.startswith("shala")] or list(systems)
+    best = min(named, key=lambda system: system.score["jsd"]["value"])
+    plots.plot_entropy(best, place("entropy"))
+    plots.plot_confusion(best, place("confusion"))
+    shown |= {"entropy": f"human and stated entropy, {best.name}", "confusion": f"plurality labels, {best.name}"}
+    logs = {run.folder: run for run in runs if (run.folder / "log.jsonl").is_file()}
     if logs:
-        plot_training(logs, log_picture)
-        lines.append(f"![loss by step]({log_picture.name})")
-    return [*lines, ""]
+        named_logs = {f"{run.system}, seed {run.training.get('seed')}": f / "log.jsonl" for f, run in logs.items()}
+        plots.plot_training(named_logs, place("training"))
+        shown["training"] = "loss and reward by step"
+    return [*(f"![{text}]({place(what).name})" for what, text in shown.items()), ""]

@@ -1,4 +1,4 @@
-"""`shala-audio score`."""
+"""`shala-audio score` and `shala-audio compare`."""
 
 from __future__ import annotations
 
@@ -8,24 +8,60 @@ from typing import Annotated
 
 import typer
 
+TaskOption = Annotated[
+    str | None, typer.Option(help="Task: a name in configs/tasks, or a YAML file; that of the rows if not given.")
+]
+
 
 def score(
-    predictions: Annotated[Path, typer.Argument(help="JSON Lines of any system: id, probs.")],
+    predictions: Annotated[Path, typer.Argument(help="JSON Lines (id, probs) or CSV (id, a column a label).")],
     manifest: Annotated[Path, typer.Argument(help="Manifest with the votes.")],
     out: Annotated[
         Path | None, typer.Option(help="File for the measures as JSON; the terminal where not given.")
     ] = None,
+    task: TaskOption = None,
+    bootstrap: Annotated[int, typer.Option(help="Draws for the 95 % intervals; 0 for none.", min=0)] = 1000,
 ) -> None:
-    """Measure predictions against the raters' votes, beside the constant prior.
+    """Measure predictions against the raters' votes, beside the constant prior and the raters' own agreement.
 
     Example: shala-audio score predictions.jsonl data/manifest.jsonl --out score.json
     """
     from shala_audio.evaluation.score import score as measure
     from shala_audio.files import write_json
+    from shala_audio.tasks import load_task
 
-    result = measure(predictions, manifest)
+    result = measure(predictions, manifest, load_task(task).label_names if task else None, bootstrap)
     if out is None:
         print(json.dumps(result, indent=2))
     else:
         write_json(out, result)
         print(f"{out}: {result['n']} rows, jsd {result['jsd']['value']:.4f}")
+
+
+def compare(
+    first: Annotated[Path, typer.Argument(help="Predictions of one system.")],
+    second: Annotated[Path, typer.Argument(help="Predictions of the other.")],
+    manifest: Annotated[Path, typer.Argument(help="Manifest with the votes.")],
+    task: TaskOption = None,
+) -> None:
+    """Test whether one system is closer to the raters than another: paired permutations of the rows both predict.
+
+    Example: shala-audio compare exp/shala/predictions.jsonl exp/linear/predictions.jsonl data/manifest.jsonl
+    """
+    from rich.console import Console
+    from rich.table import Table
+
+    from shala_audio.evaluation.compare import compare as test
+    from shala_audio.tasks import load_task
+
+    result = test(first, second, manifest, load_task(task).label_names if task else None)
+    table = Table("measure", "first", "second", "difference", "p")
+    for name in ("jsd", "kl", "accuracy"):
+        if name in result:
+            found = result[name]
+            numbers = [f"{found[part]:.4f}" for part in ("first", "second")]
+            table.add_row(name, *numbers, f"{found['difference']:+.4f}", f"{found['p']:.4f}")
+    console = Console()
+    console.print(table)
+    left = f"; {result['only_first']} only in the first, {result['only_second']} only in the second"
+    console.print(f"{result['n']} rows in both{left if result['only_first'] or result['only_second'] else ''}")

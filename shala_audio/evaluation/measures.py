@@ -1,102 +1,240 @@
-"""How close predicted distributions come to human ones. No torch."""
+"""How close predicted distributions come to human ones, each measure with a bootstrap interval. No torch.
+
+Everything that can be computed once for each row is; a bootstrap draw is then a vector of how often each row was drawn, and
+every measure a weighted sum of what was computed: no row is copied, and memory does not grow with the draws.
+"""
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
+from tqdm import tqdm
 
-from shala_audio.data.votes import plurality
-from shala_audio.distribution import (
-    NATS_PER_BIT_ROOT,
-    Floats,
-    bhattacharyya,
-    entropy,
-    jsd,
-    kl,
-    total_variation,
-)
+from shala_audio.distribution import NATS_PER_BIT_ROOT, Floats, bhattacharyya, entropy, jsd, kl, total_variation
 
 FLOOR = 1e-6  # the least probability a prediction is given before KL, so that one zero does not make it infinite
+BINS = 10  # of stated entropy, with equally many rows
+TERCILES = ("low", "middle", "high")
+DRAWS = 1000
+TIE = 1e-9  # shares of votes closer than this are equal
+
+Counts = NDArray[np.int64]
 
 
-def hard_measures(human: Floats, predicted: Floats) -> dict[str, Any]:
-    """Accuracy, macro-F1, weighted-F1 and UAR against the plurality label.
+class Measures:
+    """What the measures of a set of predictions are made of.
 
-    Rows whose first place is shared are left out and counted in `ties`. F1 and UAR are means over the labels that are
-    the plurality of some row, as in `sklearn.metrics` with those labels given.
+    Args:
+        human, predicted: (rows, K), one row or more; predictions sum to 1.
+        repeats: how often the same rows stand one after the other, for predictions that are themselves samples: a bootstrap
+            draw then draws all copies of a row together.
+
+    Raises:
+        ValueError: the shapes differ.
+    """
+
+    def __init__(self, human: Floats, predicted: Floats, repeats: int = 1) -> None:
+        if human.shape != predicted.shape or len(human) % repeats:
+            raise ValueError(f"human {human.shape}, predicted {predicted.shape}, {repeats} times the same rows")
+        self.rows, self.repeats, self.labels = len(human) // repeats, repeats, human.shape[1]
+        # Everything below is in the order of stated entropy, so that ranks are running sums and bins are stretches.
+        stated = entropy(predicted).round(12)
+        order = np.argsort(stated, kind="stable")
+        human, predicted = human[order], predicted[order]
+        self.row = order % self.rows
+        self.stated, self.actual = stated[order], entropy(human).round(12)
+        self.gap = self.stated - self.actual
+        floored = np.maximum(predicted, FLOOR)
+        self.row_means = {
+            "jsd": jsd(human, predicted),
+            "kl": kl(human, floored / floored.sum(axis=1, keepdims=True)),
+            "total_variation": total_variation(human, predicted),
+            "bhattacharyya": bhattacharyya(human, predicted),
+        }
+        # Plurality labels; rows whose first place is shared are left out of the hard measures.
+        first = human.max(axis=1, keepdims=True)
+        self.clear = (human >= first - TIE).sum(axis=1) == 1
+        cells = np.where(self.clear, human.argmax(axis=1) * self.labels + predicted.argmax(axis=1) + 1, 0)
+        edges = np.quantile(np.sort(self.actual)[::repeats], [1 / 3, 2 / 3])
+        self.tercile = np.digitize(self.actual, edges, right=True)
+        self.cells = self.tercile * (self.labels**2 + 1) + cells
+        self.contested = human.max(axis=1) <= 0.5
+        self.actual_groups = _groups(self.actual)
+        self.stated_groups = _groups(self.stated)
+        self.bin_starts = _bin_starts(self.stated_groups)
+
+    @property
+    def ties(self) -> int:
+        """Rows whose first place is shared."""
+        return int((~self.clear).sum()) // self.repeats
+
+    def values(self, counts: Counts | None = None) -> dict[str, float]:
+        """Every measure, NaN where it does not exist; each row counted `counts` times, or once.
+
+        Names of the measures within a third of the rows by human entropy are `tercile/<third>/<measure>`.
+        """
+        weights = np.ones(len(self.row)) if counts is None else counts.astype(np.float64)[self.row]
+        total = weights.sum()
+        found = {name: float(weights @ values / total) for name, values in self.row_means.items()}
+        found["jsd_nats"] = NATS_PER_BIT_ROOT * found["jsd"]
+        table = self._table(weights)
+        found |= hard_measures(table.sum(axis=0))
+        stated = _sorted_ranks(self.stated_groups, weights)
+        found["contested_auroc"] = _auroc(stated, self.contested, weights)
+        found["entropy_correlation"] = float("nan")
+        if self.stated_groups[-1]:  # else every row states the same entropy
+            found["entropy_correlation"] = _correlation(stated, _ranks(self.actual_groups, weights), weights)
+        gaps = np.add.reduceat(weights * self.gap, self.bin_starts)
+        found["entropy_error"] = float(np.abs(gaps).sum() / total)
+        size = np.bincount(self.tercile, weights=weights, minlength=3)
+        distance = np.bincount(self.tercile, weights=weights * self.row_means["jsd"], minlength=3)
+        for index, name in enumerate(TERCILES):
+            found[f"tercile/{name}/jsd"] = _ratio(distance[index], size[index])
+            found[f"tercile/{name}/accuracy"] = _ratio(np.trace(table[index]), table[index].sum())
+        return found
+
+    def _table(self, weights: Floats | None = None) -> Floats:
+        """(3, K, K): rows by third, plurality label of the raters, and of the prediction."""
+        size = self.labels**2 + 1
+        cells = np.bincount(self.cells, weights=weights, minlength=3 * size).reshape(3, size)[:, 1:]
+        return cells.reshape(3, self.labels, self.labels).astype(np.float64)
+
+    def reliability(self) -> list[dict[str, float]]:
+        """Mean stated and mean human entropy, in bits, of rows in order of the entropy that predictions state."""
+        sizes = np.diff([*self.bin_starts, len(self.row)])
+        stated, actual = (np.add.reduceat(values, self.bin_starts) / sizes for values in (self.stated, self.actual))
+        return [
+            {"n": int(n), "stated": float(s), "human": float(a)} for n, s, a in zip(sizes, stated, actual, strict=True)
+        ]
+
+    def entropies(self, most: int = 500) -> list[list[float]]:
+        """Human and stated entropy, in bits, of rows: all, or so many spread evenly over stated entropy."""
+        rows = np.linspace(0, len(self.row) - 1, min(self.rows, most)).astype(int)
+        return [[round(float(self.actual[row]), 4), round(float(self.stated[row]), 4)] for row in rows]
+
+    def confusion(self) -> list[list[int]]:
+        """Rows by the raters' plurality label (first index) and the prediction's (second)."""
+        return self._table().sum(axis=0).astype(int).tolist()
+
+
+def hard_measures(confusion: Floats) -> dict[str, float]:
+    """Accuracy, macro-F1, weighted-F1 and UAR of a (K, K) table of rows by true and by predicted label.
+
+    F1 and UAR are means over the labels that are true of some row, as in `sklearn.metrics` with those labels given.
+    """
+    actual, claimed, hits = confusion.sum(axis=1), confusion.sum(axis=0), np.diag(confusion)
+    present = actual > 0
+    if not present.any():
+        return dict.fromkeys(("accuracy", "macro_f1", "weighted_f1", "uar"), float("nan"))
+    f1 = 2 * hits[present] / (actual + claimed)[present]
+    return {
+        "accuracy": float(hits.sum() / actual.sum()),
+        "macro_f1": float(f1.mean()),
+        "weighted_f1": float((f1 * actual[present]).sum() / actual.sum()),
+        "uar": float((hits[present] / actual[present]).mean()),
+    }
+
+
+def all_measures(
+    human: Floats, predicted: Floats, draws: int = DRAWS, seed: int = 0, repeats: int = 1, name: str = "bootstrap"
+) -> dict[str, Any]:
+    """Every measure with its 95 % interval: percentiles over bootstrap draws of the rows (Efron 1979).
 
     Args:
         human, predicted: (rows, K).
-    """
-    winners = [plurality(people) for people in human]
-    kept = np.array([winner is not None for winner in winners])
-    measures: dict[str, Any] = {"ties": int((~kept).sum())}
-    if not kept.any():
-        return measures | {name: None for name in ("accuracy", "macro_f1", "weighted_f1", "uar")}
-    truth = np.array([winner for winner in winners if winner is not None])
-    answer = predicted[kept].argmax(axis=1)
-    present = np.unique(truth)
-    hits = np.array([np.sum((truth == label) & (answer == label)) for label in present], dtype=np.float64)
-    actual = np.array([np.sum(truth == label) for label in present], dtype=np.float64)
-    claimed = np.array([np.sum(answer == label) for label in present], dtype=np.float64)
-    f1 = 2 * hits / (actual + claimed)
-    return measures | {
-        "accuracy": float(np.mean(truth == answer)),
-        "macro_f1": float(f1.mean()),
-        "weighted_f1": float((f1 * actual).sum() / actual.sum()),
-        "uar": float((hits / actual).mean()),
-    }
-
-
-def spearman(x: Floats, y: Floats) -> float | None:
-    """Rank correlation, or None where one side is constant."""
-    from scipy.stats import spearmanr
-
-    if len(x) < 3 or np.ptp(x) < 1e-9 or np.ptp(y) < 1e-9:
-        return None
-    return float(spearmanr(x, y).statistic)
-
-
-def contested_auroc(human: Floats, predicted: Floats) -> float | None:
-    """Area under the ROC curve of finding, by predicted entropy, the rows where no label has more than half of the votes.
-
-    None where all rows are contested, or none is.
-    """
-    from scipy.stats import rankdata
-
-    contested = human.max(axis=1) <= 0.5
-    positives, negatives = int(contested.sum()), int((~contested).sum())
-    if not positives or not negatives:
-        return None
-    ranks = rankdata(entropy(predicted))
-    return float((ranks[contested].sum() - positives * (positives + 1) / 2) / (positives * negatives))
-
-
-def all_measures(human: Floats, predicted: Floats) -> dict[str, Any]:
-    """Every measure of a set of predictions.
-
-    `jsd` comes with a 95 % interval of its mean over rows (normal approximation, `low` and `high`).
-
-    Args:
-        human, predicted: (rows, K), one row or more.
+        draws: how many; 0 gives no intervals.
+        seed: of the draws.
+        repeats: see `Measures`.
+        name: of the progress bar.
 
     Returns:
-        `n`, `jsd` {value, low, high}, and plain numbers: `jsd_nats`, `kl`, `total_variation`, `bhattacharyya`,
-        `accuracy`, `macro_f1`, `weighted_f1`, `uar`, `ties`, `entropy_correlation`, `contested_auroc`.
+        `n`, `ties`, and {value, low, high} for `jsd`, `jsd_nats`, `kl`, `total_variation`, `bhattacharyya`, `accuracy`,
+        `macro_f1`, `weighted_f1`, `uar`, `entropy_correlation` (Spearman), `contested_auroc` (finding, by stated entropy,
+        the rows where no label has more than half of the votes) and `entropy_error` (mean distance of stated from human
+        entropy over ten bins, in bits); the value is None where the measure does not exist. `terciles`: jsd and accuracy by
+        human entropy. `reliability`, `confusion`, `entropies`: see `Measures`.
     """
-    distances = jsd(human, predicted)
-    mean = float(distances.mean())
-    spread = 1.96 * float(distances.std(ddof=1)) / np.sqrt(len(distances)) if len(distances) > 1 else 0.0
-    floored = np.maximum(predicted, FLOOR)
-    return {
-        "n": len(human),
-        "jsd": {"value": mean, "low": max(0.0, mean - spread), "high": min(1.0, mean + spread)},
-        "jsd_nats": NATS_PER_BIT_ROOT * mean,
-        "kl": float(kl(human, floored / floored.sum(axis=1, keepdims=True)).mean()),
-        "total_variation": float(total_variation(human, predicted).mean()),
-        "bhattacharyya": float(bhattacharyya(human, predicted).mean()),
-        **hard_measures(human, predicted),
-        "entropy_correlation": spearman(entropy(human), entropy(predicted)),
-        "contested_auroc": contested_auroc(human, predicted),
+    measures = Measures(human, predicted, repeats)
+    values = measures.values()
+    rng = np.random.default_rng(seed)
+    drawn: dict[str, list[float]] = {key: [] for key in values}
+    quiet = None if draws * len(human) > 5_000_000 else True  # a bar only where it takes seconds, and on a terminal
+    for _ in tqdm(range(draws), unit="draw", desc=name, disable=quiet, leave=False):
+        counts = np.bincount(rng.integers(measures.rows, size=measures.rows), minlength=measures.rows)
+        for key, value in measures.values(counts).items():
+            drawn[key].append(value)
+    intervals = {key: _interval(value, drawn[key]) for key, value in values.items()}
+    result: dict[str, Any] = {"n": measures.rows, "ties": measures.ties}
+    result |= {key: found for key, found in intervals.items() if not key.startswith("tercile/")}
+    result["terciles"] = {
+        third: {
+            "n": int((measures.tercile == index).sum()) // repeats,
+            "jsd": intervals[f"tercile/{third}/jsd"],
+            "accuracy": intervals[f"tercile/{third}/accuracy"],
+        }
+        for index, third in enumerate(TERCILES)
     }
+    return result | {
+        "reliability": measures.reliability(),
+        "confusion": measures.confusion(),
+        "entropies": measures.entropies(),
+    }
+
+
+def _interval(value: float, drawn: list[float]) -> Mapping[str, float | None]:
+    kept = [draw for draw in drawn if not np.isnan(draw)]
+    if np.isnan(value) or not kept:
+        return {"value": None if np.isnan(value) else value, "low": None, "high": None}
+    low, high = np.percentile(kept, [2.5, 97.5])
+    return {"value": value, "low": float(low), "high": float(high)}
+
+
+def _groups(values: Floats) -> Counts:
+    """Numbers of groups of equal values, in ascending order."""
+    return np.unique(values, return_inverse=True)[1].reshape(-1)
+
+
+def _bin_starts(groups: Counts) -> Counts:
+    """First row of each of up to ten bins of about equally many rows; `groups` ascend, and equal values stay together."""
+    sizes = np.bincount(groups)
+    below = np.cumsum(sizes) - sizes
+    bins = (below * BINS // len(groups))[groups]
+    return np.flatnonzero(np.diff(bins, prepend=-1))
+
+
+def _ranks(groups: Counts, weights: Floats) -> Floats:
+    """Mid-ranks of rows that count `weights` times each, less a half."""
+    size = np.bincount(groups, weights=weights)
+    return (np.cumsum(size) - size / 2)[groups]
+
+
+def _sorted_ranks(groups: Counts, weights: Floats) -> Floats:
+    """The same, for groups that ascend: where no two rows are equal it is one running sum."""
+    if groups[-1] + 1 < len(groups):
+        return _ranks(groups, weights)
+    return np.cumsum(weights) - weights / 2
+
+
+def _correlation(x: Floats, y: Floats, weights: Floats) -> float:
+    """Pearson's, of ranks: Spearman's. NaN where one side is constant."""
+    total = weights.sum()
+    x, y = x - weights @ x / total, y - weights @ y / total
+    weighted = weights * x
+    scale = np.sqrt((weighted @ x) * (weights @ (y * y)))
+    return float((weighted @ y) / scale) if scale > 1e-9 * total else float("nan")
+
+
+def _auroc(ranks: Floats, positive: NDArray[np.bool_], weights: Floats) -> float:
+    """Area under the ROC curve by the rank-sum statistic; NaN where all rows are positive, or none is."""
+    positives = weights @ positive
+    negatives = weights.sum() - positives
+    if positives <= 0 or negatives <= 0:
+        return float("nan")
+    return float(((weights * positive) @ ranks - positives**2 / 2) / (positives * negatives))
+
+
+def _ratio(part: float, whole: float) -> float:
+    return float(part / whole) if whole > 0 else float("nan")

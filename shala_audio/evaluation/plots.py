@@ -3,13 +3,18 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from shala_audio.errors import UserError
-from shala_audio.evaluation.tables import table_rows
+from shala_audio.evaluation.results import System
+from shala_audio.evaluation.tables import Rows, measure
 from shala_audio.files import write_beside
+
+LESS_IS_BETTER = "Jensen-Shannon distance to the raters (base 2), less is better"
 
 
 def _pyplot() -> Any:
@@ -23,39 +28,117 @@ def _pyplot() -> Any:
     return pyplot
 
 
-def plot_jsd(scores: Mapping[str, Mapping[str, Any]], path: Path) -> None:
-    """Bars of jsd with their 95 % intervals, one for each system."""
+def plot_jsd(rows: Rows, path: Path) -> None:
+    """Bars of jsd, with 95 % intervals or deviations over seeds, one for each system."""
     pyplot = _pyplot()
-    rows = table_rows(scores)
-    values = [measures["jsd"]["value"] for _, measures in rows]
-    errors = [
-        [m["jsd"]["value"] - m["jsd"]["low"] for _, m in rows],
-        [m["jsd"]["high"] - m["jsd"]["value"] for _, m in rows],
-    ]
-    figure, axes = pyplot.subplots(figsize=(7, 0.6 * len(rows) + 1))
-    axes.barh([name for name, _ in rows], values, xerr=errors, color="#4c72b0")
+    figure, axes = pyplot.subplots(figsize=(7, 0.4 * len(rows) + 1))
+    values = [found["jsd"]["value"] for _, found in rows]
+    axes.barh([name for name, _ in rows], values, xerr=_errors(rows, "jsd"), color="#4c72b0")
     axes.invert_yaxis()
-    axes.set_xlabel("Jensen-Shannon distance to the raters (base 2), less is better")
+    axes.set_xlabel(LESS_IS_BETTER)
+    _save(pyplot, figure, path)
+
+
+def plot_terciles(rows: Rows, path: Path) -> None:
+    """jsd within each third of the rows by human entropy, a line for each system."""
+    pyplot = _pyplot()
+    figure, axes = pyplot.subplots(figsize=(7, 4))
+    thirds = ("low", "middle", "high")
+    for name, found in rows:
+        values = [measure(found, third).get("value") for third in thirds]
+        if any(value is not None for value in values):
+            axes.plot(thirds, [np.nan if value is None else value for value in values], marker="o", label=name)
+    axes.set_xlabel("thirds of the rows by the raters' entropy")
+    axes.set_ylabel("jsd")
+    axes.legend(fontsize=7)
+    _save(pyplot, figure, path)
+
+
+def plot_reliability(systems: Sequence[System], path: Path) -> None:
+    """Human against stated entropy, mean of ten bins of rows by stated entropy; the diagonal is right."""
+    pyplot = _pyplot()
+    figure, axes = pyplot.subplots(figsize=(5, 5))
+    top = 0.1
+    for system in systems:
+        bins = system.runs[0].score.get("reliability", [])
+        if len(bins) > 1:
+            stated, human = [found["stated"] for found in bins], [found["human"] for found in bins]
+            axes.plot(stated, human, marker="o", label=system.name)
+            top = max(top, *stated, *human)
+    axes.plot([0, top], [0, top], color="grey", linestyle=":")
+    axes.set_xlabel("entropy that the model states (bits)")
+    axes.set_ylabel("entropy of the raters (bits)")
+    axes.legend(fontsize=7)
+    _save(pyplot, figure, path)
+
+
+def plot_entropy(system: System, path: Path) -> None:
+    """Human and stated entropy of rows, one dot each (500 at most)."""
+    pyplot = _pyplot()
+    figure, axes = pyplot.subplots(figsize=(5, 5))
+    points = np.array(system.runs[0].score["entropies"])
+    axes.scatter(points[:, 0], points[:, 1], s=8, alpha=0.5)
+    top = float(points.max()) or 1.0
+    axes.plot([0, top], [0, top], color="grey", linestyle=":")
+    axes.set_xlabel("entropy of the raters (bits)")
+    axes.set_ylabel("entropy that the model states (bits)")
+    axes.set_title(system.name)
+    _save(pyplot, figure, path)
+
+
+def plot_confusion(system: System, path: Path) -> None:
+    """Rows by the raters' plurality label and the model's, as shares of each of the raters' labels."""
+    pyplot = _pyplot()
+    labels, counts = system.runs[0].score["labels"], np.array(system.score["confusion"], dtype=float)
+    shares = counts / np.maximum(counts.sum(axis=1, keepdims=True), 1)
+    size = 2.5 + 0.35 * len(labels)
+    figure, axes = pyplot.subplots(figsize=(size, size))
+    axes.imshow(shares, cmap="Blues", vmin=0, vmax=1)
+    axes.set_xticks(range(len(labels)), labels, rotation=90)
+    axes.set_yticks(range(len(labels)), labels)
+    if len(labels) <= 12:
+        for (row, column), share in np.ndenumerate(shares):
+            axes.text(column, row, f"{share:.2f}", ha="center", va="center", fontsize=7)
+    axes.set_xlabel("first label of the model")
+    axes.set_ylabel("first label of the raters")
+    axes.set_title(system.name)
     _save(pyplot, figure, path)
 
 
 def plot_training(logs: Mapping[str, Path], path: Path) -> None:
-    """Loss by step of every training log."""
+    """Loss, and reward where there is one, by step of every training log."""
     pyplot = _pyplot()
-    figure, axes = pyplot.subplots(figsize=(7, 4))
+    figure, (left, right) = pyplot.subplots(1, 2, figsize=(10, 4))
     for name, log in logs.items():
         records = [json.loads(line) for line in log.read_text(encoding="utf-8").splitlines()]
-        points = [(record["step"], float(record["loss"])) for record in records if "loss" in record]
-        if points:
-            axes.plot(*zip(*points, strict=True), label=name)
-    axes.set_xlabel("step")
-    axes.set_ylabel("loss")
-    axes.legend()
+        for axes, key in ((left, "loss"), (right, "reward")):
+            points = [(record["step"], float(record[key])) for record in records if key in record]
+            if points:
+                axes.plot(*zip(*points, strict=True), label=name)
+    for axes, key in ((left, "loss"), (right, "reward of sampled answers")):
+        axes.set_xlabel("step")
+        axes.set_ylabel(key)
+        if axes.lines:
+            axes.legend(fontsize=7)
     _save(pyplot, figure, path)
+
+
+def _errors(rows: Rows, column: str) -> list[list[float]]:
+    """Lengths of error bars to the left and right of each value."""
+    sides: list[list[float]] = [[], []]
+    for _, found in rows:
+        value = found[column]
+        if value.get("low") is not None:
+            ends = value["value"] - value["low"], value["high"] - value["value"]
+        else:
+            ends = (value.get("sd") or 0.0,) * 2
+        for side, end in zip(sides, ends, strict=True):
+            side.append(max(end, 0.0))
+    return sides
 
 
 def _save(pyplot: Any, figure: Any, path: Path) -> None:
     figure.tight_layout()
     with write_beside(path) as beside:
-        figure.savefig(beside, format="png", dpi=150, metadata={"Software": None})
+        figure.savefig(beside, format="png", dpi=110, metadata={"Software": None})
     pyplot.close(figure)

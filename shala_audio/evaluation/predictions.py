@@ -1,10 +1,12 @@
-"""Predictions: JSON Lines of `{"id", "probs": {label: p}, "entropy"}`, ours or any other system's (entropy may be absent)."""
+"""Predictions: JSON Lines of `{"id", "probs": {label: p}, "entropy"}`, ours or any other system's; or a CSV of theirs."""
 
 from __future__ import annotations
 
+import csv
 import json
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
+from typing import TextIO
 
 import numpy as np
 
@@ -26,32 +28,71 @@ def prediction_line(identity: str, distribution: LabelDistribution) -> str:
     return json.dumps(record, ensure_ascii=False)
 
 
-def read_predictions(path: str | Path, labels: Sequence[str]) -> Mapping[str, Floats]:
-    """Predictions by row id, each (K,) in the order of `labels`.
+def read_predictions(path: str | Path, labels: Sequence[str]) -> tuple[list[str], Floats]:
+    """Ids of the predicted rows, and their probabilities (rows, K) in the order of `labels`.
+
+    Args:
+        path: JSON Lines, or a `.csv` whose header has `id` and the labels; other columns of a CSV are not looked at.
+        labels: the task's.
 
     Raises:
         UserError: a line is not a prediction, has other labels, does not sum to 1 (within 0.01), or repeats an id.
     """
-    found: dict[str, Floats] = {}
+    read = _read_csv if Path(path).suffix == ".csv" else _read_jsonl
+    identities: list[str] = []
+    values: list[list[float]] = []
+    lines: list[int] = []
     try:
-        lines = [line for line in Path(path).read_text(encoding="utf-8").split("\n") if line]
+        with open(path, encoding="utf-8-sig", newline="") as file:
+            for number, identity, probs in read(file, path, labels):
+                lines.append(number)
+                identities.append(identity)
+                values.append(probs)
     except FileNotFoundError:
         raise UserError(f"{path}: no such file") from None
-    for number, line in enumerate(lines, start=1):
+    except UnicodeDecodeError as error:
+        raise UserError(f"{path}: not UTF-8 ({error})") from None
+    if not identities:
+        raise UserError(f"{path}: holds no prediction")
+    if len(set(identities)) < len(identities):
+        seen: set[str] = set()
+        for number, identity in zip(lines, identities, strict=True):
+            if identity in seen:
+                raise UserError(f"{path}:{number}: id {identity!r} appears twice")
+            seen.add(identity)
+    table = np.array(values, dtype=np.float64)
+    total = table.sum(axis=1)
+    wrong = ~np.isfinite(table).all(axis=1) | (table < 0).any(axis=1) | ~(np.abs(total - 1) <= 0.01)
+    if wrong.any():
+        first = int(wrong.argmax())
+        where, found = f"{path}:{lines[first]}", float(total[first])
+        raise UserError(f"{where}: probabilities must be 0 or more and sum to 1; they sum to {found:.4f}")
+    return identities, table / total[:, None]
+
+
+def _read_jsonl(file: TextIO, path: str | Path, labels: Sequence[str]) -> Iterator[tuple[int, str, list[float]]]:
+    known = set(labels)
+    for number, line in enumerate(file, start=1):
+        if not line.strip():
+            continue
         where = f"{path}:{number}"
         try:
             record = json.loads(line)
             identity, probs = record["id"], record["probs"]
-            values = np.array([probs[label] for label in labels], dtype=np.float64)
+            values = [float(probs[label]) for label in labels]
         except (json.JSONDecodeError, KeyError, TypeError, ValueError) as error:
             raise UserError(f"{where}: `id` and `probs` with {', '.join(labels)} are needed ({error!r})") from None
-        if extra := sorted(set(probs) - set(labels)):
-            raise UserError(f"{where}: labels {', '.join(extra)} are not the task's")
-        if not np.isfinite(values).all() or (values < 0).any() or abs(values.sum() - 1) > 0.01:
-            raise UserError(f"{where}: probabilities must be 0 or more and sum to 1; they sum to {values.sum():.4f}")
-        if identity in found:
-            raise UserError(f"{where}: id {identity!r} appears twice")
-        found[identity] = values / values.sum()
-    if not found:
-        raise UserError(f"{path}: holds no prediction")
-    return found
+        if not probs.keys() <= known:
+            raise UserError(f"{where}: labels {', '.join(sorted(set(probs) - known))} are not the task's")
+        yield number, str(identity), values
+
+
+def _read_csv(file: TextIO, path: str | Path, labels: Sequence[str]) -> Iterator[tuple[int, str, list[float]]]:
+    reader = csv.DictReader(file)
+    if missing := [name for name in ("id", *labels) if name not in (reader.fieldnames or ())]:
+        raise UserError(f"{path}: the header has no column {', '.join(missing)}; id and a column a label are needed")
+    for record in reader:
+        try:
+            yield reader.line_num, record["id"], [float(record[label]) for label in labels]
+        except (ValueError, TypeError) as error:
+            raise UserError(f"{path}:{reader.line_num}: not numbers ({error})") from None

@@ -2,34 +2,49 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from shala_audio.data.rows import Row, read_manifest
-from shala_audio.data.votes import human_distributions, mean_distribution
+from shala_audio.data.votes import mean_distribution, vote_counts
 from shala_audio.distribution import Floats
 from shala_audio.errors import UserError
-from shala_audio.evaluation.measures import all_measures
+from shala_audio.evaluation.ceiling import human_ceiling, split_half_distance
+from shala_audio.evaluation.measures import DRAWS, all_measures
 from shala_audio.evaluation.predictions import read_predictions
 from shala_audio.tasks import load_task
 
-CEILING_SEED = 0
+
+@dataclass(frozen=True)
+class Judged:
+    """Predicted rows that have votes.
+
+    Attributes:
+        rows: in the order of the predictions; counts, predicted: (rows, K).
+        labels: the K labels in order.
+        manifest: all rows of the manifest.
+        without_votes: predicted rows that have none.
+    """
+
+    rows: list[Row]
+    counts: Floats
+    predicted: Floats
+    labels: tuple[str, ...]
+    manifest: list[Row]
+    without_votes: int
+
+    @property
+    def human(self) -> Floats:
+        """(rows, K) distributions."""
+        return self.counts / self.counts.sum(axis=1, keepdims=True)
 
 
-def score(predictions: str | Path, manifest: str | Path, labels: Sequence[str] | None = None) -> dict[str, Any]:
-    """Measures of a predictions file.
-
-    Args:
-        predictions: JSON Lines; every id must be a row of the manifest. Rows without votes are counted, not scored.
-        manifest: rows with votes. Its `train` rows, where there are any, give the constant prior.
-        labels: the labels in order; those of the rows' task where not given.
-
-    Returns:
-        The measures (`evaluation.measures.all_measures`), `prior` with the same of the constant prior, and `ceiling` where
-        the true distribution of every row is known from a simulation.
+def load_judged(predictions: str | Path, manifest: str | Path, labels: Sequence[str] | None = None) -> Judged:
+    """Read predictions and the votes on the same rows.
 
     Raises:
         UserError: an id is not in the manifest, no row has votes, or a file is not what it should be.
@@ -37,41 +52,70 @@ def score(predictions: str | Path, manifest: str | Path, labels: Sequence[str] |
     rows = read_manifest(manifest)
     if not rows:
         raise UserError(f"{manifest}: has no rows")
-    labels = tuple(labels) if labels else load_task(rows[0].task).label_names
-    found = read_predictions(predictions, labels)
+    names = tuple(labels) if labels else load_task(rows[0].task).label_names
+    identities, probs = read_predictions(predictions, names)
     by_id = {row.id: row for row in rows}
-    judged: list[Row] = []
-    for identity in found:
+    judged, kept = [], []
+    for index, identity in enumerate(identities):
         if identity not in by_id:
             raise UserError(f"{predictions}: id {identity!r} is not in {manifest}")
         if by_id[identity].votes:
             judged.append(by_id[identity])
+            kept.append(index)
     if not judged:
         raise UserError(f"{predictions}: no predicted row of {manifest} has votes to score against")
-    human = human_distributions(judged, labels)
-    predicted = np.stack([found[row.id] for row in judged])
-    result = all_measures(human, predicted)
-    result["without_votes"] = len(found) - len(judged)
-    result["unpredicted"] = _left_over(rows, judged)
-    train = [row for row in rows if row.split == "train" and row.votes]
+    return Judged(judged, vote_counts(judged, names), probs[kept], names, rows, len(identities) - len(judged))
+
+
+def score(
+    predictions: str | Path, manifest: str | Path, labels: Sequence[str] | None = None, draws: int = DRAWS
+) -> dict[str, Any]:
+    """Measures of a predictions file.
+
+    Args:
+        predictions: JSON Lines or CSV; every id must be a row of the manifest. Rows without votes are counted, not scored.
+        manifest: rows with votes. Its `train` rows, where there are any, give the constant prior.
+        labels: the labels in order; those of the rows' task where not given.
+        draws: bootstrap draws for the intervals; 0 for none.
+
+    Returns:
+        The measures (`evaluation.measures.all_measures`); `labels`; `prior`, the same measures of the constant prior;
+        `ceiling`, the same of a fresh sample of the raters (or of the true distribution, where a simulation knows it:
+        `ceiling["kind"]` says which); `split_half`, the distance between halves of the raters. Rows whose votes were
+        aggregated before they reached us (`extra["aggregated"]`) have no ceiling.
+
+    Raises:
+        UserError: as `load_judged`.
+    """
+    judged = load_judged(predictions, manifest, labels)
+    human = judged.human
+    result = all_measures(human, judged.predicted, draws)
+    result["labels"] = list(judged.labels)
+    result["without_votes"] = judged.without_votes
+    result["unpredicted"] = _left_over(judged)
+    train = [row for row in judged.manifest if row.split == "train" and row.votes]
     if train:
-        result["prior"] = all_measures(human, np.tile(mean_distribution(train, labels), (len(judged), 1)))
-    if all("true" in row.extra for row in judged):
-        result["ceiling"] = simulated_ceiling(judged, human, labels)
-    return result
+        prior = np.tile(mean_distribution(train, judged.labels), (len(human), 1))
+        result["prior"] = all_measures(human, prior, draws, name="prior")
+    return result | ceilings(judged, draws)
 
 
-def _left_over(rows: Sequence[Row], judged: Sequence[Row]) -> int:
+def ceilings(judged: Judged, draws: int = DRAWS) -> dict[str, Any]:
+    """`ceiling` and `split_half` of the rows, where their votes can tell."""
+    if any(row.extra.get("aggregated") for row in judged.rows):
+        return {}
+    found: dict[str, Any] = {}
+    if all("true" in row.extra for row in judged.rows):
+        truth = np.array([[row.extra["true"][label] for label in judged.labels] for row in judged.rows])
+        found["ceiling"] = {"kind": "true distribution", **all_measures(judged.human, truth, draws, name="ceiling")}
+    else:
+        found["ceiling"] = {"kind": "fresh sample of the raters", **human_ceiling(judged.counts, draws)}
+    if (halves := split_half_distance(judged.counts, draws)) is not None:
+        found["split_half"] = halves
+    return found
+
+
+def _left_over(judged: Judged) -> int:
     """Rows with votes, of the splits that were predicted, that have no prediction."""
-    splits = {row.split for row in judged}
-    return sum(row.split in splits and bool(row.votes) for row in rows) - len(judged)
-
-
-def simulated_ceiling(rows: Sequence[Row], human: Floats, labels: Sequence[str]) -> dict[str, Any]:
-    """Measures of the simulated listeners' true distributions against the votes: as good as any model can get."""
-    truth = np.array([[_true(row)[label] for label in labels] for row in rows])
-    return all_measures(human, truth)
-
-
-def _true(row: Row) -> Mapping[str, float]:
-    return row.extra["true"]
+    splits = {row.split for row in judged.rows}
+    return sum(row.split in splits and bool(row.votes) for row in judged.manifest) - len(judged.rows)

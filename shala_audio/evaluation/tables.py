@@ -1,39 +1,81 @@
-"""One table of several systems' scores."""
+"""Tables of measures in Markdown, CSV and LaTeX."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import csv
+import io
+from collections.abc import Mapping, Sequence
 from typing import Any
 
-COLUMNS = ("jsd", "jsd_nats", "kl", "bhattacharyya", "accuracy", "macro_f1", "uar")
+Rows = Sequence[tuple[str, Mapping[str, Any]]]
+
+CLOSENESS = ("jsd", "jsd_nats", "kl", "bhattacharyya", "accuracy", "macro_f1", "weighted_f1", "uar")
+AMBIGUITY = ("low", "middle", "high", "entropy_correlation", "contested_auroc", "entropy_error")
+HEADS = {
+    "low": "jsd, least contested third",
+    "middle": "middle third",
+    "high": "most contested third",
+    "entropy_correlation": "entropy ρ",
+    "contested_auroc": "contested AUROC",
+    "entropy_error": "entropy error (bits)",
+}
 
 
-def table_rows(scores: Mapping[str, Mapping[str, Any]]) -> list[tuple[str, Mapping[str, Any]]]:
-    """Systems in order, between the constant prior and the ceiling, which stand in any of their scores."""
-    first = next(iter(scores.values()))
-    rows: list[tuple[str, Mapping[str, Any]]] = []
-    if "prior" in first:
-        rows.append(("constant prior", first["prior"]))
-    rows += list(scores.items())
-    if "ceiling" in first:
-        rows.append(("ceiling (true distribution)", first["ceiling"]))
-    return rows
+def measure(measures: Mapping[str, Any], column: str) -> Mapping[str, Any]:
+    """{value, low, high} or {value, sd} of a measure, or of jsd within a third of the rows; empty where there is none."""
+    if column in ("low", "middle", "high"):
+        return measures.get("terciles", {}).get(column, {}).get("jsd", {})
+    return measures.get(column) or {}
 
 
-def cell(measures: Mapping[str, Any], column: str) -> str:
-    """A number with three decimals; jsd with its interval; a dash where there is none."""
-    value = measures.get(column)
-    if value is None:
+def cell(found: Mapping[str, Any], interval: bool) -> str:
+    """A number with three decimals, its interval or its deviation over seeds; a dash where there is none."""
+    if found.get("value") is None:
         return "–"
-    if isinstance(value, Mapping):
-        return f"{value['value']:.3f} [{value['low']:.3f}, {value['high']:.3f}]"
-    return f"{value:.3f}"
+    text = f"{found['value']:.3f}"
+    if found.get("sd") is not None:
+        return f"{text} ± {found['sd']:.3f}"
+    return f"{text} [{found['low']:.3f}, {found['high']:.3f}]" if interval and found.get("low") is not None else text
 
 
-def markdown(scores: Mapping[str, Mapping[str, Any]]) -> str:
-    """The table in Markdown."""
-    lines = ["| system | n | " + " | ".join(COLUMNS) + " |", "|---|---|" + "---|" * len(COLUMNS)]
-    for name, measures in table_rows(scores):
-        cells = " | ".join(cell(measures, column) for column in COLUMNS)
-        lines.append(f"| {name} | {measures['n']} | {cells} |")
+def markdown(rows: Rows, columns: Sequence[str] = CLOSENESS) -> str:
+    """One table; the first column of numbers has its interval, the others have it in the CSV."""
+    heads = [HEADS.get(column, column) for column in columns]
+    lines = ["| system | n | " + " | ".join(heads) + " |", "|---|---|" + "---|" * len(columns)]
+    for name, measures in rows:
+        cells = [cell(measure(measures, column), interval=column == columns[0]) for column in columns]
+        lines.append(f"| {name} | {measures['n']} | " + " | ".join(cells) + " |")
     return "\n".join(lines) + "\n"
+
+
+def as_csv(rows: Rows) -> str:
+    """Every measure with its interval (or deviation over seeds), one line a system and measure."""
+    out = io.StringIO()
+    writer = csv.writer(out, lineterminator="\n")
+    writer.writerow(["system", "n", "measure", "value", "low", "high", "sd"])
+    for name, measures in rows:
+        for column in (*CLOSENESS, "total_variation", *AMBIGUITY):
+            found = measure(measures, column)
+            if found.get("value") is not None:
+                label = f"jsd_{column}_tercile" if column in ("low", "middle", "high") else column
+                ends = [found.get(end) for end in ("value", "low", "high", "sd")]
+                numbers = ["" if number is None else f"{number:.6f}" for number in ends]
+                writer.writerow([name, measures["n"], label, *numbers])
+    return out.getvalue()
+
+
+def latex(rows: Rows, columns: Sequence[str] = CLOSENESS) -> str:
+    """A tabular for `booktabs`."""
+    lines = [f"\\begin{{tabular}}{{l{'r' * len(columns)}}}", "\\toprule"]
+    lines.append(" & ".join(["system", *(_escape(column) for column in columns)]) + r" \\")
+    lines.append("\\midrule")
+    for name, measures in rows:
+        cells = [cell(measure(measures, column), interval=False).replace("±", r"$\pm$") for column in columns]
+        lines.append(" & ".join([_escape(name), *(text.replace("–", "--") for text in cells)]) + r" \\")
+    return "\n".join([*lines, "\\bottomrule", "\\end{tabular}"]) + "\n"
+
+
+def _escape(text: str) -> str:
+    for character in "&%$#_{}":
+        text = text.replace(character, "\\" + character)
+    return text

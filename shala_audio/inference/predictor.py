@@ -17,6 +17,7 @@ from shala_audio.audio.sound import SAMPLE_RATE, Samples, read_row_audio, read_s
 from shala_audio.data.rows import Row
 from shala_audio.distribution import Floats, LabelDistribution
 from shala_audio.errors import UserError
+from shala_audio.evaluation.calibration import KINDS, Calibration, load_calibration
 from shala_audio.inference.windows import Moment, average, window_bounds
 from shala_audio.models.prompts import PromptBuilder
 from shala_audio.models.readouts.label_token import label_log_probs, label_tree
@@ -36,32 +37,54 @@ class Predictor:
         model: the speech language model.
         device: where to compute; the accelerator where there is one.
         batch_size: rows computed at once.
+        calibration: applied to what the model says; none where None.
 
     Attributes:
         unparsed: how many `verbalized` answers did not parse and count as no opinion (uniform).
     """
 
-    def __init__(self, model: SpeechLM, device: str | None = None, batch_size: int = 16) -> None:
+    def __init__(
+        self,
+        model: SpeechLM,
+        device: str | None = None,
+        batch_size: int = 16,
+        calibration: Calibration | None = None,
+    ) -> None:
         accelerator = torch.accelerator.current_accelerator() if torch.accelerator.is_available() else None
         self.device = device or str(accelerator or "cpu")
         self.model = model.eval().to(self.device)
         self.task = model.task
-        self.batch_size = batch_size
+        self.batch_size, self.calibration = batch_size, calibration
         self.builder = PromptBuilder(model)
         self.unparsed = 0
         self._front_end: WhisperFrontEnd | None = None
 
     @classmethod
-    def from_pretrained(cls, folder: str | Path, **options: Any) -> Predictor:
-        """Load the model of a folder: a trained model's, or a recipe's experiment, of which SHALA's model is taken."""
+    def from_pretrained(cls, folder: str | Path, calibration: str | None = None, **options: Any) -> Predictor:
+        """Load the model of a folder: a trained model's, or a recipe's experiment, of which SHALA's model is taken.
+
+        Args:
+            folder: where it is.
+            calibration: "temperature" or "dirichlet", if `shala-audio calibrate` has fitted one for this model.
+            options: `device`, `batch_size`.
+        """
         folder = Path(folder)
         if not folder.is_dir():
             if str(folder) == "default":
                 raise UserError("default: no default model comes with this version; name the folder of a trained model")
             raise UserError(f"{folder}: no such folder; MODEL is a folder that `shala-audio train` or a recipe wrote")
-        for inside in (folder, folder / "shala", folder / "pack"):
+        for inside in (folder, *(folder / name for name in ("shala", "shala_exact", "pack"))):
             if (inside / SETTINGS).is_file():
-                return cls(SpeechLM.from_pretrained(inside), **options)
+                model = SpeechLM.from_pretrained(inside)
+                fitted = None
+                if calibration is not None:
+                    if calibration not in KINDS:
+                        raise UserError(f"calibration is {calibration!r}; use one of {', '.join(KINDS)}")
+                    path = inside / f"calibration_{calibration}.json"
+                    if not path.is_file():
+                        raise UserError(f"{path}: no such file; `shala-audio calibrate` fits one on the dev split")
+                    fitted = load_calibration(str(path), model.task.label_names)
+                return cls(model, calibration=fitted, **options)
         raise UserError(f"{folder}: holds no model ({SETTINGS} is missing)")
 
     @property
@@ -194,7 +217,10 @@ class Predictor:
             ]
             batch = self.builder.batch(prompts, states or None)
             found.append(self._distributions({name: tensor.to(self.device) for name, tensor in batch.items()}))
-        return np.concatenate(found) if found else np.zeros((0, len(self.task.labels)))
+        if not found:
+            return np.zeros((0, len(self.task.labels)))
+        probs = np.concatenate(found)
+        return probs if self.calibration is None else self.calibration(probs)
 
     @torch.inference_mode()
     def _distributions(self, batch: dict[str, Any]) -> Floats:

@@ -4,12 +4,18 @@ import json
 
 import numpy as np
 import pytest
+from scipy.spatial.distance import jensenshannon
+from scipy.special import rel_entr
+from scipy.stats import entropy as scipy_entropy
+from scipy.stats import spearmanr
+from sklearn.metrics import accuracy_score, balanced_accuracy_score, f1_score, roc_auc_score
 
 from shala_audio.data.chaosnli import prepare
-from shala_audio.data.rows import Row, write_manifest
+from shala_audio.data.rows import Row, read_manifest, write_manifest
 from shala_audio.errors import UserError
+from shala_audio.evaluation.results import table_rows
 from shala_audio.evaluation.score import score
-from shala_audio.evaluation.tables import markdown
+from tests.evaluation.helpers import system
 
 LABELS = ("entailment", "neutral", "contradiction")
 
@@ -40,11 +46,35 @@ def predictions(path, **probs):
 def test_measures_and_prior(tmp_path, manifest):
     result = score(predictions(tmp_path / "p.jsonl", c=[0.5, 0.5, 0], d=[0, 0.2, 0.8]), manifest)
     assert result["n"] == 2 and result["jsd"]["value"] == pytest.approx(0, abs=1e-6)
-    assert result["ties"] == 1 and result["accuracy"] == 1
+    assert result["ties"] == 1 and result["accuracy"]["value"] == 1
     assert result["prior"]["jsd"]["value"] > 0.3, "the mean of the train rows: half entailment, half neutral"
     assert result["unpredicted"] == 0 and result["without_votes"] == 0
     assert score(predictions(tmp_path / "p.jsonl", c=[0.5, 0.5, 0]), manifest)["unpredicted"] == 1
-    assert "constant prior" in markdown({"x": result})
+    assert table_rows([system("x", result)])[0][0] == "constant prior"
+
+
+def test_a_csv_of_another_system(tmp_path, manifest):
+    (tmp_path / "p.csv").write_text("name,id,entailment,neutral,contradiction\nx,c,0.5,0.5,0\ny,d,0,0.2,0.8\n")
+    assert score(tmp_path / "p.csv", manifest)["jsd"]["value"] == pytest.approx(0, abs=1e-6)
+    (tmp_path / "p.csv").write_text("id,entailment,neutral\nc,0.5,0.5\n")
+    with pytest.raises(UserError, match="no column contradiction"):
+        score(tmp_path / "p.csv", manifest)
+    (tmp_path / "p.csv").write_text("id,entailment,neutral,contradiction\nc,a,b,c\n")
+    with pytest.raises(UserError, match="p.csv:2: not numbers"):
+        score(tmp_path / "p.csv", manifest)
+
+
+def test_the_ceiling_is_the_raters_own_agreement(tmp_path, manifest):
+    result = score(predictions(tmp_path / "p.jsonl", c=[0.5, 0.5, 0], d=[0, 0.2, 0.8]), manifest)
+    assert result["ceiling"]["kind"] == "fresh sample of the raters" and result["ceiling"]["jsd"]["value"] > 0
+    assert result["split_half"]["n"] == 2
+    assert set(result["prior"]) <= set(result["ceiling"]), "the same keys"
+
+
+def test_aggregated_labels_have_no_ceiling(tmp_path):
+    write_manifest(tmp_path / "m.jsonl", [nli("a", "test", {"neutral": 1}, aggregated=True)])
+    result = score(predictions(tmp_path / "p.jsonl", a=[0.2, 0.3, 0.5]), tmp_path / "m.jsonl")
+    assert "ceiling" not in result and "split_half" not in result
 
 
 def test_the_ceiling_is_the_true_distribution(tmp_path):
@@ -89,4 +119,27 @@ def test_predictions_that_are_not_ours(corpora, tmp_path, seed, expected):
                 named = dict(zip(LABELS, probs.tolist(), strict=True))
                 file.write(json.dumps({"id": record["uid"], "probs": named}) + "\n")
     result = score(tmp_path / "p.jsonl", tmp_path / "m.jsonl")
-    assert result["jsd_nats"] == pytest.approx(expected, abs=1e-4)
+    found = {name: result[name]["value"] for name in ("jsd_nats", "kl", "accuracy", "macro_f1", "weighted_f1", "uar")}
+    assert found["jsd_nats"] == pytest.approx(expected, abs=1e-4)
+    # The other measures, by SciPy and scikit-learn alone.
+    rows = {row.id: row for row in read_manifest(tmp_path / "m.jsonl")}
+    lines = [json.loads(line) for line in (tmp_path / "p.jsonl").read_text().splitlines()]
+    human = np.array([[rows[line["id"]].votes.get(label, 0) for label in LABELS] for line in lines]) / 100
+    predicted = np.array([[line["probs"][label] for label in LABELS] for line in lines])
+    first = np.sort(human, axis=1)
+    clear = first[:, -1] > first[:, -2]
+    truth, answer = human[clear].argmax(axis=1), predicted[clear].argmax(axis=1)
+    assert result["ties"] == (~clear).sum()
+    assert found["jsd_nats"] == pytest.approx(jensenshannon(human, predicted, axis=1).mean(), abs=1e-4)
+    assert found["kl"] == pytest.approx(rel_entr(human, predicted).sum(axis=1).mean(), abs=1e-4)
+    assert found["accuracy"] == pytest.approx(accuracy_score(truth, answer), abs=1e-4)
+    assert found["uar"] == pytest.approx(balanced_accuracy_score(truth, answer), abs=1e-4)
+    for kind in ("macro", "weighted"):
+        assert found[f"{kind}_f1"] == pytest.approx(f1_score(truth, answer, average=kind), abs=1e-4)
+    spearman = spearmanr(scipy_entropy(human, axis=1).round(12), scipy_entropy(predicted, axis=1)).statistic
+    assert result["entropy_correlation"]["value"] == pytest.approx(spearman, abs=1e-4)
+    contested = human.max(axis=1) <= 0.5
+    assert result["contested_auroc"]["value"] == pytest.approx(
+        roc_auc_score(contested, scipy_entropy(predicted, axis=1)), abs=1e-4
+    )
+    assert result["ceiling"]["jsd_nats"]["value"] == pytest.approx(0.039, abs=0.004), "100 raters agree with themselves"

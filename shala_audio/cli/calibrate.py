@@ -1,0 +1,47 @@
+"""`shala-audio calibrate`."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from shala_audio.errors import UserError
+
+
+def calibrate(
+    model: Annotated[Path, typer.Argument(help="Folder of the trained model, where the calibration is kept.")],
+    dev_predictions: Annotated[Path, typer.Argument(help="The model's predictions of the dev split.")],
+    manifest: Annotated[Path, typer.Argument(help="Manifest with the votes.")],
+    kind: Annotated[str, typer.Option(help="temperature or dirichlet.")] = "temperature",
+    apply: Annotated[Path | None, typer.Option(help="Predictions to calibrate as well, such as those of test.")] = None,
+    out: Annotated[Path | None, typer.Option(help="File for those.")] = None,
+) -> None:
+    """Fit a calibration on dev; `shala-audio predict MODEL ... --calibration temperature` then uses it.
+
+    Example: shala-audio calibrate exp/shala exp/shala/dev.jsonl data/manifest.jsonl --kind dirichlet
+    """
+    from shala_audio.distribution import LabelDistribution
+    from shala_audio.evaluation.calibration import fit
+    from shala_audio.evaluation.predictions import read_predictions, write_predictions
+    from shala_audio.evaluation.score import load_judged
+    from shala_audio.files import write_json
+
+    if not model.is_dir():
+        raise UserError(f"{model}: no such folder")
+    if (apply is None) != (out is None):
+        raise UserError("--apply and --out go together")
+    judged = load_judged(dev_predictions, manifest)
+    if others := sorted({row.split for row in judged.rows} - {"dev"}):
+        raise UserError(f"{dev_predictions}: has rows of {', '.join(others)}; a calibration is fitted on dev alone")
+    found = fit(kind, judged.predicted, judged.human, judged.labels)
+    write_json(model / f"calibration_{kind}.json", found.to_dict())
+    chosen = f"temperature {1 / found.weight[0, 0]:.3f}" if kind == "temperature" else f"penalty {found.penalty:g}"
+    print(f"{model / f'calibration_{kind}.json'}: {chosen}, fitted on {found.rows} dev rows")
+    if apply is not None and out is not None:
+        identities, probs = read_predictions(apply, judged.labels)
+        calibrated = found(probs)
+        named = [LabelDistribution(judged.labels, p / p.sum()) for p in calibrated]
+        write_predictions(out, zip(identities, named, strict=True))
+        print(out)

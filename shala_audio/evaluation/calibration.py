@@ -1,0 +1,167 @@
+"""Calibration after training: a map from stated to calibrated distributions, fitted on the dev split. No torch.
+
+- **temperature**: q ∝ p^(1/T), one number (Guo et al. 2017, arXiv 1706.04599).
+- **dirichlet**: q = softmax(W log p + b), a matrix and a vector, with a penalty on what lies off W's diagonal and on b
+  (Kull et al. 2019, arXiv 1910.12656). The penalty is chosen among five by cross-validation within the dev split.
+
+Both minimise the cross-entropy with the raters' distributions, which is least where the two agree.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from shala_audio.distribution import Floats
+from shala_audio.errors import UserError
+from shala_audio.files import read_json
+
+KINDS = ("temperature", "dirichlet")
+FLOOR = 1e-4  # log 0 is never taken: a probability below this counts as this
+PENALTIES = (1e-4, 1e-3, 1e-2, 1e-1, 1.0)
+FOLDS = 5
+
+
+@dataclass(frozen=True)
+class Calibration:
+    """A fitted map.
+
+    Attributes:
+        kind: "temperature" or "dirichlet".
+        weight: (K, K); for a temperature, the identity over T.
+        bias: (K,); 0 for a temperature.
+        labels: the K labels in order.
+        rows: how many it was fitted on.
+        penalty: what cross-validation chose; 0 for a temperature.
+    """
+
+    kind: str
+    weight: Floats
+    bias: Floats
+    labels: tuple[str, ...]
+    rows: int
+    penalty: float = 0.0
+
+    def __call__(self, probs: Floats) -> Floats:
+        """Calibrated distributions, (rows, K) to (rows, K).
+
+        >>> Calibration("temperature", np.eye(2) / 2.0, np.zeros(2), ("a", "b"), 9)(np.array([[0.8, 0.2]])).round(3).tolist()
+        [[0.667, 0.333]]
+        """
+        return _softmax(_log(probs) @ self.weight.T + self.bias)
+
+    def to_dict(self) -> dict[str, Any]:
+        """As it is stored in a model's folder."""
+        return {
+            "kind": self.kind,
+            "labels": list(self.labels),
+            "weight": self.weight.tolist(),
+            "bias": self.bias.tolist(),
+            "rows": self.rows,
+            "penalty": self.penalty,
+        }
+
+
+def fit(kind: str, predicted: Floats, human: Floats, labels: tuple[str, ...]) -> Calibration:
+    """Fit a map on dev rows.
+
+    Args:
+        kind: "temperature" or "dirichlet".
+        predicted, human: (rows, K).
+        labels: the K labels in order.
+
+    Raises:
+        UserError: an unknown kind, or too few rows to cross-validate.
+    """
+    if kind == "temperature":
+        scale = _fit_temperature(_log(predicted), human)
+        return Calibration(kind, np.eye(len(labels)) * scale, np.zeros(len(labels)), labels, len(human))
+    if kind != "dirichlet":
+        raise UserError(f"calibration is {kind!r}; use one of {', '.join(KINDS)}")
+    if len(human) < 2 * FOLDS:
+        raise UserError(f"dirichlet calibration needs {2 * FOLDS} dev rows or more; there are {len(human)}")
+    logs = _log(predicted)
+    fold = np.random.default_rng(0).permutation(len(human)) % FOLDS
+
+    def held_out(penalty: float) -> float:
+        losses = []
+        for index in range(FOLDS):
+            weight, bias = _fit_dirichlet(logs[fold != index], human[fold != index], penalty)
+            losses.append(_cross_entropy(logs[fold == index] @ weight.T + bias, human[fold == index]))
+        return float(np.mean(losses))
+
+    penalty = min(PENALTIES, key=held_out)
+    weight, bias = _fit_dirichlet(logs, human, penalty)
+    return Calibration(kind, weight, bias, labels, len(human), penalty)
+
+
+def load_calibration(path: str, labels: tuple[str, ...]) -> Calibration:
+    """Read a stored map.
+
+    Raises:
+        UserError: missing, not a calibration, or of other labels.
+    """
+    fields: Mapping[str, Any] = read_json(path)
+    try:
+        found = Calibration(
+            fields["kind"],
+            np.array(fields["weight"], dtype=np.float64),
+            np.array(fields["bias"], dtype=np.float64),
+            tuple(fields["labels"]),
+            int(fields["rows"]),
+            float(fields["penalty"]),
+        )
+    except (KeyError, TypeError, ValueError) as error:
+        raise UserError(f"{path}: not a calibration ({error!r})") from None
+    count = len(labels)
+    if found.labels != labels or found.weight.shape != (count, count) or found.bias.shape != (count,):
+        raise UserError(f"{path}: a calibration of other labels than the model's; fit it anew")
+    return found
+
+
+def _log(probs: Floats) -> Floats:
+    return np.log(np.maximum(probs, FLOOR))
+
+
+def _softmax(logits: Floats) -> Floats:
+    shifted = np.exp(logits - logits.max(axis=1, keepdims=True))
+    return shifted / shifted.sum(axis=1, keepdims=True)
+
+
+def _cross_entropy(logits: Floats, human: Floats) -> float:
+    shifted = logits - logits.max(axis=1, keepdims=True)
+    return float(-(human * (shifted - np.log(np.exp(shifted).sum(axis=1, keepdims=True)))).sum(axis=1).mean())
+
+
+def _fit_temperature(logs: Floats, human: Floats) -> float:
+    """1 / T, by bounded search; the loss is convex in it."""
+    from scipy.optimize import minimize_scalar
+
+    return float(
+        minimize_scalar(lambda scale: _cross_entropy(logs * scale, human), bounds=(0.02, 20.0), method="bounded").x
+    )
+
+
+def _fit_dirichlet(logs: Floats, human: Floats, penalty: float) -> tuple[Floats, Floats]:
+    """W (K, K) and b (K,) by L-BFGS from the identity, with the exact gradient."""
+    from scipy.optimize import minimize
+
+    count = logs.shape[1]
+    off = 1.0 - np.eye(count)
+
+    def loss(flat: Floats) -> tuple[float, Floats]:
+        weight, bias = flat[: count**2].reshape(count, count), flat[count**2 :]
+        logits = logs @ weight.T + bias
+        error = (_softmax(logits) - human) / len(human)
+        gradient = np.concatenate(
+            [(error.T @ logs + 2 * penalty * off * weight).ravel(), error.sum(axis=0) + 2 * penalty * bias]
+        )
+        size = penalty * (np.square(weight * off).sum() + np.square(bias).sum())
+        return _cross_entropy(logits, human) + size, gradient
+
+    start = np.concatenate([np.eye(count).ravel(), np.zeros(count)])
+    flat = minimize(loss, start, jac=True, method="L-BFGS-B", options={"maxiter": 500}).x
+    return flat[: count**2].reshape(count, count), flat[count**2 :]

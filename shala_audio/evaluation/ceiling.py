@@ -1,0 +1,84 @@
+"""How good anyone could be: people disagree with themselves, so no model can come closer than another group of people.
+
+- **Fresh sample**: n raters drawn anew from the row's own distribution, scored against it. With few raters that is far
+  from 0, and still too good: the few seem to agree more than the many would, so a model that knew the true distribution
+  would be somewhat further off.
+- **Split half**: the raters of a row are parted at random, and one half scored against the other. Both halves are smaller
+  than the whole, so this is further off than that model: the two bracket it.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+
+from shala_audio.distribution import Floats, jsd
+from shala_audio.evaluation.measures import DRAWS, all_measures
+
+SAMPLED_ROWS = 20_000  # small corpora are sampled several times over, until so many rows have been
+
+
+def fresh_sample(counts: Floats, rng: np.random.Generator) -> Floats:
+    """Distributions (rows, K) of as many new raters as each row of votes (rows, K) has.
+
+    Raters who split their vote make counts that are not whole: their number is rounded, 1 at least.
+    """
+    total = counts.sum(axis=1)
+    raters = np.maximum(np.rint(total).astype(np.int64), 1)
+    return rng.multinomial(raters, counts / total[:, None]) / raters[:, None]
+
+
+def split_halves(counts: Floats, rng: np.random.Generator) -> tuple[Floats, Floats] | None:
+    """Distributions of two random halves of each row's raters, two (rows, K), for rows with two raters or more.
+
+    None where votes are not whole numbers (a rater who split a vote cannot be told from two), or no row has two. Of an
+    odd number, the second half has one more.
+    """
+    if not np.allclose(counts, np.rint(counts)):
+        return None
+    whole = np.rint(counts).astype(np.int64)
+    whole = whole[whole.sum(axis=1) >= 2]
+    if not len(whole):
+        return None
+    left, wanted = whole.sum(axis=1), whole.sum(axis=1) // 2
+    first = np.zeros_like(whole)
+    for label in range(whole.shape[1]):  # label by label, as many as a draw without replacement gives
+        rest = left - whole[:, label]
+        first[:, label] = rng.hypergeometric(whole[:, label], rest, wanted)
+        left, wanted = rest, wanted - first[:, label]
+    second = whole - first
+    return first / first.sum(axis=1, keepdims=True), second / second.sum(axis=1, keepdims=True)
+
+
+def human_ceiling(counts: Floats, draws: int = DRAWS, seed: int = 0) -> dict[str, Any]:
+    """Measures of a fresh sample of the raters against the raters.
+
+    Args:
+        counts: (rows, K) votes.
+        draws: bootstrap draws over rows.
+        seed: of the samples and the draws.
+    """
+    rng = np.random.default_rng(seed)
+    repeats = max(1, SAMPLED_ROWS // len(counts)) if len(counts) < SAMPLED_ROWS else 1
+    repeats = min(repeats, 20)
+    predicted = np.concatenate([fresh_sample(counts, rng) for _ in range(repeats)])
+    human = np.tile(counts / counts.sum(axis=1, keepdims=True), (repeats, 1))
+    return all_measures(human, predicted, draws, seed, repeats, name="ceiling")
+
+
+def split_half_distance(counts: Floats, draws: int = DRAWS, seed: int = 0) -> dict[str, Any] | None:
+    """Mean jsd between halves of the raters, {n, jsd: {value, low, high}}; None where votes cannot be parted."""
+    rng = np.random.default_rng(seed)
+    distances = []
+    for _ in range(max(1, min(20, SAMPLED_ROWS // len(counts)))):
+        halves = split_halves(counts, rng)
+        if halves is None:
+            return None
+        distances.append(jsd(*halves))
+    mean = np.mean(distances, axis=0)  # of each row, over the ways to part its raters
+    found: dict[str, Any] = {"value": float(mean.mean()), "low": None, "high": None}
+    if draws:
+        sampled = [float(mean[rng.integers(len(mean), size=len(mean))].mean()) for _ in range(draws)]
+        found["low"], found["high"] = map(float, np.percentile(sampled, [2.5, 97.5]))
+    return {"n": len(mean), "jsd": found}

@@ -1,0 +1,138 @@
+"""Scored systems of experiments, for tables and pictures; runs that differ in nothing but the seed are one system."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from shala_audio.errors import UserError
+from shala_audio.files import read_json
+
+# Order of the table; systems that are not named here follow in the order they were given.
+ORDER = (
+    "prior", "zero_shot", "few_shot", "linear", "attentive", "sft_hard", "sft_soft", "warm_start", "grpo_majority",
+    "grpo_jsd", "shala_unweighted", "shala_static", "shala_dynamic", "shala", "shala_exact",
+)  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Run:
+    """One scored set of predictions.
+
+    Attributes:
+        system: method, readout and calibration, as the table names it.
+        folder: where it lies; score: `score.json`; training: `training.json`, empty where nothing was trained.
+    """
+
+    system: str
+    folder: Path
+    score: Mapping[str, Any]
+    training: Mapping[str, Any]
+
+
+@dataclass(frozen=True)
+class System:
+    """Runs that differ in the seed alone."""
+
+    name: str
+    runs: Sequence[Run]
+
+    @property
+    def score(self) -> Mapping[str, Any]:
+        """Measures, as means over the runs; `sd` beside `value` and no interval where there are several."""
+        return merge([run.score for run in self.runs])
+
+
+def find_runs(folders: Sequence[Path]) -> list[Run]:
+    """Runs in folders: a system's own (`score.json` in it) or an experiment's (systems in it).
+
+    Raises:
+        UserError: a folder has neither.
+    """
+    runs: list[Run] = []
+    for folder in folders:
+        own = [folder] if (folder / "score.json").is_file() else sorted(p.parent for p in folder.glob("*/score.json"))
+        if not own:
+            raise UserError(
+                f"{folder}: has no score.json, and neither has a folder in it; `shala-audio score` makes one"
+            )
+        for place in own:
+            runs += _runs_of(place)
+    return runs
+
+
+def _runs_of(folder: Path) -> Iterator[Run]:
+    training = read_json(folder / "training.json") if (folder / "training.json").is_file() else {}
+    name = str(training.get("method", folder.name))
+    if training:
+        name += f" ({training['readout']})"
+    for path in sorted(folder.glob("score*.json")):
+        calibration = path.stem.removeprefix("score").removeprefix("_")
+        yield Run(name + (f" + {calibration}" if calibration else ""), folder, read_json(path), training)
+
+
+def gather(runs: Sequence[Run]) -> list[System]:
+    """Systems in the order of the table.
+
+    Raises:
+        UserError: two runs of one system have the same seed.
+    """
+    by_name: dict[str, list[Run]] = {}
+    for run in runs:
+        by_name.setdefault(run.system, []).append(run)
+    for name, members in by_name.items():
+        seeds = [run.training["seed"] for run in members if run.training]
+        if len(set(seeds)) < len(seeds):
+            places = ", ".join(str(run.folder) for run in members)
+            raise UserError(f"{name}: two runs with the same seed ({places})")
+
+    def rank(name: str) -> int:
+        method = name.split(" ")[0]
+        return ORDER.index(method) if method in ORDER else len(ORDER)
+
+    return [System(name, by_name[name]) for name in sorted(by_name, key=rank)]
+
+
+def merge(scores: Sequence[Mapping[str, Any]]) -> Mapping[str, Any]:
+    """Mean measures of several runs; one run stays as it is. `n` is that of all rows together."""
+    if len(scores) == 1:
+        return scores[0]
+    merged: dict[str, Any] = {"runs": len(scores)}
+    for key, first in scores[0].items():
+        values: list[Any] = [score.get(key) for score in scores]
+        if isinstance(first, Mapping) and "value" in first:
+            merged[key] = _mean(values)
+        elif isinstance(first, Mapping):
+            merged[key] = merge([value for value in values if isinstance(value, Mapping)])
+        elif key in ("n", "ties", "without_votes", "unpredicted"):
+            merged[key] = sum(value for value in values if value is not None)
+        elif key == "confusion":
+            merged[key] = np.sum(values, axis=0).tolist()
+        else:
+            merged[key] = first
+    return merged
+
+
+def _mean(values: Sequence[Mapping[str, Any]]) -> Mapping[str, float | None]:
+    known = [value["value"] for value in values if value and value["value"] is not None]
+    if not known:
+        return {"value": None, "sd": None}
+    return {"value": float(np.mean(known)), "sd": float(np.std(known, ddof=1)) if len(known) > 1 else None}
+
+
+def table_rows(systems: Sequence[System]) -> list[tuple[str, Mapping[str, Any]]]:
+    """Systems by name with their measures, between the constant prior and what the raters themselves reach."""
+    first = systems[0].score
+    rows: list[tuple[str, Mapping[str, Any]]] = []
+    if "prior" in first and not any(system.name.startswith("prior") for system in systems):
+        rows.append(("constant prior", first["prior"]))
+    rows += [(system.name, system.score) for system in systems]
+    if "ceiling" in first:
+        rows.append((f"ceiling: {first['ceiling']['kind']}", first["ceiling"]))
+    if "split_half" in first:
+        rows.append(("ceiling: half of the raters against the other", first["split_half"]))
+    return rows

@@ -1,0 +1,81 @@
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from sklearn.linear_model import LogisticRegression
+
+from shala_audio.errors import UserError
+from shala_audio.evaluation import calibration
+from shala_audio.evaluation.calibration import Calibration, fit, load_calibration
+from shala_audio.files import write_json
+
+LABELS = ("a", "b", "c")
+
+
+def softmax(logits: np.ndarray) -> np.ndarray:
+    shifted = np.exp(logits - logits.max(axis=1, keepdims=True))
+    return shifted / shifted.sum(axis=1, keepdims=True)
+
+
+def overconfident(rows: int = 2000, temperature: float = 2.5) -> tuple[np.ndarray, np.ndarray]:
+    logits = np.random.default_rng(0).standard_normal((rows, 3))
+    return softmax(logits * temperature), softmax(logits)
+
+
+def test_the_temperature_is_found():
+    predicted, human = overconfident()
+    found = fit("temperature", predicted, human, LABELS)
+    assert 1 / found.weight[0, 0] == pytest.approx(2.5, abs=0.05)
+    assert np.abs(found(predicted) - human).max() < 0.03
+
+
+def test_dirichlet_undoes_a_linear_map():
+    """A temperature cannot mend labels that are confused in one direction; a matrix can."""
+    rng = np.random.default_rng(1)
+    logits = rng.standard_normal((2000, 3))
+    human = softmax(logits)
+    wanted = np.array([[1.0, -0.6, 0.6], [0.0, 1.0, 0.0], [0.0, 0.0, 1.0]])  # its rows sum to 1: exact on log-probabilities
+    predicted = softmax(logits @ np.linalg.inv(wanted).T + [0.5, 0.0, -0.5])
+    errors = {}
+    for kind in ("temperature", "dirichlet"):
+        found = fit(kind, predicted[:1000], human[:1000], LABELS)
+        errors[kind] = np.abs(found(predicted[1000:]) - human[1000:]).mean()
+    assert errors["dirichlet"] < 0.03 < errors["temperature"]
+
+
+def test_without_penalty_it_is_scikit_learns_regression(monkeypatch):
+    rng = np.random.default_rng(2)
+    predicted = rng.dirichlet([1, 1, 1], size=600)
+    labels = np.array([rng.choice(3, p=p) for p in softmax(np.log(predicted) * 0.7)])
+    monkeypatch.setattr(calibration, "PENALTIES", (1e-9,))
+    found = fit("dirichlet", predicted, np.eye(3)[labels], LABELS)
+    expected = LogisticRegression(C=1e9, tol=1e-9, max_iter=5000).fit(np.log(np.maximum(predicted, 1e-4)), labels)
+    logs = np.log(np.maximum(predicted, 1e-4))
+    assert found(predicted) == pytest.approx(expected.predict_proba(logs), abs=2e-3)
+
+
+def test_little_data_keeps_a_good_model_as_it_is():
+    rng = np.random.default_rng(3)
+    predicted = rng.dirichlet([1, 1, 1], size=30)
+    human = np.stack([rng.multinomial(5, p) / 5 for p in predicted])
+    found = fit("dirichlet", predicted, human, LABELS)
+    assert found.penalty >= 0.01, "cross-validation asks for restraint"
+    assert np.isfinite(found(np.array([[1.0, 0.0, 0.0]]))).all(), "a probability of 0 is allowed"
+
+
+def test_it_is_stored_and_checked(tmp_path):
+    predicted, human = overconfident(50)
+    found = fit("dirichlet", predicted, human, LABELS)
+    write_json(tmp_path / "c.json", found.to_dict())
+    again = load_calibration(str(tmp_path / "c.json"), LABELS)
+    assert again(predicted) == pytest.approx(found(predicted))
+    with pytest.raises(UserError, match="other labels"):
+        load_calibration(str(tmp_path / "c.json"), ("a", "b", "x"))
+    (tmp_path / "d.json").write_text('{"kind": "temperature"}')
+    with pytest.raises(UserError, match="not a calibration"):
+        load_calibration(str(tmp_path / "d.json"), LABELS)
+    with pytest.raises(UserError, match="use one of"):
+        fit("magic", predicted, human, LABELS)
+    with pytest.raises(UserError, match="10 dev rows or more"):
+        fit("dirichlet", predicted[:5], human[:5], LABELS)
+    assert isinstance(again, Calibration)

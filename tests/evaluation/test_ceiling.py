@@ -1,0 +1,49 @@
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from shala_audio.distribution import jsd
+from shala_audio.evaluation.ceiling import fresh_sample, human_ceiling, split_half_distance, split_halves
+
+RNG = np.random.default_rng(0)
+COUNTS = RNG.multinomial(10, RNG.dirichlet(np.ones(4), size=300)).astype(float)
+
+
+def test_halves_are_the_raters_parted_at_random():
+    first, second = split_halves(COUNTS, np.random.default_rng(1))
+    assert (first * 5 + second * 5) == pytest.approx(COUNTS), "no rater is lost or counted twice"
+    odd = np.array([[2.0, 1.0]])
+    first, second = split_halves(odd, np.random.default_rng(1))
+    assert first.sum() == second.sum() == 1 and first[0, 0] in (0, 1) and second[0, 0] in (0.5, 1.0)
+
+
+def test_halves_follow_the_hypergeometric_law():
+    row = np.tile([[6.0, 3.0, 1.0]], (20_000, 1))
+    first, _ = split_halves(row, np.random.default_rng(2))
+    expected = np.random.default_rng(3).multivariate_hypergeometric([6, 3, 1], 5, size=20_000) / 5
+    assert first.mean(axis=0) == pytest.approx(expected.mean(axis=0), abs=0.01)
+    assert np.cov(first.T) == pytest.approx(np.cov(expected.T), abs=0.002)
+
+
+def test_votes_that_cannot_be_parted():
+    assert split_halves(np.array([[1.5, 0.5]]), np.random.default_rng(0)) is None, "a rater's split vote"
+    assert split_half_distance(np.array([[1.0, 0.0]])) is None, "one rater has no halves"
+
+
+def test_a_fresh_sample_brackets_what_a_model_can_reach():
+    """Known truth: the model that states it lies between a fresh sample of as many raters and two halves."""
+    rng = np.random.default_rng(4)
+    truth = rng.dirichlet(np.ones(4), size=3000)
+    counts = rng.multinomial(10, truth).astype(float)
+    reached = float(jsd(truth, counts / 10).mean())
+    ceiling = human_ceiling(counts, draws=100)["jsd"]
+    halves = split_half_distance(counts, draws=100)["jsd"]
+    assert ceiling["low"] < ceiling["value"] < ceiling["high"] and halves["low"] < halves["value"] < halves["high"]
+    assert ceiling["high"] < reached < halves["low"]
+
+
+def test_many_raters_agree_with_themselves():
+    counts = np.random.default_rng(5).multinomial(100_000, [0.5, 0.3, 0.2], size=20).astype(float)
+    assert human_ceiling(counts, draws=0)["jsd"]["value"] < 0.01
+    assert fresh_sample(np.array([[0.4, 0.6]]), np.random.default_rng(0)).sum() == 1

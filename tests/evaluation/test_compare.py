@@ -1,0 +1,57 @@
+from __future__ import annotations
+
+import json
+
+import numpy as np
+import pytest
+from scipy.stats import permutation_test
+
+from shala_audio.data.rows import Row, write_manifest
+from shala_audio.errors import UserError
+from shala_audio.evaluation.compare import compare, paired_permutation
+
+LABELS = ("entailment", "neutral", "contradiction")
+
+
+@pytest.mark.parametrize("shift", [0.0, 0.1, 0.3])
+def test_p_is_scipys(shift):
+    rng = np.random.default_rng(0)
+    differences = rng.standard_normal(60) + shift
+    expected = permutation_test(
+        (differences, np.zeros(60)), lambda x, y, axis: np.mean(x - y, axis=axis), permutation_type="samples",
+        n_resamples=20_000, rng=1, vectorized=True,
+    ).pvalue  # fmt: skip
+    assert paired_permutation(differences, 20_000) == pytest.approx(expected, abs=0.015)
+
+
+def test_p_is_uniform_where_nothing_differs():
+    rng = np.random.default_rng(1)
+    found = [paired_permutation(rng.standard_normal(40), 400, seed) for seed in range(200)]
+    assert 0.02 < np.mean(np.array(found) <= 0.1) < 0.2
+
+
+def write(path, probs) -> None:
+    path.write_text("\n".join(json.dumps({"id": i, "probs": dict(zip(LABELS, p, strict=True))}) for i, p in probs))
+
+
+def test_two_systems(tmp_path):
+    rng = np.random.default_rng(2)
+    rows, good, bad = [], [], []
+    for index in range(80):
+        truth = rng.dirichlet([1, 1, 1])
+        votes = dict(zip(LABELS, rng.multinomial(20, truth).tolist(), strict=True))
+        rows.append(Row(f"r{index}", "chaosnli", "test", text={"premise": "p"}, votes=votes))
+        good.append((f"r{index}", truth))
+        bad.append((f"r{index}", [1 / 3] * 3))
+    write_manifest(tmp_path / "m.jsonl", rows)
+    write(tmp_path / "good.jsonl", good)
+    write(tmp_path / "bad.jsonl", bad[:70])
+    found = compare(tmp_path / "good.jsonl", tmp_path / "bad.jsonl", tmp_path / "m.jsonl")
+    assert found["n"] == 70 and found["only_first"] == 10 and found["only_second"] == 0
+    assert found["jsd"]["difference"] < 0 and found["jsd"]["p"] < 0.01 and found["accuracy"]["p"] < 0.05
+    assert found["jsd"]["difference"] == pytest.approx(found["jsd"]["first"] - found["jsd"]["second"])
+    same = compare(tmp_path / "good.jsonl", tmp_path / "good.jsonl", tmp_path / "m.jsonl")
+    assert same["jsd"]["p"] == 1
+    write(tmp_path / "other.jsonl", bad[75:])
+    with pytest.raises(UserError, match="no row in common"):
+        compare(tmp_path / "bad.jsonl", tmp_path / "other.jsonl", tmp_path / "m.jsonl")

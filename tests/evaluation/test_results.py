@@ -1,0 +1,113 @@
+from __future__ import annotations
+
+import csv
+import json
+
+import numpy as np
+import pytest
+from typer.testing import CliRunner
+
+from shala_audio.cli.main import app
+from shala_audio.errors import UserError
+from shala_audio.evaluation.measures import all_measures
+from shala_audio.evaluation.results import find_runs, gather, merge, table_rows
+from shala_audio.evaluation.tables import as_csv, latex, markdown
+from shala_audio.files import write_json
+from tests.evaluation.helpers import system
+
+LABELS = ["a", "b_1", "c"]
+
+
+def scored(seed: int, noise: float) -> dict:
+    rng = np.random.default_rng(seed)
+    human = rng.multinomial(5, rng.dirichlet(np.ones(3), size=60)) / 5
+    predicted = human + noise * rng.random((60, 3)) + 0.01
+    predicted /= predicted.sum(axis=1, keepdims=True)
+    prior = np.tile(human.mean(axis=0), (60, 1))
+    return {
+        **all_measures(human, predicted, draws=50),
+        "labels": LABELS,
+        "prior": all_measures(human, prior, draws=50),
+        "ceiling": {"kind": "fresh sample of the raters", **all_measures(human, human, draws=50)},
+        "split_half": {"n": 60, "jsd": {"value": 0.2, "low": 0.1, "high": 0.3}},
+    }
+
+
+def training(method: str, seed: int) -> dict:
+    return {
+        "method": method, "readout": "slots", "seed": seed, "seconds": 60.0, "peak_mb": 1234, "precision": "fp32",
+        "trained_parameters": 1000, "command": f"shala-audio train --seed {seed}", "lm": "tiny", "lm_sha256": "ab" * 32,
+        "manifest_sha256": "cd" * 32, "versions": {"torch": "2"},
+    }  # fmt: skip
+
+
+@pytest.fixture
+def experiments(tmp_path):
+    for seed in (0, 1):
+        for method, noise in (("shala_static", 0.2), ("zero_shot", 2.0)):
+            folder = tmp_path / f"seed{seed}" / method
+            write_json(folder / "score.json", scored(seed, noise))
+            write_json(folder / "training.json", training(method, seed))
+            (folder / "log.jsonl").write_text(json.dumps({"step": 1, "loss": 0.5, "reward": 0.3}) + "\n")
+        write_json(tmp_path / f"seed{seed}" / "shala_static" / "score_temperature.json", scored(seed, 0.1))
+    return tmp_path
+
+
+def test_runs_that_differ_in_the_seed_are_one_system(experiments):
+    systems = gather(find_runs([experiments / "seed0", experiments / "seed1"]))
+    assert [found.name for found in systems] == [
+        "zero_shot (slots)",
+        "shala_static (slots)",
+        "shala_static (slots) + temperature",
+    ]
+    for found in systems:
+        values = [run.score["jsd"]["value"] for run in found.runs]
+        assert found.score["jsd"] == pytest.approx({"value": np.mean(values), "sd": np.std(values, ddof=1)})
+        assert found.score["n"] == 120
+        assert found.score["terciles"]["high"]["jsd"]["sd"] is not None
+    names = [name for name, _ in table_rows(systems)]
+    assert names[0] == "constant prior" and names[-2:] == [
+        "ceiling: fresh sample of the raters",
+        "ceiling: half of the raters against the other",
+    ]
+
+
+def test_one_run_keeps_its_interval(experiments):
+    score = scored(0, 0.2)
+    assert merge([score]) is score
+    text = markdown(table_rows([system("x", score)]))
+    assert f"[{score['jsd']['low']:.3f}, {score['jsd']['high']:.3f}]" in text and "| x | 60 |" in text
+
+
+def test_two_runs_with_one_seed_are_refused(experiments):
+    with pytest.raises(UserError, match="two runs with the same seed"):
+        gather(find_runs([experiments / "seed0", experiments / "seed0" / "zero_shot"]))
+    with pytest.raises(UserError, match=r"no score\.json"):
+        find_runs([experiments])
+
+
+def test_csv_and_latex_hold_the_numbers():
+    score = scored(0, 0.2)
+    rows = table_rows([system("my_system & co", score)])
+    records = list(csv.DictReader(as_csv(rows).splitlines()))
+    (jsd,) = [r for r in records if r["system"] == "my_system & co" and r["measure"] == "jsd"]
+    assert float(jsd["value"]) == pytest.approx(score["jsd"]["value"], abs=1e-6)
+    assert float(jsd["low"]) <= float(jsd["value"]) <= float(jsd["high"])
+    assert any(r["measure"] == "jsd_high_tercile" for r in records)
+    text = latex(rows)
+    assert r"my\_system \& co" in text and text.count(r"\\") == len(rows) + 1
+
+
+def test_the_report_has_everything(experiments):
+    out = experiments / "RESULTS.md"
+    arguments = ["report", str(experiments / "seed0"), str(experiments / "seed1"), "--out", str(out)]
+    result = CliRunner().invoke(app, [*arguments, "--title", "Tiny", "--note", "A caveat."], catch_exceptions=False)
+    assert result.exit_code == 0
+    text = out.read_text()
+    for part in ("# Tiny", "A caveat.", "constant prior", "±", "most contested third", "1,234", "abababab", "torch 2"):
+        assert part in text, part
+    assert "    shala-audio train --seed 1" in text
+    for name in ("jsd", "terciles", "reliability", "entropy", "confusion", "training"):
+        picture = experiments / f"RESULTS_{name}.png"
+        assert picture.read_bytes().startswith(b"\x89PNG") and picture.name in text
+    assert out.with_suffix(".csv").is_file() and out.with_suffix(".tex").is_file()
