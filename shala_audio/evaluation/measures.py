@@ -7,6 +7,7 @@ every measure a weighted sum of what was computed: no row is copied, and memory 
 from __future__ import annotations
 
 from collections.abc import Mapping
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import numpy as np
@@ -159,13 +160,19 @@ def all_measures(
     """
     measures = Measures(human, predicted, repeats)
     values = measures.values()
-    rng = np.random.default_rng(seed)
     drawn: dict[str, list[float]] = {key: [] for key in values}
+
+    def draw(number: int) -> dict[str, float]:
+        rng = np.random.default_rng([seed, number])  # of its own, so that draws do not depend on each other's order
+        rows = rng.integers(measures.rows, size=measures.rows)
+        return measures.values(np.bincount(rows, minlength=measures.rows))
+
     quiet = None if draws * len(human) > 5_000_000 else True  # a bar only where it takes seconds, and on a terminal
-    for _ in tqdm(range(draws), unit="draw", desc=name, disable=quiet, leave=False):
-        counts = np.bincount(rng.integers(measures.rows, size=measures.rows), minlength=measures.rows)
-        for key, value in measures.values(counts).items():
-            drawn[key].append(value)
+    with ThreadPoolExecutor() as pool, tqdm(total=draws, unit="draw", desc=name, disable=quiet, leave=False) as bar:
+        for found in pool.map(draw, range(draws)):
+            bar.update()
+            for key, value in found.items():
+                drawn[key].append(value)
     intervals = {key: _interval(value, drawn[key]) for key, value in values.items()}
     result: dict[str, Any] = {"n": measures.rows, "ties": measures.ties}
     result |= {key: found for key, found in intervals.items() if not key.startswith("tercile/")}
