@@ -10,19 +10,25 @@ usage="Usage: $(basename "$(dirname "$0")")/run.sh [options]
   --stage N          first stage to run (1)
   --stop_stage N     last stage to run (7)
   --corpus_root DIR  the corpus as it was downloaded; \$SHALA_CORPORA/<corpus> where not given
-  --method NAME      shala, shala_unweighted, warm_start or zero_shot (shala)
+  --method NAME      one of the methods below, several with commas, or all (shala)
   --readout NAME     label_token, slots or verbalized (label_token)
   --config FILE      settings of stage 4 (conf/shala_<readout>.yaml, else conf/shala.yaml)
   --exp NAME         name of the experiment in the recipe's exp/, or a path (<method>_<readout>_seed<seed>)
   --nproc N          CPU threads (all)
   --max_rows N       keep so many rows of the corpus (all)
   --seed N           of the split and of training (0)
+  --fold N           chaosnli, crema_d: fold of a cross-validation, 0 to 4, or all, which pools the five
   --model NAME       a model in configs/models, or a YAML file (speech or text)
-  --part NAME        chaosnli: snli, mnli or both (snli)"
+  --part NAME        chaosnli: snli, mnli or both (snli)
 
+Methods: zero_shot, few_shot (text), warm_start, sft_hard, sft_soft, shala, shala_unweighted, shala_static, shala_dynamic;
+with label_token shala_exact; with slots and verbalized grpo_majority, grpo_jsd. All spend the passes of stage 4 after
+the same warm start. The constant prior, and for sound a linear and an attentive classifier, stand in every table."
+
+arguments=("$@")
 corpus= modality=text model=text part=snli
-stage=1 stop_stage=7 corpus_root= method=shala readout=label_token config= exp= nproc= max_rows= seed=0
-options="corpus modality model part recipe stage stop_stage corpus_root method readout config exp nproc max_rows seed"
+stage=1 stop_stage=7 corpus_root= method=shala readout=label_token config= exp= nproc= max_rows= seed=0 fold=
+options="corpus modality model part recipe stage stop_stage corpus_root method readout config exp nproc max_rows seed fold"
 recipe=
 
 die() { echo "$0: error: $*" >&2; exit 2; }
@@ -46,19 +52,58 @@ done
 for name in nproc max_rows; do
   [[ -z ${!name} || ${!name} =~ ^[1-9][0-9]*$ ]] || die "--$name is '${!name}': a whole number of 1 or more is needed"
 done
-case $method in shala | shala_unweighted | warm_start | zero_shot) ;; *) die "--method $method: see --help" ;; esac
+[[ -z $fold || $fold =~ ^([0-4]|all)$ ]] || die "--fold is '$fold': use 0 to 4, or all"
 case $readout in label_token | slots | verbalized) ;; *) die "--readout $readout: see --help" ;; esac
 [ -n "$recipe" ] || die "run a recipe's run.sh, not this template"
+
+if [ "$method" = all ]; then
+  chosen="zero_shot sft_hard sft_soft"
+  if [ "$modality" = text ]; then chosen="$chosen few_shot"; fi
+  if [ "$readout" = label_token ]; then chosen="$chosen shala_unweighted shala_dynamic shala_exact"; else
+    chosen="$chosen grpo_majority grpo_jsd shala_static shala_dynamic"; fi
+else
+  chosen=${method//,/ }
+fi
+for name in $chosen; do
+  case $name in
+    zero_shot | warm_start | sft_hard | sft_soft | shala | shala_unweighted | shala_static | shala_dynamic) ;;
+    few_shot) [ "$modality" = text ] || die "--method few_shot: for text only, an untrained projector says nothing" ;;
+    shala_exact) [ "$readout" = label_token ] || die "--method shala_exact goes with --readout label_token" ;;
+    grpo_majority | grpo_jsd) [ "$readout" != label_token ] || die "--method $name goes with --readout slots or verbalized" ;;
+    *) die "--method $name: see --help" ;;
+  esac
+done
 
 . "$recipe/path.sh"
 . "$recipe/cmd.sh"
 [ -z "$nproc" ] || export OMP_NUM_THREADS=$nproc
 
-data=$recipe/data/seed$seed${max_rows:+_max$max_rows}
-[ "$corpus" != chaosnli ] || data=${data}_$part
-features=$recipe/features/$(basename "$data")_$(basename "$model" .yaml)
-exp=${exp:-${method}_${readout}_$(basename "$data")}
+split=seed$seed${max_rows:+_max$max_rows}
+[ "$corpus" != chaosnli ] || split=${split}_$part
+exp=${exp:-${method//,/+}_${readout}_$split${fold:+_fold$fold}}
 case $exp in */*) ;; *) exp=$recipe/exp/$exp ;; esac
+
+if [ "$fold" = all ]; then # every fold in turn, then their predictions together
+  pairs=()
+  for fold in 0 1 2 3 4; do
+    "$0" "${arguments[@]}" --fold $fold --exp "$exp/fold$fold"
+    pairs+=("$exp/fold$fold:$recipe/data/${split}_fold$fold/manifest.jsonl")
+  done
+  [ "$stop_stage" -ge 6 ] || exit 0
+  shala-audio pool "${pairs[@]}" --out "$exp/pooled"
+  for predictions in "$exp"/pooled/*/predictions*.jsonl; do
+    score=$(basename "${predictions/predictions/score}" .jsonl).json
+    shala-audio score "$predictions" "$exp/pooled/manifest.jsonl" --out "$(dirname "$predictions")/$score"
+  done
+  shala-audio report "$exp/pooled" --data "$recipe/data/${split}_fold0" --out "$exp/RESULTS.md" \
+    --title "$corpus, $readout, seed $seed, five folds pooled" \
+    --note "Every row is predicted by the one of five models that did not learn from its fold; counts of rows below are fold 0's."
+  cat "$exp/RESULTS.md"
+  exit 0
+fi
+
+data=$recipe/data/$split${fold:+_fold$fold}
+features=$recipe/features/${split}_$(basename "$model" .yaml) # the same for every fold
 [ "$corpus" = mini ] && corpus_root=$data
 if [ -z "$corpus_root" ] && [ -n "${SHALA_CORPORA:-}" ]; then corpus_root=$SHALA_CORPORA/$corpus; fi
 mkdir -p "$exp"
@@ -80,6 +125,18 @@ begin() { # a stage: what it and the later ones made is no longer current
 }
 feature_options=()
 if [ "$modality" = audio ]; then feature_options=(--features "$features"); fi
+common=(--manifest "$data/manifest.jsonl" --seed "$seed" "${feature_options[@]}")
+fresh=(--task "$corpus" --model "$model" --readout "$readout")
+
+# What the methods need: a warm start, unless nothing is trained, or hard labels alone are learnt.
+warm= trained=(zero_shot)
+for name in $chosen; do
+  case $name in zero_shot | few_shot | sft_hard) ;; *) warm=yes ;; esac
+done
+[ -z "$warm" ] || trained+=(warm_start)
+for name in $chosen; do
+  case $name in zero_shot | warm_start) ;; *) trained+=("$name") ;; esac
+done
 
 if wants 1; then
   begin 1 "data"
@@ -89,7 +146,7 @@ if wants 1; then
     [ -n "$corpus_root" ] || die "--corpus_root: name the folder of $corpus, or set SHALA_CORPORA"
     [ -d "$corpus_root" ] || die "--corpus_root $corpus_root: no such folder"
     shala-audio prepare "$corpus" --source "$corpus_root" --out "$data" --seed "$seed" --part "$part" \
-      ${max_rows:+--max-rows "$max_rows"}
+      ${max_rows:+--max-rows "$max_rows"} ${fold:+--fold "$fold"}
   fi
   touch "$exp/.done_1"
 fi
@@ -105,55 +162,83 @@ fi
 if wants 3; then
   begin 3 "warm start"
   need "$data/manifest.jsonl" 1
-  common=(--manifest "$data/manifest.jsonl" --task "$corpus" --model "$model" --readout "$readout" --seed "$seed")
-  shala-audio train --config "$(conf warm_start)" --method zero_shot --output_dir "$exp/zero_shot" \
-    "${common[@]}" "${feature_options[@]}"
-  if [ "$method" != zero_shot ]; then
-    "${train_cmd[@]}" train --config "$(conf warm_start)" --output_dir "$exp/warm_start" \
-      "${common[@]}" "${feature_options[@]}" --resume
+  shala-audio train --config "$(conf warm_start)" --method zero_shot --output_dir "$exp/zero_shot" "${common[@]}" "${fresh[@]}"
+  for name in $chosen; do
+    case $name in
+      few_shot)
+        shala-audio train --config "$(conf warm_start)" --method few_shot --output_dir "$exp/few_shot" "${common[@]}" "${fresh[@]}" ;;
+      sft_hard)
+        "${train_cmd[@]}" train --config "$(conf warm_start)" --method sft_hard --output_dir "$exp/warm_start_hard" \
+          "${common[@]}" "${fresh[@]}" --resume ;;
+    esac
+  done
+  if [ -n "$warm" ]; then
+    "${train_cmd[@]}" train --config "$(conf warm_start)" --output_dir "$exp/warm_start" "${common[@]}" "${fresh[@]}" --resume
   fi
   touch "$exp/.done_3"
 fi
 
-if wants 4 && [[ $method == shala* ]]; then
+if wants 4; then
   begin 4 "SHALA"
   need "$exp/.done_3" 3
-  ambiguity=()
-  [ "$method" != shala_unweighted ] || ambiguity=(--ambiguity off)
-  "${train_cmd[@]}" train --config "${config:-$(conf shala)}" --init "$exp/warm_start" --output_dir "$exp/$method" \
-    --manifest "$data/manifest.jsonl" --seed "$seed" "${feature_options[@]}" "${ambiguity[@]}" --resume
+  for name in $chosen; do
+    start=$exp/warm_start
+    case $name in
+      zero_shot | few_shot | warm_start) continue ;;
+      sft_hard) start=${start}_hard ;;
+    esac
+    "${train_cmd[@]}" train --config "${config:-$(conf shala)}" --method "$name" --init "$start" --output_dir "$exp/$name" \
+      "${common[@]}" --resume
+  done
   touch "$exp/.done_4"
 fi
 
-trained=(zero_shot)
-[ "$method" = zero_shot ] || trained+=(warm_start)
-[[ $method != shala* ]] || trained+=("$method")
-systems=("${trained[@]}")
-[ "$modality" != audio ] || systems+=(linear)
+systems=(prior "${trained[@]}")
+[ "$modality" != audio ] || systems+=(linear attentive)
 
 if wants 5; then
   begin 5 "predict"
+  need "$exp/.done_3" 3
+  shala-audio baseline prior "$data/manifest.jsonl" --out "$exp/prior/predictions.jsonl"
   for system in "${trained[@]}"; do
-    if [[ $system == shala* ]]; then need "$exp/.done_4" 4; else need "$exp/.done_3" 3; fi
+    case $system in zero_shot | few_shot | warm_start) ;; *) need "$exp/.done_4" 4 ;; esac
     shala-audio predict "$exp/$system" "$data/manifest.jsonl" --split test "${feature_options[@]}" \
       --format jsonl --out "$exp/$system/predictions.jsonl"
   done
+  last=${trained[-1]} # calibrated on dev as well
+  shala-audio predict "$exp/$last" "$data/manifest.jsonl" --split dev "${feature_options[@]}" \
+    --format jsonl --out "$exp/$last/predictions_dev.jsonl"
+  if [ "$(wc -l < "$exp/$last/predictions_dev.jsonl")" -ge 10 ]; then
+    for kind in temperature dirichlet; do
+      shala-audio calibrate "$exp/$last" "$exp/$last/predictions_dev.jsonl" "$data/manifest.jsonl" --kind $kind \
+        --apply "$exp/$last/predictions.jsonl" --out "$exp/$last/predictions_$kind.jsonl"
+    done
+  else
+    echo "fewer than 10 dev rows: nothing is calibrated"
+  fi
   if [ "$modality" = audio ]; then
-    shala-audio baseline linear "$data/manifest.jsonl" --features "$features" --out "$exp/linear/predictions.jsonl"
+    for kind in linear attentive; do
+      shala-audio baseline $kind "$data/manifest.jsonl" --features "$features" --seed "$seed" --out "$exp/$kind/predictions.jsonl"
+    done
   fi
   touch "$exp/.done_5"
 fi
 
 if wants 6; then
   begin 6 "score"
+  need "$exp/.done_5" 5
   folders=()
   for system in "${systems[@]}"; do
-    need "$exp/.done_5" 5
-    shala-audio score "$exp/$system/predictions.jsonl" "$data/manifest.jsonl" --out "$exp/$system/score.json"
+    rm -f "$exp/$system"/score*.json
+    for predictions in "$exp/$system"/predictions*.jsonl; do
+      case $predictions in *_dev.jsonl) continue ;; esac
+      score=$(basename "${predictions/predictions/score}" .jsonl).json
+      shala-audio score "$predictions" "$data/manifest.jsonl" --out "$exp/$system/$score"
+    done
     folders+=("$exp/$system")
   done
   shala-audio report "${folders[@]}" --data "$data" --out "$exp/RESULTS.md" \
-    --title "$corpus, $method, $readout, seed $seed"
+    --title "$corpus, $readout, seed $seed${fold:+, fold $fold}"
   cat "$exp/RESULTS.md"
   touch "$exp/.done_6"
 fi
@@ -164,8 +249,8 @@ if wants 7; then
   need "$exp/.done_6" 6
   rm -rf "$exp/.pack"
   mkdir "$exp/.pack"
-  cp "$exp/$best/shala.json" "$exp/$best/trained.safetensors" "$exp/$best/score.json" "$exp/.pack/"
-  [ ! -f "$exp/$best/training.json" ] || cp "$exp/$best/training.json" "$exp/.pack/"
+  cp "$exp/$best/shala.json" "$exp/$best/trained.safetensors" "$exp/$best/training.json" "$exp/$best"/score*.json "$exp/.pack/"
+  cp "$exp/$best"/calibration_*.json "$exp/.pack/" 2>/dev/null || true # there is none with few dev rows
   cp "$data/summary.json" "$exp/.pack/data.json"
   cp "$exp/RESULTS.md" "$exp/.pack/README.md"
   cp "$exp"/RESULTS_*.png "$exp/.pack/" 2>/dev/null || true # pictures are there only with matplotlib

@@ -7,18 +7,22 @@ from typing import Annotated
 
 import typer
 
+from shala_audio.cli.score import TaskOption
 from shala_audio.errors import UserError
 
 
 def baseline(
-    kind: Annotated[str, typer.Argument(help="prior, or linear (sound only).")],
+    kind: Annotated[str, typer.Argument(help="prior, or for sound linear or attentive.")],
     manifest: Annotated[Path, typer.Argument(help="Manifest with train, dev and test rows.")],
     out: Annotated[Path, typer.Option(help="File for the predictions of the test rows.")],
-    features: Annotated[Path | None, typer.Option(help="Folder of features, for linear.")] = None,
+    features: Annotated[Path | None, typer.Option(help="Folder of features, for linear and attentive.")] = None,
+    task: TaskOption = None,
+    seed: Annotated[int, typer.Option(help="Of attentive.")] = 0,
 ) -> None:
-    """Predict the test rows with a system to compare with: the constant prior, or a linear soft-label classifier.
+    """Predict the test rows with a system to compare with: the constant prior, or a classifier on the frozen encoder.
 
-    The linear classifier sees the mean and deviation over time of one encoder layer; layer and penalty are chosen on dev.
+    linear: softmax regression on mean and deviation over time of one encoder layer; layer and penalty are chosen on dev.
+    attentive: learnt layer weights and attentive pooling over time; learning rate and passes are chosen on dev.
     """
     from shala_audio.data.rows import read_manifest
     from shala_audio.data.votes import mean_distribution
@@ -29,21 +33,29 @@ def baseline(
     rows = read_manifest(manifest)
     if not rows:
         raise UserError(f"{manifest}: has no rows")
-    task = load_task(rows[0].task)
+    chosen = load_task(task or rows[0].task)
     if kind == "prior":
         train = [row for row in rows if row.split == "train" and row.votes]
-        prior = LabelDistribution(task.label_names, mean_distribution(train, task.label_names))
+        prior = LabelDistribution(chosen.label_names, mean_distribution(train, chosen.label_names))
         write_predictions(out, [(row.id, prior) for row in rows if row.split == "test" and row.votes])
-    elif kind == "linear":
+    elif kind in ("linear", "attentive"):
         if features is None:
-            raise UserError("--features: the linear classifier needs the folder of features")
+            raise UserError(f"--features: the {kind} classifier needs the folder of features")
         from shala_audio.audio.features import FeatureStore
-        from shala_audio.training.linear import train_linear
 
         store = FeatureStore(features)
-        result = train_linear(rows, store, task, store.encoder["layers"])
-        write_predictions(out, result.predictions)
-        print(f"layer {result.layer}, penalty {result.penalty:g} (chosen on dev: jsd {result.dev_jsd:.4f})")
+        if kind == "linear":
+            from shala_audio.training.linear import train_linear
+
+            line = train_linear(rows, store, chosen, store.encoder["layers"])
+            write_predictions(out, line.predictions)
+            print(f"layer {line.layer}, penalty {line.penalty:g} (chosen on dev: jsd {line.dev_jsd:.4f})")
+        else:
+            from shala_audio.training.attentive import train_attentive
+
+            found = train_attentive(rows, store, chosen, seed)
+            write_predictions(out, found.predictions)
+            print(f"rate {found.learning_rate:g}, {found.epochs} passes (chosen on dev: jsd {found.dev_jsd:.4f})")
     else:
-        raise UserError(f"{kind}: no such baseline; use prior or linear")
+        raise UserError(f"{kind}: no such baseline; use prior, linear or attentive")
     print(out)

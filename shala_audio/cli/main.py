@@ -15,6 +15,7 @@ from shala_audio.cli import (
     doctor,
     features,
     models,
+    pool,
     predict,
     prepare,
     report,
@@ -40,6 +41,7 @@ app.command("predict")(predict.predict)
 app.command("calibrate")(calibrate.calibrate)
 app.command("score")(score.score)
 app.command("compare")(score.compare)
+app.command("pool")(pool.pool)
 app.command("report")(report.report)
 app.command("baseline")(baseline.baseline)
 app.add_typer(models.app, name="models")

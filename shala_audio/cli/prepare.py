@@ -20,6 +20,9 @@ def prepare(
     source: Annotated[Path | None, typer.Option(help="The corpus as it was downloaded (not for mini).")] = None,
     seed: Annotated[int, typer.Option(help="Seed of the split, where the corpus has none.")] = 0,
     max_rows: Annotated[int | None, typer.Option(help="Keep so many rows, the same share of every split.")] = None,
+    fold: Annotated[
+        int | None, typer.Option(help="ChaosNLI, CREMA-D: fold of a cross-validation, 0 to 4, as the test split.")
+    ] = None,
     part: Annotated[str, typer.Option(help="ChaosNLI: snli, mnli or both.")] = "snli",
 ) -> None:
     """Make a manifest, a split that leaks no speaker, and a summary.
@@ -32,6 +35,8 @@ def prepare(
 
     if max_rows is not None and max_rows < 1:
         raise UserError(f"--max-rows is {max_rows}; use 1 or more")
+    if fold is not None and corpus not in ("chaosnli", "crema_d"):
+        raise UserError(f"--fold: {corpus} has a split of its own")
     if corpus in ("mini", "mini_text"):
         prepared = mini.prepare(out, seed, rows=max_rows or mini.ROWS, text=corpus == "mini_text")
         max_rows = None
@@ -43,11 +48,11 @@ def prepare(
         if not source.is_dir():
             raise UserError(f"{source}: no such folder")
         if corpus == "chaosnli":
-            prepared = chaosnli.prepare(source, seed, part)
+            prepared = chaosnli.prepare(source, seed, part, fold)
         elif corpus == "goemotions":
             prepared = goemotions.prepare(source, seed)
         elif corpus == "crema_d":
-            prepared = crema_d.prepare(source, seed)
+            prepared = crema_d.prepare(source, seed, fold)
         else:
             prepared = msp_podcast.prepare(source, seed)
     summary = write_prepared(prepared, load_task(corpus), out, seed, max_rows)

@@ -10,7 +10,7 @@ from pathlib import Path
 
 from shala_audio.data.prepare import Prepared, as_mapping, need_file
 from shala_audio.data.rows import Row
-from shala_audio.data.splits import split_by_group
+from shala_audio.data.splits import fold_split, split_by_group
 from shala_audio.errors import UserError
 
 TASK = "chaosnli"
@@ -19,13 +19,14 @@ LABELS = ("entailment", "neutral", "contradiction")  # the order of `label_count
 SHARES = {"train": 0.75, "dev": 0.05, "test": 0.20}
 
 
-def prepare(source: Path, seed: int, part: str = "snli") -> Prepared:
+def prepare(source: Path, seed: int, part: str = "snli", fold: int | None = None) -> Prepared:
     """Rows of one part ("snli", "mnli" or "both").
 
     Args:
         source: folder with `chaosNLI_snli.jsonl` and `chaosNLI_mnli_m.jsonl`.
         seed: of the split.
         part: which file.
+        fold: of the cross-validation over premises, 0 to 4; None for one split.
     """
     if part not in (*PARTS, "both"):
         raise UserError(f"--part is {part!r}; use snli, mnli or both")
@@ -41,12 +42,13 @@ def prepare(source: Path, seed: int, part: str = "snli") -> Prepared:
             except (json.JSONDecodeError, KeyError, TypeError, ValueError) as error:
                 raise UserError(f"{path}:{number}: not a ChaosNLI row ({error!r})") from None
     premises = [row.text["premise"] for row in rows]
-    split_of = split_by_group(premises, SHARES, seed)
+    split_of = split_by_group(premises, SHARES, seed) if fold is None else fold_split(premises, fold, seed)
+    ours = "this one is ours, by premise," if fold is None else f"this is fold {fold} of our five, by premise,"
     return Prepared(
         [
             Row(row.id, TASK, split_of[premise], None, None, row.text, row.votes, row.extra)
             for row, premise in zip(rows, premises, strict=True)
         ],
-        caveat="ChaosNLI has no train split: this one is ours, by premise, in splits.json.",
+        caveat=f"ChaosNLI has no train split: {ours} in splits.json.",
         licence="CC BY-NC 4.0",
     )

@@ -12,7 +12,7 @@ from pathlib import Path
 
 from shala_audio.data.prepare import Prepared, as_mapping, need_file, sound_duration
 from shala_audio.data.rows import Audio, Row
-from shala_audio.data.splits import split_by_group
+from shala_audio.data.splits import fold_split, split_by_group
 from shala_audio.errors import UserError
 
 TASK = "crema_d"
@@ -35,12 +35,13 @@ SENTENCES = {
 SHARES = {"train": 0.7, "dev": 0.1, "test": 0.2}
 
 
-def prepare(source: Path, seed: int) -> Prepared:
+def prepare(source: Path, seed: int, fold: int | None = None) -> Prepared:
     """Rows with votes on sound alone, split by speaker within each sex.
 
     Args:
         source: the official repository's folder (`AudioWAV/`, `processedResults/`, `VideoDemographics.csv`).
         seed: of the split.
+        fold: of the cross-validation over the corpus's 91 speakers, 0 to 4; None for one split.
     """
     votes_file = need_file(source, "processedResults/tabulatedVotes.csv")
     with open(need_file(source, "VideoDemographics.csv"), newline="", encoding="utf-8") as file:
@@ -70,13 +71,19 @@ def prepare(source: Path, seed: int) -> Prepared:
                 text = {"transcript": SENTENCES[sentence]} if sentence in SENTENCES else {}
                 audio = Audio(f"AudioWAV/{present[name]}", 0.0, sound_duration(sounds / present[name]))
                 rows.append(Row(name, TASK, "train", speaker, audio, text, votes, extra))
-    split_of = split_by_group([str(row.speaker) for row in rows], SHARES, seed, strata=sex)
+    speakers = [str(row.speaker) for row in rows]
+    if fold is None:
+        split_of = split_by_group(speakers, SHARES, seed, strata=sex)
+    else:
+        # All actors make the folds, also those whose clips are not here: a part of the corpus has the folds of the whole.
+        split_of = fold_split(speakers, fold, seed, sex, members=sorted({*sex, *speakers}))
+    ours = "our split is" if fold is None else f"this is fold {fold} of our five,"
     return Prepared(
         [
             Row(row.id, TASK, split_of[str(row.speaker)], row.speaker, row.audio, row.text, row.votes, row.extra)
             for row in rows
         ],
         left_out,
-        caveat="CREMA-D is acted; our split is by speaker within each sex, in splits.json.",
+        caveat=f"CREMA-D is acted; {ours} by speaker within each sex, in splits.json.",
         licence="ODbL 1.0",
     )

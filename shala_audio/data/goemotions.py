@@ -50,10 +50,11 @@ def _from_aggregated(source: Path) -> Prepared:
     rows = []
     for split, comment, indices, identity in _official_split(source):
         votes = {labels[index]: 1 for index in indices}
-        rows.append(Row(identity, TASK, split, None, None, {"comment": comment}, votes))
+        rows.append(Row(identity, TASK, split, None, None, {"comment": comment}, votes, {"aggregated": True}))
     return Prepared(
         rows,
-        caveat="Aggregated labels, not votes: a label stands if two or more raters chose it.",
+        caveat="Aggregated labels, not votes: a label stands if two or more raters chose it. The raters' own agreement, and "
+        "so the ceiling, cannot be told from them.",
         licence="Apache-2.0",
     )
 
@@ -89,7 +90,12 @@ def _from_raters(source: Path, splits: Path) -> Prepared:
         if identity in split_of
     ]
     return Prepared(
-        rows, left_out, caveat="Votes of single raters, who may choose several labels.", licence="Apache-2.0"
+        rows,
+        left_out,
+        caveat="Votes of single raters, who may choose several labels: each rater's vote of 1 is split evenly over them, so "
+        "a share is not the share of raters who chose the label, and plurality-label measures are harsher than multi-label "
+        "ones.",
+        licence="Apache-2.0",
     )
 
 

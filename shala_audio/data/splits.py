@@ -9,6 +9,8 @@ from collections.abc import Mapping, Sequence
 from shala_audio.data.rows import Row
 from shala_audio.errors import UserError
 
+FOLDS = 5  # of a cross-validation
+
 
 def split_by_group(
     groups: Sequence[str], shares: Mapping[str, float], seed: int, strata: Mapping[str, str] | None = None
@@ -41,6 +43,31 @@ def split_by_group(
             assigned[group] = split
             filled[split] += sizes[group]
     return assigned
+
+
+def fold_split(
+    groups: Sequence[str], fold: int, seed: int, strata: Mapping[str, str] | None = None, members: Sequence[str] = ()
+) -> dict[str, str]:
+    """Assign each group to train, dev or test for one fold of a cross-validation: every group is in test once.
+
+    The folds themselves do not depend on the seed, so that everybody's are the same; dev is a sixteenth of the rest.
+
+    Args:
+        groups: the group of every item.
+        fold: 0 to `FOLDS` - 1; its groups are the test split.
+        seed: of the choice of dev.
+        strata: group to stratum; each is divided on its own.
+        members: groups that make the folds, each of the same size; those of the items, by their sizes, where not given.
+
+    Raises:
+        UserError: no such fold.
+    """
+    if not 0 <= fold < FOLDS:
+        raise UserError(f"--fold is {fold}; use 0 to {FOLDS - 1}")
+    folds = split_by_group(members or groups, {str(index): 1 / FOLDS for index in range(FOLDS)}, 0, strata)
+    rest = [group for group in groups if folds[group] != str(fold)]
+    assigned = split_by_group(rest, {"train": 15 / 16, "dev": 1 / 16}, seed, strata)
+    return {group: assigned.get(group, "test") for group in groups}
 
 
 def check_speakers(rows: Sequence[Row]) -> None:

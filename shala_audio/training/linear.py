@@ -33,6 +33,18 @@ class LinearResult:
     dev_jsd: float
 
 
+def judged_splits(rows: Sequence[Row], task: Task) -> tuple[dict[str, list[Row]], dict[str, Floats]]:
+    """Rows with votes of train, dev and test, and their human distributions.
+
+    Raises:
+        UserError: a split is missing.
+    """
+    splits = {name: [row for row in rows if row.split == name and row.votes] for name in ("train", "dev", "test")}
+    if missing := [name for name, members in splits.items() if not members]:
+        raise UserError(f"the manifest has no rows with votes in {', '.join(missing)}")
+    return splits, {name: human_distributions(members, task.label_names) for name, members in splits.items()}
+
+
 def pool(rows: Sequence[Row], features: FeatureStore) -> Tensor:
     """(rows, S, 2 D): mean and standard deviation over time of every cached layer."""
     pooled = []
@@ -65,10 +77,7 @@ def train_linear(rows: Sequence[Row], features: FeatureStore, task: Task, layers
     Raises:
         UserError: a split is missing.
     """
-    splits = {name: [row for row in rows if row.split == name and row.votes] for name in ("train", "dev", "test")}
-    if missing := [name for name, members in splits.items() if not members]:
-        raise UserError(f"the manifest has no rows with votes in {', '.join(missing)}")
-    human = {name: human_distributions(members, task.label_names) for name, members in splits.items()}
+    splits, human = judged_splits(rows, task)
     pooled = {name: pool(members, features) for name, members in splits.items()}
     best: tuple[float, int, float, Floats] | None = None
     for index in range(len(layers)):

@@ -34,7 +34,9 @@ def test_dirichlet_undoes_a_linear_map():
     rng = np.random.default_rng(1)
     logits = rng.standard_normal((2000, 3))
     human = softmax(logits)
-    wanted = np.array([[1.0, -0.6, 0.6], [0.0, 1.0, 0.0], [0.0, 0.0, 1.0]])  # its rows sum to 1: exact on log-probabilities
+    wanted = np.array(
+        [[1.0, -0.6, 0.6], [0.0, 1.0, 0.0], [0.0, 0.0, 1.0]]
+    )  # its rows sum to 1: exact on log-probabilities
     predicted = softmax(logits @ np.linalg.inv(wanted).T + [0.5, 0.0, -0.5])
     errors = {}
     for kind in ("temperature", "dirichlet"):

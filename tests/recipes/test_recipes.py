@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import json
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -12,7 +13,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 import soundfile
+from typer.testing import CliRunner
 
+from shala_audio.cli.main import app
 from shala_audio.data.rows import read_manifest
 from shala_audio.tasks import load_task
 from tests.recipes.make_msp_podcast import make_msp_podcast
@@ -63,10 +66,10 @@ def check_experiment(exp: Path, systems: set[str]) -> None:
         score = json.loads((exp / system / "score.json").read_text())
         assert score["n"] > 0 and 0 <= score["jsd"]["value"] <= 1 and "prior" in score
     results = (exp / "RESULTS.md").read_text()
-    assert all(f"| {system} |" in results for system in systems) and "constant prior" in results
+    assert all(re.search(rf"^\| {system} (\(\w+\) )?\|", results, re.MULTILINE) for system in systems | {"prior"})
     packed = {path.name for path in (exp / "pack").iterdir()}
     assert {"shala.json", "trained.safetensors", "README.md", "score.json"} <= packed
-    done = {1, 3, 5, 6, 7} | ({4} if "shala" in systems else set()) | ({2} if "linear" in systems else set())
+    done = {1, 3, 4, 5, 6, 7} | ({2} if "linear" in systems else set())
     assert {int(path.name.removeprefix(".done_")) for path in exp.glob(".done_*")} == done
 
 
@@ -76,7 +79,7 @@ def test_msp_podcast_all_stages(recipe, tmp_path):
     make_msp_podcast(tmp_path / "corpus", turns=48)
     options = ("--corpus_root", tmp_path / "corpus", "--model", model, "--exp", tmp_path / "exp")
     run_copy(script, *options)
-    check_experiment(tmp_path / "exp", {"zero_shot", "warm_start", "shala", "linear"})
+    check_experiment(tmp_path / "exp", {"zero_shot", "warm_start", "shala", "linear", "attentive"})
     (tmp_path / "exp" / "RESULTS.md").unlink()
     run_copy(script, *options, "--stage", "6", "--stop_stage", "6")
     assert not (tmp_path / "exp" / ".done_7").exists(), "what was packed is no longer current"
@@ -84,30 +87,57 @@ def test_msp_podcast_all_stages(recipe, tmp_path):
 
 
 @pytest.mark.parametrize("recipe", ["mini"], indirect=True)
-def test_mini_trains_slots(recipe, tmp_path):
+def test_mini_trains_slots_by_two_methods(recipe, tmp_path):
     _, script, model = recipe
     options = ("--model", model, "--exp", tmp_path / "exp", "--readout", "slots", "--max_rows", "60")
-    run_copy(script, *options, "--stop_stage", "4")
-    log = [json.loads(line) for line in (tmp_path / "exp" / "shala" / "log.jsonl").read_text().splitlines()]
-    assert log[-1]["step"] == 2
-    assert json.loads((tmp_path / "exp" / "shala" / "shala.json").read_text())["readout"] == "slots"
+    run_copy(script, *options, "--method", "grpo_majority,shala_dynamic", "--stop_stage", "4")
+    for method in ("grpo_majority", "shala_dynamic"):
+        folder = tmp_path / "exp" / method
+        assert json.loads((folder / "log.jsonl").read_text().splitlines()[-1])["step"] == 2
+        assert json.loads((folder / "shala.json").read_text())["readout"] == "slots"
+        assert json.loads((folder / "training.json").read_text())["method"] == method
     assert not list((tmp_path / "exp").glob("*/checkpoint-*")), "checkpoints go when the work is done"
 
 
-@pytest.mark.parametrize("recipe", ["chaosnli"], indirect=True)
-def test_chaosnli_zero_shot(recipe, tmp_path):
-    _, script, model = recipe
-    corpus = tmp_path / "corpus"
+def make_chaosnli(corpus: Path, rows: int = 60) -> None:
     corpus.mkdir()
     rng = np.random.default_rng(0)
     with open(corpus / "chaosNLI_snli.jsonl", "w") as file:
-        for index in range(60):
+        for index in range(rows):
             example = {"premise": f"Premise {index // 2}.", "hypothesis": f"Hypothesis {index}."}
             votes = rng.multinomial(100, rng.dirichlet([1, 1, 1])).tolist()
             file.write(json.dumps({"uid": f"u{index}", "label_count": votes, "example": example}) + "\n")
-    options = ("--corpus_root", corpus, "--model", model, "--exp", tmp_path / "exp", "--method", "zero_shot")
-    run_copy(script, *options, "--max_rows", "40")
-    check_experiment(tmp_path / "exp", {"zero_shot"})
+
+
+@pytest.mark.parametrize("recipe", ["chaosnli"], indirect=True)
+def test_chaosnli_in_five_folds(recipe, tmp_path):
+    """Five splits, then their predictions (here the constant prior's, each from its own fold) pooled and scored."""
+    _, script, model = recipe
+    make_chaosnli(tmp_path / "corpus")
+    exp = tmp_path / "exp"
+    options = ("--corpus_root", tmp_path / "corpus", "--model", model, "--exp", exp, "--fold", "all")
+    run_copy(script, *options, "--stop_stage", "1")
+    for fold in range(5):
+        manifest = script.parent / "data" / f"seed0_snli_fold{fold}" / "manifest.jsonl"
+        out = exp / f"fold{fold}" / "prior" / "predictions.jsonl"
+        CliRunner().invoke(app, ["baseline", "prior", str(manifest), "--out", str(out)], catch_exceptions=False)
+    run_copy(script, *options, "--stage", "8")
+    pooled = json.loads((exp / "pooled" / "prior" / "score.json").read_text())
+    assert pooled["n"] == 60, "every row once"
+    assert "five folds pooled" in (exp / "RESULTS.md").read_text()
+
+
+@pytest.mark.parametrize("recipe", ["chaosnli"], indirect=True)
+def test_chaosnli_all_stages_by_three_methods(recipe, tmp_path):
+    _, script, model = recipe
+    make_chaosnli(tmp_path / "corpus", 240)
+    options = ("--corpus_root", tmp_path / "corpus", "--model", model, "--exp", tmp_path / "exp")
+    run_copy(script, *options, "--method", "few_shot,sft_hard,shala_dynamic")
+    check_experiment(tmp_path / "exp", {"zero_shot", "few_shot", "warm_start", "sft_hard", "shala_dynamic"})
+    results = (tmp_path / "exp" / "RESULTS.md").read_text()
+    assert "shala_dynamic (label_token) + temperature" in results and "+ dirichlet" in results
+    assert "ceiling: fresh sample of the raters" in results and "--method shala_dynamic" in results
+    assert str(tmp_path) not in results, "no absolute path"
 
 
 @pytest.mark.parametrize("recipe", ["goemotions"], indirect=True)
@@ -153,6 +183,9 @@ def test_crema_d_data_and_features(recipe, tmp_path):
         (("--stage", "one"), "--stage"),
         (("--method", "magic"), "--method magic"),
         (("--readout", "song"), "--readout song"),
+        (("--method", "grpo_jsd"), "goes with --readout slots or verbalized"),
+        (("--method", "shala,few_shot"), "an untrained projector says nothing"),
+        (("--fold", "7"), "use 0 to 4, or all"),
         (("--stage",), "needs a value"),
         (("--corpus_root", "/nowhere"), "/nowhere"),
         (("--stage", "4", "--corpus_root", "/nowhere"), "run stage 3 first"),

@@ -1,0 +1,72 @@
+"""Pool the folds of a cross-validation: every row is predicted by the one model that did not learn from it."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from shala_audio.data.rows import Row, read_manifest, write_manifest
+from shala_audio.errors import UserError
+from shala_audio.files import read_json, write_json, write_text
+
+
+@dataclass(frozen=True)
+class Fold:
+    """An experiment's folder with one folder a system, and the manifest of its rows."""
+
+    experiment: Path
+    manifest: Path
+
+
+def pool_folds(folds: Sequence[Fold], out: Path) -> list[str]:
+    """Write `manifest.jsonl` (the test rows of all folds) and `<system>/predictions*.jsonl` into `out`.
+
+    A system must be in every fold. Its `training.json` is the first fold's with the seconds of all, and the largest peak.
+
+    Returns:
+        The systems.
+
+    Raises:
+        UserError: a row is in test twice, or is predicted twice or not at all; or no system is in every fold.
+    """
+    rows: dict[str, Row] = {}
+    for fold in folds:
+        for row in read_manifest(fold.manifest, "test"):
+            if row.id in rows:
+                raise UserError(f"{fold.manifest}: row {row.id} is in the test split of another fold too")
+            rows[row.id] = row
+    write_manifest(out / "manifest.jsonl", rows.values())
+    names = [{path.parent.name for path in fold.experiment.glob("*/predictions.jsonl")} for fold in folds]
+    systems = sorted(set.intersection(*names))
+    if not systems:
+        raise UserError(f"no system has predictions in all of {', '.join(str(fold.experiment) for fold in folds)}")
+    for system in systems:
+        first = folds[0].experiment / system
+        for path in sorted(first.glob("predictions*.jsonl")):
+            if path.name != "predictions_dev.jsonl":
+                _pool_file(
+                    [fold.experiment / system / path.name for fold in folds], set(rows), out / system / path.name
+                )
+        records = [fold.experiment / system / "training.json" for fold in folds]
+        if all(record.is_file() for record in records):
+            found = [read_json(record) for record in records]
+            cost = {"seconds": sum(one["seconds"] for one in found), "peak_mb": max(one["peak_mb"] for one in found)}
+            write_json(out / system / "training.json", {**found[0], **cost, "folds": len(folds)})
+    return systems
+
+
+def _pool_file(paths: Sequence[Path], wanted: set[str], out: Path) -> None:
+    lines: dict[str, str] = {}
+    for path in paths:
+        if not path.is_file():
+            raise UserError(f"{path}: missing; the other folds have it")
+        for line in path.read_text(encoding="utf-8").splitlines():
+            identity = json.loads(line)["id"]
+            if identity in lines:
+                raise UserError(f"{path}: row {identity} is predicted in another fold too")
+            lines[identity] = line
+    if odd := sorted(wanted ^ set(lines)):
+        raise UserError(f"{out.name}: {len(odd)} rows are not predicted or not in test, such as {odd[0]}")
+    write_text(out, "\n".join(lines.values()) + "\n")
