@@ -42,7 +42,7 @@ def prepare(source: Path, seed: int, part: str = "snli", fold: int | None = None
             except (json.JSONDecodeError, KeyError, TypeError, ValueError) as error:
                 raise UserError(f"{path}:{number}: not a ChaosNLI row ({error!r})") from None
     premises = [row.text["premise"] for row in rows]
-    split_of = split_by_group(premises, SHARES, seed) if fold is None else fold_split(premises, fold, seed)
+    split_of = split_by_group(premises, SHARES, seed) if fold is None else fold_split(premises, fold, seed, 1 / 16)
     ours = "this one is ours, by premise," if fold is None else f"this is fold {fold} of our five, by premise,"
     return Prepared(
         [

@@ -41,7 +41,7 @@ def prepare(source: Path, seed: int, fold: int | None = None) -> Prepared:
     Args:
         source: the official repository's folder (`AudioWAV/`, `processedResults/`, `VideoDemographics.csv`).
         seed: of the split.
-        fold: of the cross-validation over the corpus's 91 speakers, 0 to 4; None for one split.
+        fold: of the cross-validation over the speakers that `VideoDemographics.csv` lists, 0 to 4; None for one split.
     """
     votes_file = need_file(source, "processedResults/tabulatedVotes.csv")
     with open(need_file(source, "VideoDemographics.csv"), newline="", encoding="utf-8") as file:
@@ -76,7 +76,7 @@ def prepare(source: Path, seed: int, fold: int | None = None) -> Prepared:
         split_of = split_by_group(speakers, SHARES, seed, strata=sex)
     else:
         # All actors make the folds, also those whose clips are not here: a part of the corpus has the folds of the whole.
-        split_of = fold_split(speakers, fold, seed, sex, members=sorted({*sex, *speakers}))
+        split_of = fold_split(speakers, fold, seed, 1 / 8, sex, members=sorted({*sex, *speakers}))
     ours = "our split is" if fold is None else f"this is fold {fold} of our five,"
     return Prepared(
         [

@@ -46,16 +46,22 @@ def split_by_group(
 
 
 def fold_split(
-    groups: Sequence[str], fold: int, seed: int, strata: Mapping[str, str] | None = None, members: Sequence[str] = ()
+    groups: Sequence[str],
+    fold: int,
+    seed: int,
+    dev_share: float,
+    strata: Mapping[str, str] | None = None,
+    members: Sequence[str] = (),
 ) -> dict[str, str]:
     """Assign each group to train, dev or test for one fold of a cross-validation: every group is in test once.
 
-    The folds themselves do not depend on the seed, so that everybody's are the same; dev is a sixteenth of the rest.
+    The folds themselves do not depend on the seed, so that everybody's are the same.
 
     Args:
         groups: the group of every item.
         fold: 0 to `FOLDS` - 1; its groups are the test split.
         seed: of the choice of dev.
+        dev_share: of the items that are not in test.
         strata: group to stratum; each is divided on its own.
         members: groups that make the folds, each of the same size; those of the items, by their sizes, where not given.
 
@@ -66,7 +72,7 @@ def fold_split(
         raise UserError(f"--fold is {fold}; use 0 to {FOLDS - 1}")
     folds = split_by_group(members or groups, {str(index): 1 / FOLDS for index in range(FOLDS)}, 0, strata)
     rest = [group for group in groups if folds[group] != str(fold)]
-    assigned = split_by_group(rest, {"train": 15 / 16, "dev": 1 / 16}, seed, strata)
+    assigned = split_by_group(rest, {"train": 1 - dev_share, "dev": dev_share}, seed, strata)
     return {group: assigned.get(group, "test") for group in groups}
 
 

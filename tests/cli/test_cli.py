@@ -14,6 +14,7 @@ import soundfile
 from typer.testing import CliRunner
 
 from shala_audio.cli.main import app
+from shala_audio.data.rows import read_manifest
 from shala_audio.errors import UserError
 from tests.tiny import tiny_model
 
@@ -149,6 +150,29 @@ def test_baseline_score_report(tmp_path):
     text = (tmp_path / "R.md").read_text()
     assert "| prior |" in text and "ceiling" in text and "Synthetic" in text and str(tmp_path) not in text
     assert (tmp_path / "R_jsd.png").stat().st_size > 1000
+
+
+def test_calibrate_and_compare(tmp_path):
+    """On predictions that are too sure of themselves; the raters' number is large enough to see it."""
+    invoke("prepare", "mini_text", "--out", tmp_path, "--max-rows", 200)
+    manifest = tmp_path / "manifest.jsonl"
+    rows = read_manifest(manifest)
+    for split in ("dev", "test"):
+        with open(tmp_path / f"{split}.jsonl", "w") as file:
+            for row in rows:
+                sure = np.array(list(row.extra["true"].values())) ** 4 + 1e-6
+                probs = dict(zip(row.extra["true"], (sure / sure.sum()).tolist(), strict=True))
+                if row.split == split:
+                    file.write(json.dumps({"id": row.id, "probs": probs}) + "\n")
+    test, better = tmp_path / "test.jsonl", tmp_path / "calibrated.jsonl"
+    for kind in ("temperature", "dirichlet"):
+        options = ("--kind", kind, "--apply", test, "--out", better)
+        assert "fitted on" in invoke("calibrate", tmp_path, tmp_path / "dev.jsonl", manifest, *options)
+        assert (tmp_path / f"calibration_{kind}.json").is_file()
+        table = invoke("compare", better, test, manifest)
+        assert "jsd" in table and "-0." in table, "the calibrated ones are closer"
+    with pytest.raises(UserError, match="fitted on dev alone"):
+        invoke("calibrate", tmp_path, test, manifest)
 
 
 def test_train_by_yaml_and_flags(tiny_lm, tmp_path):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import json
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -137,3 +138,24 @@ def test_real_corpora(corpora, tmp_path, name):
         summary["split_sha256"]
         == write_prepared(module.prepare(corpora / name, 0), load_task(name), tmp_path, 0)["split_sha256"]
     )
+
+
+@pytest.mark.parametrize("part", ["snli", "mnli"])
+def test_the_published_folds_are_those_we_make(corpora, part):
+    if not (corpora / "chaosnli").is_dir():
+        pytest.skip(f"{corpora / 'chaosnli'} is not here")
+    published = json.loads((Path(__file__).parents[2] / "recipes" / "chaosnli" / "folds.json").read_text())[part]
+    for fold, identities in enumerate(published):
+        rows = chaosnli.prepare(corpora / "chaosnli", 3, part, fold).rows
+        assert sorted(row.id for row in rows if row.split == "test") == sorted(identities)
+        premises = {split: {r.text["premise"] for r in rows if r.split == split} for split in ("train", "dev", "test")}
+        assert not premises["test"] & (premises["train"] | premises["dev"]) and premises["dev"]
+
+
+@pytest.mark.parametrize("fold", range(5))
+def test_crema_d_folds_keep_speakers_apart(corpora, fold):
+    if not (corpora / "crema_d").is_dir():
+        pytest.skip(f"{corpora / 'crema_d'} is not here")
+    rows = crema_d.prepare(corpora / "crema_d", 0, fold).rows
+    speakers = {split: {row.speaker for row in rows if row.split == split} for split in ("train", "dev", "test")}
+    assert all(speakers.values()) and sum(map(len, speakers.values())) == len({row.speaker for row in rows})

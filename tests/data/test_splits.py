@@ -5,7 +5,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from shala_audio.data.rows import Row
-from shala_audio.data.splits import check_speakers, split_by_group
+from shala_audio.data.splits import check_speakers, fold_split, split_by_group
 from shala_audio.errors import UserError
 
 SHARES = {"train": 0.7, "dev": 0.1, "test": 0.2}
@@ -33,3 +33,26 @@ def test_a_speaker_on_two_sides_is_named():
     rows = [Row("a", "t", "train", "s1", text={"x": "y"}), Row("b", "t", "test", "s1", text={"x": "y"})]
     with pytest.raises(UserError, match="s1"):
         check_speakers(rows)
+
+
+@settings(max_examples=30, deadline=None)
+@given(st.lists(st.sampled_from([f"g{i}" for i in range(30)]), min_size=25, max_size=120), st.integers(0, 9))
+def test_folds_test_every_group_once(groups, seed):
+    tested: list[str] = []
+    for fold in range(5):
+        split_of = fold_split(groups, fold, seed, 0.1)
+        assert set(split_of) == set(groups), "a group is on one side"
+        tested += [group for group, split in split_of.items() if split == "test"]
+        assert {g for g, s in split_of.items() if s == "test"} == {
+            g for g, s in fold_split(groups, fold, seed + 1, 0.1).items() if s == "test"
+        }, "the folds are the same for every seed"
+    assert sorted(tested) == sorted(set(groups))
+
+
+def test_a_part_of_the_corpus_has_the_folds_of_the_whole():
+    members = [f"s{i}" for i in range(20)]
+    whole = fold_split(members, 2, 0, 0.1, members=members)
+    part = fold_split(members[:9], 2, 0, 0.1, members=members)
+    assert {g for g, s in part.items() if s == "test"} == {g for g in members[:9] if whole[g] == "test"}
+    with pytest.raises(UserError, match="use 0 to 4"):
+        fold_split(members, 5, 0, 0.1)

@@ -11,6 +11,8 @@ from shala_audio.audio.encoders import WhisperFrontEnd
 from shala_audio.audio.features import FeatureStore, write_features
 from shala_audio.data.rows import Audio, Row
 from shala_audio.errors import UserError
+from shala_audio.evaluation.calibration import Calibration
+from shala_audio.files import write_json
 from tests.tiny import tiny_model
 
 
@@ -94,6 +96,18 @@ def test_text(tiny_lm, tmp_path):
         model.predict("clip.wav")
     with pytest.raises(UserError, match="comment|prompt"):
         model.predict()
+
+
+def test_a_calibration_is_applied(speech, clips, tmp_path):
+    plain = speech().predict(str(clips / "0.wav"))
+    with pytest.raises(UserError, match="shala-audio calibrate"):
+        speech(calibration="temperature")
+    with pytest.raises(UserError, match="use one of temperature, dirichlet"):
+        speech(calibration="magic")
+    soft = Calibration("temperature", np.eye(3) / 2, np.zeros(3), plain.labels, 20)
+    write_json(tmp_path / "label_token" / "calibration_temperature.json", soft.to_dict())
+    found = speech(calibration="temperature").predict(str(clips / "0.wav"))
+    assert found.probs == pytest.approx(soft(plain.probs[None])[0]) and found.entropy > plain.entropy
 
 
 def test_wrong_requests(speech, tmp_path):
