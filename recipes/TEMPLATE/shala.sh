@@ -22,8 +22,9 @@ usage="Usage: $(basename "$(dirname "$0")")/run.sh [options]
   --part NAME        chaosnli: snli, mnli or both (snli)
 
 Methods: zero_shot, few_shot (text), warm_start, sft_hard, sft_soft, shala, shala_unweighted, shala_static, shala_dynamic;
-with label_token shala_exact; with slots and verbalized grpo_majority, grpo_jsd. All spend the passes of stage 4 after
-the same warm start. The constant prior, and for sound a linear and an attentive classifier, stand in every table."
+with label_token shala_exact; with slots and verbalized grpo_majority, grpo_jsd. All see as many prompts in stage 4, after
+the same warm start (sft_hard after one on hard labels). The method named last is also calibrated on dev, and packed. The
+constant prior, and for sound a linear and an attentive classifier, stand in every table."
 
 arguments=("$@")
 corpus= modality=text model=text part=snli
@@ -53,6 +54,7 @@ for name in nproc max_rows; do
   [[ -z ${!name} || ${!name} =~ ^[1-9][0-9]*$ ]] || die "--$name is '${!name}': a whole number of 1 or more is needed"
 done
 [[ -z $fold || $fold =~ ^([0-4]|all)$ ]] || die "--fold is '$fold': use 0 to 4, or all"
+[[ -z $fold || $corpus == chaosnli || $corpus == crema_d ]] || die "--fold: $corpus has a split of its own"
 case $readout in label_token | slots | verbalized) ;; *) die "--readout $readout: see --help" ;; esac
 [ -n "$recipe" ] || die "run a recipe's run.sh, not this template"
 
@@ -62,7 +64,7 @@ if [ "$method" = all ]; then
   if [ "$readout" = label_token ]; then chosen="$chosen shala_unweighted shala_dynamic shala_exact"; else
     chosen="$chosen grpo_majority grpo_jsd shala_static shala_dynamic"; fi
 else
-  chosen=${method//,/ }
+  chosen=$(tr ',' '\n' <<< "$method" | awk '!seen[$0]++') # each once
 fi
 for name in $chosen; do
   case $name in
@@ -83,6 +85,12 @@ split=seed$seed${max_rows:+_max$max_rows}
 exp=${exp:-${method//,/+}_${readout}_$split${fold:+_fold$fold}}
 case $exp in */*) ;; *) exp=$recipe/exp/$exp ;; esac
 
+score_file() { # predictions_temperature.jsonl -> score_temperature.json, in the same folder
+  local name
+  name=$(basename "$1" .jsonl)
+  echo "$(dirname "$1")/score${name#predictions}.json"
+}
+
 if [ "$fold" = all ]; then # every fold in turn, then their predictions together
   pairs=()
   for fold in 0 1 2 3 4; do
@@ -90,10 +98,10 @@ if [ "$fold" = all ]; then # every fold in turn, then their predictions together
     pairs+=("$exp/fold$fold:$recipe/data/${split}_fold$fold/manifest.jsonl")
   done
   [ "$stop_stage" -ge 6 ] || exit 0
+  rm -rf "$exp/pooled"
   shala-audio pool "${pairs[@]}" --out "$exp/pooled"
   for predictions in "$exp"/pooled/*/predictions*.jsonl; do
-    score=$(basename "${predictions/predictions/score}" .jsonl).json
-    shala-audio score "$predictions" "$exp/pooled/manifest.jsonl" --out "$(dirname "$predictions")/$score"
+    shala-audio score "$predictions" "$exp/pooled/manifest.jsonl" --out "$(score_file "$predictions")"
   done
   shala-audio report "$exp/pooled" --data "$recipe/data/${split}_fold0" --out "$exp/RESULTS.md" \
     --title "$corpus, $readout, seed $seed, five folds pooled" \
@@ -122,6 +130,13 @@ begin() { # a stage: what it and the later ones made is no longer current
   current=$1; say "$1" "$2"
   local later
   for later in $(seq "$1" 7); do rm -f "$exp/.done_$later"; done
+  rm -rf "$exp/pack"
+}
+equal_prompts() { # options under which a supervised step sees as many prompts as a step of rollouts
+  local rows group
+  rows=$(sed -n 's/^per_device_train_batch_size: *\([0-9]*\).*/\1/p' "$1")
+  group=$(sed -n 's/^num_generations: *\([0-9]*\).*/\1/p' "$1")
+  [ -z "$group" ] || echo "--per_device_train_batch_size $((rows / group))"
 }
 feature_options=()
 if [ "$modality" = audio ]; then feature_options=(--features "$features"); fi
@@ -182,13 +197,14 @@ if wants 4; then
   begin 4 "SHALA"
   need "$exp/.done_3" 3
   for name in $chosen; do
-    start=$exp/warm_start
+    start=$exp/warm_start settings=${config:-$(conf shala)} budget=()
     case $name in
       zero_shot | few_shot | warm_start) continue ;;
-      sft_hard) start=${start}_hard ;;
+      sft_hard) start=${start}_hard ;;&
+      sft_*) read -ra budget <<< "$(equal_prompts "$settings")" ;;
     esac
-    "${train_cmd[@]}" train --config "${config:-$(conf shala)}" --method "$name" --init "$start" --output_dir "$exp/$name" \
-      "${common[@]}" --resume
+    "${train_cmd[@]}" train --config "$settings" --method "$name" --init "$start" --output_dir "$exp/$name" \
+      "${common[@]}" "${budget[@]}" --resume
   done
   touch "$exp/.done_4"
 fi
@@ -199,6 +215,7 @@ systems=(prior "${trained[@]}")
 if wants 5; then
   begin 5 "predict"
   need "$exp/.done_3" 3
+  for system in "${systems[@]}"; do rm -f "$exp/$system"/{predictions,score,calibration}*.json*; done
   shala-audio baseline prior "$data/manifest.jsonl" --out "$exp/prior/predictions.jsonl"
   for system in "${trained[@]}"; do
     case $system in zero_shot | few_shot | warm_start) ;; *) need "$exp/.done_4" 4 ;; esac
@@ -232,8 +249,7 @@ if wants 6; then
     rm -f "$exp/$system"/score*.json
     for predictions in "$exp/$system"/predictions*.jsonl; do
       case $predictions in *_dev.jsonl) continue ;; esac
-      score=$(basename "${predictions/predictions/score}" .jsonl).json
-      shala-audio score "$predictions" "$data/manifest.jsonl" --out "$exp/$system/$score"
+      shala-audio score "$predictions" "$data/manifest.jsonl" --out "$(score_file "$predictions")"
     done
     folders+=("$exp/$system")
   done

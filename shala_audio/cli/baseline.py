@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
@@ -24,12 +24,16 @@ def baseline(
     linear: softmax regression on mean and deviation over time of one encoder layer; layer and penalty are chosen on dev.
     attentive: learnt layer weights and attentive pooling over time; learning rate and passes are chosen on dev.
     """
+    import time
+
     from shala_audio.data.rows import read_manifest
     from shala_audio.data.votes import mean_distribution
     from shala_audio.distribution import LabelDistribution
     from shala_audio.evaluation.predictions import write_predictions
+    from shala_audio.files import write_json
     from shala_audio.tasks import load_task
 
+    started = time.monotonic()
     rows = read_manifest(manifest)
     if not rows:
         raise UserError(f"{manifest}: has no rows")
@@ -49,13 +53,20 @@ def baseline(
 
             line = train_linear(rows, store, chosen, store.encoder["layers"])
             write_predictions(out, line.predictions)
+            settings: dict[str, Any] = {"layer": line.layer, "penalty": line.penalty}
             print(f"layer {line.layer}, penalty {line.penalty:g} (chosen on dev: jsd {line.dev_jsd:.4f})")
         else:
             from shala_audio.training.attentive import train_attentive
 
             found = train_attentive(rows, store, chosen, seed)
             write_predictions(out, found.predictions)
+            settings = {"learning_rate": found.learning_rate, "passes": found.epochs}
             print(f"rate {found.learning_rate:g}, {found.epochs} passes (chosen on dev: jsd {found.dev_jsd:.4f})")
+        from shala_audio.training.record import cost_record
+
+        # What dev chose is no setting: it differs between seeds.
+        record = {"method": kind, "task": chosen.name, **cost_record(seed, time.monotonic() - started, manifest)}
+        write_json(out.parent / "training.json", {**record, "chosen": settings})
     else:
         raise UserError(f"{kind}: no such baseline; use prior, linear or attentive")
     print(out)

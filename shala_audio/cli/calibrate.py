@@ -26,13 +26,16 @@ def calibrate(
     from shala_audio.evaluation.calibration import fit
     from shala_audio.evaluation.predictions import read_predictions, write_predictions
     from shala_audio.evaluation.score import load_judged
-    from shala_audio.files import write_json
+    from shala_audio.files import read_json, write_json
+    from shala_audio.tasks import task_from_dict
 
-    if not model.is_dir():
-        raise UserError(f"{model}: no such folder")
+    settings = model / "shala.json"
+    if not settings.is_file():
+        raise UserError(f"{model}: not a model folder (shala.json is missing)")
     if (apply is None) != (out is None):
         raise UserError("--apply and --out go together")
-    judged = load_judged(dev_predictions, manifest)
+    labels = task_from_dict(read_json(settings)["task"], str(settings)).label_names
+    judged = load_judged(dev_predictions, manifest, labels)
     if others := sorted({row.split for row in judged.rows} - {"dev"}):
         raise UserError(f"{dev_predictions}: has rows of {', '.join(others)}; a calibration is fitted on dev alone")
     found = fit(kind, judged.predicted, judged.human, judged.labels)

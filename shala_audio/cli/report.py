@@ -67,7 +67,7 @@ def _key(systems: Sequence[System]) -> str:
 
 def _trainings(runs: Sequence[Run]) -> list[str]:
     """What every run was: cost, command, hashes, versions."""
-    trained = list({run.folder: run for run in runs if run.training}.values())
+    trained = [run for run in {run.folder: run for run in runs}.values() if run.training.get("command")]
     if not trained:
         return []
     lines = [
@@ -77,17 +77,19 @@ def _trainings(runs: Sequence[Run]) -> list[str]:
     for run in trained:
         found = run.training
         minutes = f"{found['seconds'] / 60:.1f}" + (" (since a resume)" if found.get("resumed") else "")
+        parameters = f"{found['trained_parameters']:,}" if found.get("trained_parameters") else "–"
+        name = found["method"] + (f" ({found['readout']})" if found.get("readout") else "")
         lines.append(
-            f"| {found['method']} ({found['readout']}) | {found['seed']} | {minutes} | {found['peak_mb']:,} | "
-            f"{found['precision']} | {found['trained_parameters']:,} |"
+            f"| {name} | {found['seed']} | {minutes} | {found['peak_mb']:,} | {found.get('precision', '–')} | {parameters} |"
         )
     lines += ["", "Commands:", ""]
-    lines += [f"    {command}" for command in dict.fromkeys(run.training["command"] for run in trained)]
-    first = trained[0].training
-    hashes = sorted({run.training["manifest_sha256"][:16] for run in trained})
-    versions = ", ".join(f"{name} {number}" for name, number in first["versions"].items())
-    lines += ["", f"Language model {first['lm']}, sha256 {first['lm_sha256'][:16] or 'not known'}; manifest sha256 "]
-    lines[-1] += f"{', '.join(hashes)}. Versions: {versions}."
+    commands = [line for run in trained for line in (*run.training.get("before", []), run.training["command"])]
+    lines += [f"    {command}" for command in dict.fromkeys(commands)]
+    models = {(run.training["lm"], run.training["lm_sha256"][:16]) for run in trained if run.training.get("lm")}
+    named = "; ".join(f"{lm}, sha256 {sha or 'not known'}" for lm, sha in sorted(models))
+    hashes = ", ".join(sorted({run.training["manifest_sha256"][:16] for run in trained}))
+    versions = ", ".join(f"{name} {number}" for name, number in trained[0].training["versions"].items())
+    lines += ["", f"Language model {named}. Manifest sha256 {hashes}. Versions: {versions}."]
     return [*lines, ""]
 
 
@@ -110,9 +112,11 @@ def _pictures(systems: Sequence[System], rows: Any, runs: Sequence[Run], out: Pa
     plots.plot_entropy(best, place("entropy"))
     plots.plot_confusion(best, place("confusion"))
     shown |= {"entropy": f"human and stated entropy, {best.name}", "confusion": f"plurality labels, {best.name}"}
-    logs = {run.folder: run for run in runs if (run.folder / "log.jsonl").is_file()}
+    logs: dict[str, Path] = {}
+    for run in runs:  # the first of a folder's is the one without calibration
+        if (log := run.folder / "log.jsonl").is_file() and log not in logs.values():
+            logs[f"{run.system}, seed {run.training.get('seed')}"] = log
     if logs:
-        named_logs = {f"{run.system}, seed {run.training.get('seed')}": f / "log.jsonl" for f, run in logs.items()}
-        plots.plot_training(named_logs, place("training"))
+        plots.plot_training(logs, place("training"))
         shown["training"] = "loss and reward by step"
     return [*(f"![{text}]({place(what).name})" for what, text in shown.items()), ""]

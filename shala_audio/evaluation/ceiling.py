@@ -30,15 +30,13 @@ def fresh_sample(counts: Floats, rng: np.random.Generator) -> Floats:
 
 
 def split_halves(counts: Floats, rng: np.random.Generator) -> tuple[Floats, Floats] | None:
-    """Distributions of two random halves of each row's raters, two (rows, K), for rows with two raters or more.
+    """Distributions of two random halves of each row's raters, two (rows, K); of an odd number, the second has one more.
 
-    None where votes are not whole numbers (a rater who split a vote cannot be told from two), or no row has two. Of an
-    odd number, the second half has one more.
+    Only rows with two raters or more whose votes are whole numbers can be parted: a rater who split a vote cannot be told
+    from two. None where no row can.
     """
-    if not np.allclose(counts, np.rint(counts)):
-        return None
     whole = np.rint(counts).astype(np.int64)
-    whole = whole[whole.sum(axis=1) >= 2]
+    whole = whole[np.isclose(counts, whole).all(axis=1) & (whole.sum(axis=1) >= 2)]
     if not len(whole):
         return None
     left, wanted = whole.sum(axis=1), whole.sum(axis=1) // 2
@@ -68,7 +66,10 @@ def human_ceiling(counts: Floats, draws: int = DRAWS, seed: int = 0) -> dict[str
 
 
 def split_half_distance(counts: Floats, draws: int = DRAWS, seed: int = 0) -> dict[str, Any] | None:
-    """Mean jsd between halves of the raters, {n, jsd: {value, low, high}}; None where votes cannot be parted."""
+    """Mean jsd between halves of the raters, {n, jsd: {value, low, high}}.
+
+    n counts the rows whose votes can be parted; None where none can.
+    """
     rng = np.random.default_rng(seed)
     distances = []
     for _ in range(max(1, min(20, SAMPLED_ROWS // len(counts)))):

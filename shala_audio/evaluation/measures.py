@@ -173,6 +173,8 @@ def all_measures(
             bar.update()
             for key, value in found.items():
                 drawn[key].append(value)
+    # A mean of absolute gaps is larger in every draw than in the whole: its percentiles are no interval.
+    drawn["entropy_error"] = []
     intervals = {key: _interval(value, drawn[key]) for key, value in values.items()}
     result: dict[str, Any] = {"n": measures.rows, "ties": measures.ties}
     result |= {key: found for key, found in intervals.items() if not key.startswith("tercile/")}

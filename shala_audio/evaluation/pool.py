@@ -23,13 +23,14 @@ class Fold:
 def pool_folds(folds: Sequence[Fold], out: Path) -> list[str]:
     """Write `manifest.jsonl` (the test rows of all folds) and `<system>/predictions*.jsonl` into `out`.
 
-    A system must be in every fold. Its `training.json` is the first fold's with the seconds of all, and the largest peak.
+    A system must be in every fold, and so must its calibrated predictions. Its `training.json` is the first fold's with the
+    seconds of all, and the largest peak.
 
     Returns:
         The systems.
 
     Raises:
-        UserError: a row is in test twice, or is predicted twice or not at all; or no system is in every fold.
+        UserError: a row is in test twice, or is predicted twice or not at all; or a system is not in every fold.
     """
     rows: dict[str, Row] = {}
     for fold in folds:
@@ -39,16 +40,16 @@ def pool_folds(folds: Sequence[Fold], out: Path) -> list[str]:
             rows[row.id] = row
     write_manifest(out / "manifest.jsonl", rows.values())
     names = [{path.parent.name for path in fold.experiment.glob("*/predictions.jsonl")} for fold in folds]
-    systems = sorted(set.intersection(*names))
+    systems = sorted(set.union(*names))
     if not systems:
-        raise UserError(f"no system has predictions in all of {', '.join(str(fold.experiment) for fold in folds)}")
+        raise UserError(f"no system has predictions in {', '.join(str(fold.experiment) for fold in folds)}")
+    for fold, there in zip(folds, names, strict=True):
+        if missing := [name for name in systems if name not in there]:
+            raise UserError(f"{fold.experiment}: has no predictions of {', '.join(missing)}, which another fold has")
     for system in systems:
-        first = folds[0].experiment / system
-        for path in sorted(first.glob("predictions*.jsonl")):
-            if path.name != "predictions_dev.jsonl":
-                _pool_file(
-                    [fold.experiment / system / path.name for fold in folds], set(rows), out / system / path.name
-                )
+        files = {path.name for fold in folds for path in (fold.experiment / system).glob("predictions*.jsonl")}
+        for name in sorted(files - {"predictions_dev.jsonl"}):
+            _pool_file([fold.experiment / system / name for fold in folds], set(rows), out / system / name)
         records = [fold.experiment / system / "training.json" for fold in folds]
         if all(record.is_file() for record in records):
             found = [read_json(record) for record in records]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -48,14 +49,17 @@ class System:
 
 
 def find_runs(folders: Sequence[Path]) -> list[Run]:
-    """Runs in folders: a system's own (`score.json` in it) or an experiment's (systems in it).
+    """Runs in folders: a system's own (`score.json` in it) or an experiment's (systems in it; its `pack` is a copy of one).
 
     Raises:
         UserError: a folder has neither.
     """
     runs: list[Run] = []
     for folder in folders:
-        own = [folder] if (folder / "score.json").is_file() else sorted(p.parent for p in folder.glob("*/score.json"))
+        own = (
+            [folder] if (folder / "score.json").is_file() else sorted(p.parent for p in folder.glob("[!.]*/score.json"))
+        )
+        own = [place for place in own if place.name != "pack" or place == folder]
         if not own:
             raise UserError(
                 f"{folder}: has no score.json, and neither has a folder in it; `shala-audio score` makes one"
@@ -68,7 +72,7 @@ def find_runs(folders: Sequence[Path]) -> list[Run]:
 def _runs_of(folder: Path) -> Iterator[Run]:
     training = read_json(folder / "training.json") if (folder / "training.json").is_file() else {}
     name = str(training.get("method", folder.name))
-    if training:
+    if training.get("readout"):
         name += f" ({training['readout']})"
     for path in sorted(folder.glob("score*.json")):
         calibration = path.stem.removeprefix("score").removeprefix("_")
@@ -76,25 +80,35 @@ def _runs_of(folder: Path) -> Iterator[Run]:
 
 
 def gather(runs: Sequence[Run]) -> list[System]:
-    """Systems in the order of the table.
+    """Systems in the order of the table: runs of one method and readout with the same settings, differing in the seed.
+
+    Runs of other settings are systems of their own, named by their folders as well. A run that is there twice (the constant
+    prior of two experiments on one split) counts once.
 
     Raises:
-        UserError: two runs of one system have the same seed.
+        UserError: two runs of one system have the same seed and other results.
     """
-    by_name: dict[str, list[Run]] = {}
+    named: dict[str, dict[str, list[Run]]] = {}
     for run in runs:
-        by_name.setdefault(run.system, []).append(run)
-    for name, members in by_name.items():
-        seeds = [run.training["seed"] for run in members if run.training]
-        if len(set(seeds)) < len(seeds):
-            places = ", ".join(str(run.folder) for run in members)
-            raise UserError(f"{name}: two runs with the same seed ({places})")
+        settings = json.dumps({key: run.training.get(key) for key in ("settings", "lm", "task")}, sort_keys=True)
+        members = named.setdefault(run.system, {}).setdefault(settings, [])
+        twins = [other for other in members if other.training.get("seed") == run.training.get("seed")]
+        if any(other.score != run.score for other in twins):
+            places = ", ".join(str(one.folder) for one in (*twins, run))
+            raise UserError(f"{run.system}: two runs with the same seed and settings ({places})")
+        if not twins:
+            members.append(run)
+    systems: list[System] = []
+    for name, variants in named.items():
+        for members in variants.values():
+            place = f" [{members[0].folder.parent.name}]" if len(variants) > 1 else ""
+            systems.append(System(name + place, members))
 
-    def rank(name: str) -> int:
-        method = name.split(" ")[0]
+    def rank(system: System) -> int:
+        method = system.name.split(" ")[0]
         return ORDER.index(method) if method in ORDER else len(ORDER)
 
-    return [System(name, by_name[name]) for name in sorted(by_name, key=rank)]
+    return sorted(systems, key=rank)
 
 
 def merge(scores: Sequence[Mapping[str, Any]]) -> Mapping[str, Any]:

@@ -2,7 +2,8 @@
 
 A row's weight is w = (1 - λ) + λ · H̃, H̃ the human entropy over log K, scaled to mean 1 over the training rows. With
 *dynamic* priority H̃ is multiplied by how much of the row is unlearnt: a running mean of 1 - r (r the row's mean reward),
-over its mean over the rows. λ may move along a line from the first step to the last.
+over its mean over the rows; it starts from what the model that is trained says about every row beforehand. λ may move along
+a line from the first step to the last.
 """
 
 from __future__ import annotations
@@ -64,7 +65,7 @@ class AmbiguityWeights:
     def __init__(self, counts: Floats, settings: AmbiguitySettings) -> None:
         self.settings = settings
         self.entropy = entropy_estimate(counts, settings.entropy, settings.alpha)
-        self.unlearnt = np.ones(len(counts))  # running mean of 1 - r; its start does not matter, as no row was seen
+        self.unlearnt = np.ones(len(counts))  # running mean of 1 - r
         self.seen = np.zeros(len(counts), dtype=np.int64)
         self._draws: tuple[int, Floats] | None = None  # the weights that an epoch's rows were drawn by
         _check(settings, self.entropy)
@@ -100,6 +101,10 @@ class AmbiguityWeights:
             old = self.unlearnt[row] if self.seen[row] else now
             self.unlearnt[row] = self.settings.memory * old + (1 - self.settings.memory) * now
             self.seen[row] += 1
+
+    def begin(self, gap: Floats) -> None:
+        """Start from 1 - r (rows,) of the model before its training: without it, a first pass would know no row."""
+        self.unlearnt, self.seen = gap.astype(np.float64), np.ones(len(self), dtype=np.int64)
 
     def draws(self, epoch: int, progress: float) -> Floats | None:
         """The weights by which an epoch's rows are drawn, fixed when it begins; None where they are not drawn so."""
@@ -168,7 +173,5 @@ def _check(settings: AmbiguitySettings, entropy: Floats) -> None:
         return
     if max(ends) == 0:
         raise UserError("ambiguity_lambda is 0: every weight would be 1; set ambiguity to off, or use more than 0")
-    if settings.kind == "static" and np.ptp(entropy) < 1e-9:
+    if np.ptp(entropy) < 1e-9 and (settings.kind == "static" or entropy.max() <= 0):
         raise UserError("ambiguity: the raters disagree about every row alike, so every weight is 1; set it to off")
-    if max(ends) == 1 and entropy.max() <= 0:
-        raise UserError("ambiguity_lambda is 1 and no row is ambiguous: every weight would be 0; use less than 1")

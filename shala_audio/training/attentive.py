@@ -73,12 +73,11 @@ def train_attentive(rows: Sequence[Row], features: FeatureStore, task: Task, see
         UserError: a split is missing.
     """
     splits, human = judged_splits(rows, task)
-    clips = {name: [features[row.id].float() for row in members] for name, members in splits.items()}
-    frames = torch.cat([clip.mean(dim=0) for clip in clips["train"]])
-    mean, spread = frames.mean(dim=0), frames.std(dim=0) + 1e-6
-    layers, _, width = clips["train"][0].shape
+    clips = {name: _Clips([row.id for row in members], features) for name, members in splits.items()}
+    mean, spread = clips["train"].moments()
+    layers, _, width = features[splits["train"][0].id].shape
     target = torch.tensor(human["train"], dtype=torch.float32)
-    lengths = [clip.shape[1] for clip in clips["train"]]
+    lengths = [features.frames(row.id) for row in splits["train"]]
     best: tuple[float, float, int, Floats] | None = None
     with tqdm(total=len(LEARNING_RATES) * EPOCHS, unit="pass", desc="attentive", disable=None) as bar:
         for rate in LEARNING_RATES:
@@ -92,8 +91,7 @@ def train_attentive(rows: Sequence[Row], features: FeatureStore, task: Task, see
                 order = visit_order(lengths, BATCH, seed, epoch)
                 for start in range(0, len(order), BATCH):
                     chosen = order[start : start + BATCH]
-                    padded, counts = pad_features([clips["train"][index] for index in chosen])
-                    loss = soft_cross_entropy(target[chosen], model(padded, counts)).mean()
+                    loss = soft_cross_entropy(target[chosen], model(*clips["train"].batch(chosen))).mean()
                     optimizer.zero_grad()
                     loss.backward()
                     optimizer.step()
@@ -114,9 +112,31 @@ def train_attentive(rows: Sequence[Row], features: FeatureStore, task: Task, see
     return AttentiveResult(named, rate, epochs, distance)
 
 
+@dataclass(frozen=True)
+class _Clips:
+    """Features of some rows, read from the cache as they are needed: a corpus need not fit into memory."""
+
+    ids: list[str]
+    features: FeatureStore
+
+    def batch(self, chosen: Sequence[int]) -> tuple[Tensor, Tensor]:
+        """(B, S, T, D) and (B,) of some of them."""
+        return pad_features([self.features[self.ids[index]].float() for index in chosen])
+
+    def moments(self) -> tuple[Tensor, Tensor]:
+        """Mean and standard deviation (D,) of all frames, averaged over layers."""
+        count, total, squares = 0, torch.zeros(()), torch.zeros(())
+        for identity in self.ids:
+            frames = self.features[identity].float().mean(dim=0).double()
+            count, total, squares = count + len(frames), total + frames.sum(dim=0), squares + frames.square().sum(dim=0)
+        mean = total / count
+        return mean.float(), ((squares / count - mean.square()).clamp(min=0).sqrt() + 1e-6).float()
+
+
 @torch.inference_mode()
-def _predict(model: AttentivePooling, clips: Sequence[Tensor]) -> Floats:
+def _predict(model: AttentivePooling, clips: _Clips) -> Floats:
     """(clips, K) probabilities."""
     model.eval()
-    found = [model(*pad_features(clips[start : start + BATCH])) for start in range(0, len(clips), BATCH)]
+    numbers = range(len(clips.ids))
+    found = [model(*clips.batch(numbers[start : start + BATCH])) for start in range(0, len(numbers), BATCH)]
     return torch.cat(found).double().exp().numpy()

@@ -110,6 +110,9 @@ class ShalaConfig(GRPOConfig):
         if self.method not in METHODS:
             raise UserError(f"method is {self.method!r}; use one of {', '.join(METHODS)}")
         for name, value in METHODS[self.method].settings.items():
+            found = getattr(self, name)
+            if found not in (value, type(self).__dataclass_fields__[name].default):
+                print(f"method {self.method}: {name} is {value}, not {found}", file=sys.stderr)
             setattr(self, name, value)
         for name, choices in {"target": ("soft", "hard"), "exact_loss": ("divergence", "distance")}.items():
             if getattr(self, name) not in choices:

@@ -31,23 +31,28 @@ class Method:
     settings: Mapping[str, Any] = field(default_factory=dict)
 
 
+SOFT = {"target": "soft"}
+ALIKE = {**SOFT, "ambiguity": "off", "ambiguity_sampling": False}
+
 METHODS: dict[str, Method] = {
     "zero_shot": Method("the base model as it is", "none"),
     "few_shot": Method("the base model with a few answered training rows in its prompt (text only)", "none"),
-    "warm_start": Method("a short supervised stage on human distributions", "supervised"),
+    "warm_start": Method("a short supervised stage on human distributions", "supervised", settings=SOFT),
     "sft_hard": Method("supervised learning of the plurality label", "supervised", settings={"target": "hard"}),
-    "sft_soft": Method("supervised learning of human distributions", "supervised"),
+    "sft_soft": Method("supervised learning of human distributions", "supervised", settings=SOFT),
     "grpo_majority": Method(
-        "GRPO, rewarded for the plurality label", "reinforced", SAMPLED, {"reward": "majority", "ambiguity": "off"}
+        "GRPO, rewarded for the plurality label", "reinforced", SAMPLED, {**ALIKE, "reward": "majority"}
     ),
-    "grpo_jsd": Method(
-        "GRPO, rewarded by 1 - jsd, all rows alike", "reinforced", SAMPLED, {"reward": "jsd", "ambiguity": "off"}
+    "grpo_jsd": Method("GRPO, rewarded by 1 - jsd, all rows alike", "reinforced", SAMPLED, {**ALIKE, "reward": "jsd"}),
+    "shala": Method("SHALA as the configuration says", "reinforced", settings=SOFT),
+    "shala_unweighted": Method("SHALA without ambiguity weights", "reinforced", settings=ALIKE),
+    "shala_static": Method(
+        "SHALA, ambiguous rows count for more", "reinforced", settings={**SOFT, "ambiguity": "static"}
     ),
-    "shala": Method("SHALA as the configuration says", "reinforced"),
-    "shala_unweighted": Method("SHALA without ambiguity weights", "reinforced", settings={"ambiguity": "off"}),
-    "shala_static": Method("SHALA, ambiguous rows count for more", "reinforced", settings={"ambiguity": "static"}),
     "shala_dynamic": Method(
-        "SHALA, ambiguous rows that are not learnt yet count for more", "reinforced", settings={"ambiguity": "dynamic"}
+        "SHALA, ambiguous rows that are not learnt yet count for more",
+        "reinforced",
+        settings={**SOFT, "ambiguity": "dynamic"},
     ),
-    "shala_exact": Method("SHALA by the exact objective, without rollouts", "reinforced", ("label_token",)),
+    "shala_exact": Method("SHALA by the exact objective, without rollouts", "reinforced", ("label_token",), SOFT),
 }

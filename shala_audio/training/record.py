@@ -4,15 +4,55 @@ from __future__ import annotations
 
 import hashlib
 import resource
+import shlex
 import sys
+from dataclasses import fields
+from enum import Enum
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-from shala_audio.models.speech_lm import SpeechLM
+import torch
+
+from shala_audio.files import read_json
+from shala_audio.models.speech_lm import TRAINED, SpeechLM
 from shala_audio.training.config import ShalaConfig
+from shala_audio.training.methods import METHODS
 
 PACKAGES = ("shala-audio", "torch", "transformers", "trl", "peft", "numpy")
+# Where a run writes and what it says while it runs: not part of what it computes.
+NOT_SETTINGS = {
+    "output_dir", "resume", "seed", "data_seed", "manifest", "features", "init", "task", "model", "method", "readout",
+    "disable_tqdm", "report_to", "run_name", "use_cpu", "bf16",
+}  # fmt: skip
+QUIET = ("logging_", "save_", "hub_", "push_", "log_", "trackio_")
+
+
+def settings(config: ShalaConfig) -> dict[str, Any]:
+    """The settings of a run that differ from the defaults and change what it computes."""
+    found = {}
+    for field in fields(config):
+        value = getattr(config, field.name)
+        if field.name in NOT_SETTINGS or field.name.startswith(QUIET) or not field.init or value == field.default:
+            continue
+        if isinstance(value, Enum):
+            value = value.value
+        if isinstance(value, (bool, int, float, str, type(None))):
+            found[field.name] = value
+    return found
+
+
+def fingerprint(config: ShalaConfig) -> dict[str, Any]:
+    """What a checkpoint belongs to: its settings, seed, method, rows, and the model it began from."""
+    start = Path(config.init) / TRAINED if config.init else None
+    return {
+        **settings(config),
+        "method": config.method,
+        "readout": config.readout,
+        "seed": config.seed,
+        "manifest": file_sha256(Path(str(config.manifest))),
+        "init": file_sha256(start) if start is not None and start.is_file() else config.model,
+    }
 
 
 def run_record(config: ShalaConfig, model: SpeechLM, seconds: float, resumed: bool) -> dict[str, Any]:
@@ -24,41 +64,66 @@ def run_record(config: ShalaConfig, model: SpeechLM, seconds: float, resumed: bo
         seconds: how long the run took; since the resume, where it was resumed.
         resumed: whether it was.
     """
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss  # KiB on Linux, bytes on macOS
+    trained = METHODS[config.method].loss != "none"
     return {
         "method": config.method,
         "readout": model.readout,
-        "seed": config.seed,
-        "command": command_line(sys.argv),
-        "ambiguity": {"kind": config.ambiguity, "lambda": config.ambiguity_lambda},
-        "reward": config.reward,
-        "learning_rate": config.learning_rate,
+        "task": model.task.name,
+        **cost_record(config.seed, seconds, Path(str(config.manifest))),
+        "before": _earlier_commands(config.init),
+        "settings": settings(config) if trained else {},
         "precision": "bf16" if config.bf16 else "fp16" if config.fp16 else "fp32",
-        "seconds": round(seconds, 1),
         "resumed": resumed,
-        "peak_mb": round(peak / (2**20 if sys.platform == "darwin" else 2**10)),
-        "trained_parameters": sum(p.numel() for p in model.parameters() if p.requires_grad),
-        "lm": model.model_config.lm,
+        "trained_parameters": sum(p.numel() for p in model.parameters() if p.requires_grad) if trained else 0,
+        "lm": shorten(model.model_config.lm),
         "lm_sha256": model.lm_sha256,
-        "manifest_sha256": file_sha256(Path(str(config.manifest))),
+    }
+
+
+def cost_record(seed: int, seconds: float, manifest: Path) -> dict[str, Any]:
+    """What any run leaves, a classifier's too: command, seed, time, peak memory, versions and the manifest's hash."""
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss  # KiB on Linux, bytes on macOS
+    record: dict[str, Any] = {
+        "seed": seed,
+        "command": command_line(sys.argv),
+        "seconds": round(seconds, 1),
+        "peak_mb": round(peak / (2**20 if sys.platform == "darwin" else 2**10)),
+        "manifest_sha256": file_sha256(manifest),
         "versions": {name: version(name) for name in PACKAGES},
     }
+    if torch.cuda.is_available():
+        record["peak_gpu_mb"] = round(torch.cuda.max_memory_allocated() / 2**20)
+    return record
+
+
+def _earlier_commands(init: str | None) -> list[str]:
+    """Commands of the runs that this one went on from, first to last."""
+    path = Path(init) / "training.json" if init else None
+    if path is None or not path.is_file():
+        return []
+    record = read_json(path)
+    return [*record.get("before", []), record["command"]]
 
 
 def command_line(arguments: list[str]) -> str:
     """The command with paths as seen from the working folder; one from elsewhere keeps its last part alone.
 
-    >>> command_line(["/usr/bin/shala-audio", "train", "--config", "/somewhere/else/a.yaml"])
-    'shala-audio train --config .../a.yaml'
+    >>> command_line(["/usr/bin/shala-audio", "train", "--config", "/somewhere/else/a.yaml", "--init=/x/warm start"])
+    "shala-audio train --config .../a.yaml '--init=.../warm start'"
     """
-    here = Path.cwd()
     words = [Path(arguments[0]).name]
     for word in arguments[1:]:
-        if Path(word).is_absolute():
-            path = Path(word)
-            word = str(path.relative_to(here)) if path.is_relative_to(here) else f".../{path.name}"
-        words.append(word)
-    return " ".join(words)
+        option, equals, value = word.partition("=")
+        words.append(option + equals + shorten(value) if word.startswith("--") and equals else shorten(word))
+    return shlex.join(words)
+
+
+def shorten(path: str) -> str:
+    """An absolute path as seen from the working folder, or by its last part; anything else as it is."""
+    if not Path(path).is_absolute():
+        return path
+    here = Path.cwd()
+    return str(Path(path).relative_to(here)) if Path(path).is_relative_to(here) else f".../{Path(path).name}"
 
 
 def file_sha256(path: Path) -> str:

@@ -12,7 +12,7 @@ paper (arXiv 2606.05376), which is also the least that a valid answer can earn; 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -21,6 +21,7 @@ from shala_audio.distribution import Floats, bhattacharyya, jsd
 from shala_audio.models.readouts.verbalized import parse_answer
 
 Reward = Callable[..., list[float]]
+Completion = str | Sequence[Mapping[str, str]]  # a text, or the messages that TRL passes for chat prompts
 
 
 def jsd_reward(labels: Sequence[str], invalid: float = 0.0) -> Reward:
@@ -73,8 +74,8 @@ REWARDS: dict[str, Callable[..., Reward]] = {
 
 
 def _reward(name: str, judge: Callable[[Floats, Floats], float], labels: Sequence[str], invalid: float) -> Reward:
-    def reward(completions: Sequence[str], human: Sequence[Sequence[float]], **_: Any) -> list[float]:
-        answers = [parse_answer(completion, labels) for completion in completions]
+    def reward(completions: Sequence[Completion], human: Sequence[Sequence[float]], **_: Any) -> list[float]:
+        answers = [parse_answer(_text(completion), labels) for completion in completions]
         return [
             invalid if answer is None else judge(np.asarray(people, dtype=np.float64), answer)
             for answer, people in zip(answers, human, strict=True)
@@ -82,3 +83,7 @@ def _reward(name: str, judge: Callable[[Floats, Floats], float], labels: Sequenc
 
     reward.__name__ = name  # TRL logs it under this name
     return reward
+
+
+def _text(completion: Completion) -> str:
+    return completion if isinstance(completion, str) else completion[-1]["content"]

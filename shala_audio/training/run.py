@@ -5,18 +5,22 @@ from __future__ import annotations
 import json
 import shutil
 import time
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from transformers import TrainerCallback, set_seed
 from transformers.trainer_utils import get_last_checkpoint
 
 from shala_audio.audio.features import FeatureStore
-from shala_audio.data.rows import read_manifest
-from shala_audio.data.votes import vote_counts
+from shala_audio.data.rows import Row, read_manifest
+from shala_audio.data.votes import human_distributions, vote_counts
+from shala_audio.distribution import Floats, jsd
 from shala_audio.errors import UserError
-from shala_audio.files import write_json
+from shala_audio.files import read_json, write_json, write_text
+from shala_audio.inference.predictor import Predictor
 from shala_audio.models.config import load_model_config
 from shala_audio.models.readouts.verbalized import longest_answer
 from shala_audio.models.speech_lm import SpeechLM
@@ -26,7 +30,7 @@ from shala_audio.training.config import ShalaConfig
 from shala_audio.training.data import Batcher, build_dataset, few_shot_examples, hard_rows, training_rows
 from shala_audio.training.methods import METHODS
 from shala_audio.training.projector_warm_up import warm_up_projector
-from shala_audio.training.record import run_record
+from shala_audio.training.record import fingerprint, run_record
 from shala_audio.training.shala import ShalaTrainer
 from shala_audio.training.warm_start import WarmStartTrainer
 
@@ -50,6 +54,8 @@ def train(config: ShalaConfig) -> Path:
         rows = training_rows(read_manifest(config.manifest), model)
         model.examples = few_shot_examples(rows, model, config.few_shot_examples, config.seed)
     model.save_pretrained(out)
+    for stale in (*out.glob("calibration_*.json"), *out.glob("predictions*.jsonl"), *out.glob("score*.json")):
+        stale.unlink()  # of the model that was here before
     for checkpoint in out.glob("checkpoint-*"):  # they are for going on after an interruption, and there was none
         shutil.rmtree(checkpoint)
     write_json(out / "training.json", run_record(config, model, time.monotonic() - started, resumed))
@@ -81,20 +87,20 @@ def _fit(model: SpeechLM, config: ShalaConfig) -> bool:
         config.max_completion_length = longest_answer(model)  # no longer answer can be valid
     if config.world_size > 1 or config.n_gpu > 1:
         raise UserError("training runs in one process on one device; start it without a launcher, with one GPU visible")
-    checkpoint = None
-    if config.resume and Path(str(config.output_dir)).is_dir():
-        checkpoint = get_last_checkpoint(str(config.output_dir))
+    checkpoint = _checkpoint(config)
     supervised = METHODS[config.method].loss == "supervised"
     if supervised and not config.init and features is not None and config.projector_epochs and checkpoint is None:
         rate = config.projector_learning_rate or config.learning_rate
         losses = warm_up_projector(model, dataset, batcher, config.projector_epochs, rate, config.seed)
         print(f"projector: loss {losses[0]:.3f} in the first pass, {losses[-1]:.3f} in the last")
-    log = _JsonLog(Path(str(config.output_dir)) / "log.jsonl", keep=checkpoint is not None)
+    log = _JsonLog(Path(str(config.output_dir)) / "log.jsonl", _step(checkpoint))
     trainer: Any
     if supervised:
         trainer = WarmStartTrainer(model, args=config, train_dataset=dataset, data_collator=batcher, callbacks=[log])
     else:
         weights = AmbiguityWeights(vote_counts(rows, model.task.label_names), config.ambiguity_settings())
+        if config.ambiguity == "dynamic" and checkpoint is None:
+            weights.begin(_distances(model, rows, features))
         trainer = ShalaTrainer(model, config, dataset, batcher, weights, callbacks=[log])
     before = {name: p.detach().clone() for name, p in model.named_parameters() if p.requires_grad}
     trainer.train(resume_from_checkpoint=checkpoint)
@@ -104,14 +110,47 @@ def _fit(model: SpeechLM, config: ShalaConfig) -> bool:
     return checkpoint is not None
 
 
+def _checkpoint(config: ShalaConfig) -> str | None:
+    """The newest checkpoint to go on from, if that is wanted; a note of what this run is stands beside it.
+
+    Raises:
+        UserError: there is one, but of other settings, rows or another start.
+    """
+    out = Path(str(config.output_dir))
+    mine, note = fingerprint(config), out / "run.json"
+    found = get_last_checkpoint(str(out)) if config.resume and out.is_dir() else None
+    if found is not None and note.is_file():
+        theirs = read_json(note)
+        if other := sorted(key for key in mine.keys() | theirs.keys() if mine.get(key) != theirs.get(key)):
+            raise UserError(
+                f"{found}: of a run with other {', '.join(other)}; remove {out} to start afresh, or use the settings it had"
+            )
+    if found is None:
+        write_json(note, mine)
+    return found
+
+
+def _step(checkpoint: str | None) -> int:
+    """The step that a checkpoint was written after; 0 where there is none."""
+    return int(checkpoint.rsplit("-", 1)[1]) if checkpoint else 0
+
+
+def _distances(model: SpeechLM, rows: Sequence[Row], features: FeatureStore | None) -> Floats:
+    """(rows,) jsd of what the model says before its training."""
+    found = dict(Predictor(model).predict_rows(rows, features))
+    model.train()
+    return jsd(human_distributions(rows, model.task.label_names), np.stack([found[row.id].probs for row in rows]))
+
+
 class _JsonLog(TrainerCallback):
     """What the trainer logs, one JSON object a line, beside the model."""
 
-    def __init__(self, path: Path, keep: bool) -> None:
+    def __init__(self, path: Path, step: int) -> None:
         self.path = path
         path.parent.mkdir(parents=True, exist_ok=True)
-        if not keep:
-            path.write_text("", encoding="utf-8")
+        lines = path.read_text(encoding="utf-8").splitlines() if step and path.is_file() else []
+        kept = [line for line in lines if json.loads(line)["step"] <= step]  # later steps are done again
+        write_text(path, "".join(f"{line}\n" for line in kept))
 
     def on_log(self, args: Any, state: Any, control: Any, logs: dict[str, Any] | None = None, **_: Any) -> None:
         if state.is_world_process_zero and logs:

@@ -105,7 +105,9 @@ class ShalaTrainer(SpeechTrainer, GRPOTrainer):
         )
 
     def _draws(self, epoch: int) -> Floats | None:
-        return self.weights.draws(epoch, self._progress())
+        # An epoch's draws are fixed when it begins, so they take λ as it will be in the middle of it.
+        middle = (epoch + 0.5) / max(self.args.num_train_epochs, 1) if self.args.max_steps <= 0 else self._progress()
+        return self.weights.draws(epoch, middle)
 
     def _progress(self) -> float:
         """Share of the training that is done."""
@@ -125,7 +127,7 @@ class ShalaTrainer(SpeechTrainer, GRPOTrainer):
             output["advantages"] = output["advantages"] * torch.tensor(
                 weights, dtype=torch.float32, device=output["advantages"].device
             )
-            self._watch(output["advantages"])
+            self._watch()
         return {**output, **self._audio}
 
     def _calculate_rewards(self, inputs: Any, prompts: Any, completions: Any, completion_ids_list: Any) -> Tensor:
@@ -136,16 +138,17 @@ class ShalaTrainer(SpeechTrainer, GRPOTrainer):
     def _weigh(self, rows: list[int], gap: Floats) -> Floats:
         """The weights of a batch's rows, logged; then what the batch showed of them is remembered."""
         weights = self.weights.of(rows, self._progress())
+        shown = self.weights.all(self._progress())[rows]  # also where rows were drawn by weight
         self.weights.update(rows, gap)
-        for name, value in self.weights.statistics(weights).items():
+        for name, value in self.weights.statistics(shown).items():
             self._metrics["train"][name].append(value)
         if self.weights.settings.kind != "off":
             self._metrics["train"]["weight/lambda"].append(self.weights.strength(self._progress()))
         return weights
 
-    def _watch(self, advantages: Tensor) -> None:
+    def _watch(self) -> None:
         """Say when all rollouts of every prompt earned the same, so that nothing is learnt from the batch."""
-        silent = bool((advantages == 0).all())
+        silent = bool(np.ptp(self._rewards.reshape(-1, self.num_generations), axis=1).max() < 1e-6)
         self._metrics["train"]["without_signal"].append(float(silent))
         self.steps_without_signal += silent
         if silent and self.steps_without_signal in (1, 10, 100, 1000):
@@ -169,10 +172,11 @@ class ShalaTrainer(SpeechTrainer, GRPOTrainer):
         batch |= {name: tensor[::group] for name, tensor in self._audio.items()}
         batch = self._prepare_input(batch)
         policy = self.accelerator.unwrap_model(self.model)
+        training = policy.training
         policy.eval()
         with self.accelerator.autocast():
             digits, _ = fill_slots(policy, self.template, batch, group, self.temperature)
-        policy.train()
+        policy.train(training)
         completions = self.template.completion(digits)
         return {
             "prompt_ids": self.batcher.builder.token_ids(prompts),
@@ -246,10 +250,12 @@ def _check(args: ShalaConfig, exact: bool) -> None:
         raise UserError(f"reward is {args.reward!r}; use one of {', '.join(REWARDS)}")
     rows = args.per_device_train_batch_size * args.gradient_accumulation_steps
     prompts = rows if exact else rows // args.num_generations
-    if args.ambiguity != "off" and not args.ambiguity_sampling and prompts < 2 and "adam" in str(args.optim).lower():
+    plain = str(args.optim).lower().endswith("sgd") and not args.max_grad_norm
+    if args.ambiguity != "off" and not args.ambiguity_sampling and prompts < 2 and not plain:
         raise UserError(
-            "ambiguity: each step holds one prompt, and Adam divides a factor on the whole gradient out again; use "
-            "a larger per_device_train_batch_size or gradient_accumulation_steps, ambiguity_sampling, or ambiguity off"
+            "ambiguity: each step holds one prompt, and the optimizer or the clipping of gradients divides a factor on the "
+            "whole gradient out again; use a larger per_device_train_batch_size or gradient_accumulation_steps, "
+            "ambiguity_sampling, or ambiguity off"
         )
 
 

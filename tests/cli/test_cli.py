@@ -16,6 +16,8 @@ from typer.testing import CliRunner
 from shala_audio.cli.main import app
 from shala_audio.data.rows import read_manifest
 from shala_audio.errors import UserError
+from shala_audio.files import write_json
+from shala_audio.tasks import load_task
 from tests.tiny import tiny_model
 
 
@@ -164,6 +166,7 @@ def test_calibrate_and_compare(tmp_path):
                 probs = dict(zip(row.extra["true"], (sure / sure.sum()).tolist(), strict=True))
                 if row.split == split:
                     file.write(json.dumps({"id": row.id, "probs": probs}) + "\n")
+    write_json(tmp_path / "shala.json", {"task": load_task("mini_text").to_dict()})
     test, better = tmp_path / "test.jsonl", tmp_path / "calibrated.jsonl"
     for kind in ("temperature", "dirichlet"):
         options = ("--kind", kind, "--apply", test, "--out", better)

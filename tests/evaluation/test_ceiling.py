@@ -29,6 +29,7 @@ def test_halves_follow_the_hypergeometric_law():
 def test_votes_that_cannot_be_parted():
     assert split_halves(np.array([[1.5, 0.5]]), np.random.default_rng(0)) is None, "a rater's split vote"
     assert split_half_distance(np.array([[1.0, 0.0]])) is None, "one rater has no halves"
+    assert split_half_distance(np.array([[1.5, 0.5], [2.0, 2.0]]), draws=0)["n"] == 1, "the other rows are parted"
 
 
 def test_a_fresh_sample_brackets_what_a_model_can_reach():

@@ -50,5 +50,13 @@ def test_a_row_twice_or_missing_is_named(tmp_path):
     with pytest.raises(UserError, match="1 rows are not predicted or not in test, such as d"):
         pool_folds(folds, tmp_path / "out")
     folds = make_folds(tmp_path / "three", systems=())
-    with pytest.raises(UserError, match="no system has predictions in all of"):
+    with pytest.raises(UserError, match="no system has predictions"):
+        pool_folds(folds, tmp_path / "out")
+    folds = make_folds(tmp_path / "four")
+    (folds[0].experiment / "prior" / "predictions.jsonl").unlink()
+    with pytest.raises(UserError, match="fold0: has no predictions of prior, which another fold has"):
+        pool_folds(folds, tmp_path / "out")
+    folds = make_folds(tmp_path / "five")
+    (folds[1].experiment / "shala" / "predictions_temperature.jsonl").write_text("")
+    with pytest.raises(UserError, match=r"predictions_temperature.jsonl: missing"):
         pool_folds(folds, tmp_path / "out")

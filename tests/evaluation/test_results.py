@@ -50,6 +50,7 @@ def experiments(tmp_path):
             write_json(folder / "training.json", training(method, seed))
             (folder / "log.jsonl").write_text(json.dumps({"step": 1, "loss": 0.5, "reward": 0.3}) + "\n")
         write_json(tmp_path / f"seed{seed}" / "shala_static" / "score_temperature.json", scored(seed, 0.1))
+        write_json(tmp_path / f"seed{seed}" / "pack" / "score.json", scored(seed, 0.2))
     return tmp_path
 
 
@@ -79,9 +80,23 @@ def test_one_run_keeps_its_interval(experiments):
     assert f"[{score['jsd']['low']:.3f}, {score['jsd']['high']:.3f}]" in text and "| x | 60 |" in text
 
 
-def test_two_runs_with_one_seed_are_refused(experiments):
+def test_runs_that_differ_in_more_than_the_seed_are_kept_apart(experiments):
+    other = {**training("shala_static", 1), "settings": {"ambiguity_lambda": 0.9}}
+    write_json(experiments / "seed1" / "shala_static" / "training.json", other)
+    names = [found.name for found in gather(find_runs([experiments / "seed0", experiments / "seed1"]))]
+    assert names.count("zero_shot (slots)") == 1
+    assert {"shala_static (slots) [seed0]", "shala_static (slots) [seed1]"} < set(names)
+
+
+def test_a_run_that_is_there_twice_counts_once(experiments):
+    (found,) = gather(find_runs([experiments / "seed0" / "zero_shot", experiments / "seed0" / "zero_shot"]))
+    assert len(found.runs) == 1
+    write_json(experiments / "seed1" / "zero_shot" / "training.json", training("zero_shot", 0))
     with pytest.raises(UserError, match="two runs with the same seed"):
-        gather(find_runs([experiments / "seed0", experiments / "seed0" / "zero_shot"]))
+        gather(find_runs([experiments / "seed0", experiments / "seed1"]))
+
+
+def test_a_folder_without_scores_is_named(experiments):
     with pytest.raises(UserError, match=r"no score\.json"):
         find_runs([experiments])
 

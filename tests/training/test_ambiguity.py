@@ -46,6 +46,14 @@ def test_dynamic_weights_follow_what_is_unlearnt():
     assert found[0] == pytest.approx(found[3]), "rows that nobody disagrees about stay at the bottom"
 
 
+def test_dynamic_weights_differ_from_static_ones_from_the_first_step_on():
+    """Without a look at every row beforehand, a first pass of dynamic weights would be one of static weights."""
+    weights = weights_of(kind="dynamic", strength=1.0)
+    weights.begin(np.array([0.1, 0.2, 0.6, 0.3]))
+    static = weights_of(kind="static", strength=1.0).all(0.0)
+    assert weights.all(0.0)[2] / weights.all(0.0)[1] == pytest.approx(3 * static[2] / static[1])
+
+
 def test_lambda_moves_along_a_line():
     weights = weights_of(strength=0.8, strength_end=0.0)
     assert [weights.strength(progress) for progress in (0, 0.25, 1)] == pytest.approx([0.8, 0.6, 0.0])
@@ -96,8 +104,9 @@ def test_settings_that_cannot_work_are_refused(options, message):
 def test_weights_that_would_all_be_alike_are_refused():
     with pytest.raises(UserError, match="disagree about every row alike"):
         weights_of([[1, 3], [3, 1]])
-    with pytest.raises(UserError, match="disagree about every row alike"):
-        weights_of([[5, 0], [0, 5]], strength=1.0)
+    for kind in ("static", "dynamic"):
+        with pytest.raises(UserError, match="disagree about every row alike"):
+            weights_of([[5, 0], [0, 5]], kind=kind, strength=1.0)
 
 
 def test_few_raters_need_a_corrected_entropy():

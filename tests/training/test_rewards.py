@@ -65,3 +65,9 @@ def test_the_majority_reward_does_not_care_for_the_rest():
     people = [[0.4, 0.4, 0.2]] * 4
     answers = ['{"a": 34, "b": 33, "c": 33}', '{"b": 100}', '{"c": 100}', '{"a": 40, "b": 20, "c": 40}']
     assert reward(completions=answers, human=people) == [1.0, 1.0, 0.0, 0.5]
+
+
+def test_chat_completions_are_read():
+    """For prompts in chat form TRL passes messages."""
+    completion = [{"role": "assistant", "content": '{"a": 100, "b": 0}'}]
+    assert jsd_reward(["a", "b"])(completions=[completion], human=[[1.0, 0.0]]) == [1.0]

@@ -1,0 +1,62 @@
+from __future__ import annotations
+
+import json
+
+import pytest
+
+from shala_audio.data.mini import prepare
+from shala_audio.data.prepare import write_prepared
+from shala_audio.errors import UserError
+from shala_audio.files import read_json
+from shala_audio.tasks import load_task
+from shala_audio.training.run import train
+from tests.training.helpers import config
+
+
+@pytest.fixture
+def settings(tiny_lm, tmp_path):
+    write_prepared(prepare(tmp_path, 0, rows=40, text=True), load_task("mini_text"), tmp_path, 0)
+    (tmp_path / "model.yaml").write_text(f"lm: {tiny_lm}\nlora_r: 4\nsystem_prompt: ''\n")
+    common = {"manifest": str(tmp_path / "manifest.jsonl"), "task": "mini_text", "model": str(tmp_path / "model.yaml")}
+
+    def make(name: str, **options):
+        return config(tmp_path / name, **{**common, "seed": 0, **options})
+
+    return make
+
+
+def test_dynamic_weights_start_from_what_the_model_says(settings, tmp_path):
+    train(settings("warm", method="warm_start"))
+    init = str(tmp_path / "warm")
+    train(settings("dynamic", method="shala_dynamic", init=init, max_steps=3, ambiguity_lambda=0.9))
+    records = [json.loads(line) for line in (tmp_path / "dynamic" / "log.jsonl").read_text().splitlines()]
+    assert "unlearnt/mean" in records[0], "rows are known before the first step"
+    record = read_json(tmp_path / "dynamic" / "training.json")
+    assert record["settings"]["ambiguity"] == "dynamic" and record["settings"]["ambiguity_lambda"] == 0.9
+    assert record["before"] and record["peak_mb"] > 0 and str(tmp_path) not in json.dumps(record)
+
+
+def test_a_checkpoint_of_other_settings_is_not_gone_on_from(settings, tmp_path):
+    options = {"method": "warm_start", "save_strategy": "steps", "save_steps": 2, "max_steps": 4}
+    stopped = settings("run", **options)
+    train(stopped)
+    # As after an interruption: the checkpoint and the note of what the run was.
+    import shutil
+
+    from shala_audio.training.run import _checkpoint
+
+    folder = tmp_path / "run"
+    shutil.copytree(folder, folder / "checkpoint-2")
+    assert _checkpoint(settings("run", **options, resume=True)) == str(folder / "checkpoint-2")
+    with pytest.raises(UserError, match="a run with other learning_rate; remove"):
+        train(settings("run", **options, resume=True, learning_rate=0.5))
+    with pytest.raises(UserError, match="a run with other seed"):
+        train(settings("run", **{**options, "seed": 1}, resume=True))
+
+
+def test_training_removes_what_an_older_model_left(settings, tmp_path):
+    (tmp_path / "run").mkdir()
+    for name in ("calibration_temperature.json", "predictions.jsonl", "score.json"):
+        (tmp_path / "run" / name).write_text("{}")
+    train(settings("run", method="zero_shot"))
+    assert not list((tmp_path / "run").glob("*calibration*")) and not (tmp_path / "run" / "score.json").exists()
