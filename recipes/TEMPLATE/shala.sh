@@ -106,7 +106,6 @@ if [ "$fold" = all ]; then # every fold in turn, then their predictions together
   shala-audio report "$exp/pooled" --data "$recipe/data/${split}_fold0" --out "$exp/RESULTS.md" \
     --title "$corpus, $readout, seed $seed, five folds pooled" \
     --note "Every row is predicted by the one of five models that did not learn from its fold; counts of rows below are fold 0's."
-  cat "$exp/RESULTS.md"
   exit 0
 fi
 
@@ -255,7 +254,6 @@ if wants 6; then
   done
   shala-audio report "${folders[@]}" --data "$data" --out "$exp/RESULTS.md" \
     --title "$corpus, $readout, seed $seed${fold:+, fold $fold}"
-  cat "$exp/RESULTS.md"
   touch "$exp/.done_6"
 fi
 

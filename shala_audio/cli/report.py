@@ -46,7 +46,22 @@ def report(
     write_text(out.with_suffix(".csv"), as_csv(rows))
     write_text(out.with_suffix(".tex"), latex(rows))
     write_text(out, "\n".join(lines))
+    _show(rows, title)
     print(out)
+
+
+def _show(rows: Any, title: str) -> None:
+    """The measures that matter most, on the terminal."""
+    from rich.console import Console
+    from rich.table import Table
+
+    from shala_audio.evaluation.tables import cell, measure
+
+    table = Table("system", "jsd to the raters", "accuracy", "macro F1", title=title)
+    for name, found in rows:
+        cells = [cell(measure(found, column), column == "jsd") for column in ("jsd", "accuracy", "macro_f1")]
+        table.add_row(name, *cells)
+    Console().print(table)
 
 
 def _about(summary: dict[str, Any]) -> list[str]:

@@ -15,7 +15,7 @@ from shala_audio.files import read_json
 
 # Order of the table; systems that are not named here follow in the order they were given.
 ORDER = (
-    "prior", "zero_shot", "few_shot", "linear", "attentive", "sft_hard", "sft_soft", "warm_start", "grpo_majority",
+    "constant", "zero_shot", "few_shot", "linear", "attentive", "sft_hard", "sft_soft", "warm_start", "grpo_majority",
     "grpo_jsd", "shala_unweighted", "shala_static", "shala_dynamic", "shala", "shala_exact",
 )  # fmt: skip
 
@@ -72,6 +72,7 @@ def find_runs(folders: Sequence[Path]) -> list[Run]:
 def _runs_of(folder: Path) -> Iterator[Run]:
     training = read_json(folder / "training.json") if (folder / "training.json").is_file() else {}
     name = str(training.get("method", folder.name))
+    name = "constant prior" if name == "prior" else name
     if training.get("readout"):
         name += f" ({training['readout']})"
     for path in sorted(folder.glob("score*.json")):
@@ -142,7 +143,7 @@ def table_rows(systems: Sequence[System]) -> list[tuple[str, Mapping[str, Any]]]
     """Systems by name with their measures, between the constant prior and what the raters themselves reach."""
     first = systems[0].score
     rows: list[tuple[str, Mapping[str, Any]]] = []
-    if "prior" in first and not any(system.name.startswith("prior") for system in systems):
+    if "prior" in first and all(system.name != "constant prior" for system in systems):
         rows.append(("constant prior", first["prior"]))
     rows += [(system.name, system.score) for system in systems]
     if "ceiling" in first:

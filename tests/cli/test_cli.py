@@ -150,7 +150,7 @@ def test_baseline_score_report(tmp_path):
     assert result["jsd"] == result["prior"]["jsd"] and result["ceiling"]["jsd"]["value"] < result["jsd"]["value"]
     invoke("report", system, "--data", tmp_path, "--out", tmp_path / "R.md")
     text = (tmp_path / "R.md").read_text()
-    assert "| prior |" in text and "ceiling" in text and "Synthetic" in text and str(tmp_path) not in text
+    assert "| constant prior |" in text and "ceiling" in text and "Synthetic" in text and str(tmp_path) not in text
     assert (tmp_path / "R_jsd.png").stat().st_size > 1000
 
 

@@ -118,6 +118,7 @@ def test_the_report_has_everything(experiments):
     arguments = ["report", str(experiments / "seed0"), str(experiments / "seed1"), "--out", str(out)]
     result = CliRunner().invoke(app, [*arguments, "--title", "Tiny", "--note", "A caveat."], catch_exceptions=False)
     assert result.exit_code == 0
+    assert "Tiny" in result.stdout and "constant prior" in result.stdout and "±" in result.stdout
     text = out.read_text()
     for part in ("# Tiny", "A caveat.", "constant prior", "±", "most contested third", "1,234", "abababab", "torch 2"):
         assert part in text, part

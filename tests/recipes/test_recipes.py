@@ -66,7 +66,9 @@ def check_experiment(exp: Path, systems: set[str]) -> None:
         score = json.loads((exp / system / "score.json").read_text())
         assert score["n"] > 0 and 0 <= score["jsd"]["value"] <= 1 and "prior" in score
     results = (exp / "RESULTS.md").read_text()
-    assert all(re.search(rf"^\| {system} (\(\w+\) )?\|", results, re.MULTILINE) for system in systems | {"prior"})
+    assert all(
+        re.search(rf"^\| {system} (\(\w+\) )?\|", results, re.MULTILINE) for system in systems | {"constant prior"}
+    )
     packed = {path.name for path in (exp / "pack").iterdir()}
     assert {"shala.json", "trained.safetensors", "README.md", "score.json"} <= packed
     done = {1, 3, 4, 5, 6, 7} | ({2} if "linear" in systems else set())
