@@ -28,7 +28,13 @@ Every field of the YAML file is also a flag, and a flag wins. `--resume` goes on
 def run(arguments: list[str]) -> None:
     """Parse and train."""
     if not arguments or "--help" in arguments or "-h" in arguments:
+        from shala_audio.training.methods import METHODS
+
         print(HELP)
+        print("Methods (`--method`), each with the readouts it goes with:\n")
+        for name, method in METHODS.items():
+            readouts = "" if len(method.readouts) == 3 else f" ({' or '.join(method.readouts)})"
+            print(f"    {name:17} {method.what}{readouts}")
         return
     from shala_audio.training.config import ShalaConfig
     from shala_audio.training.run import train

@@ -178,6 +178,11 @@ def test_calibrate_and_compare(tmp_path):
         invoke("calibrate", tmp_path, test, manifest)
 
 
+def test_train_help_lists_the_methods():
+    output = invoke("train", "--help")
+    assert "shala_dynamic" in output and "grpo_majority     GRPO" in output and "(slots or verbalized)" in output
+
+
 def test_train_by_yaml_and_flags(tiny_lm, tmp_path):
     """Text, warm start then SHALA then predict, all through the command line."""
     invoke("prepare", "mini_text", "--out", tmp_path, "--max-rows", 40)
