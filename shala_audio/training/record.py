@@ -23,7 +23,7 @@ PACKAGES = ("shala-audio", "torch", "transformers", "trl", "peft", "numpy")
 # Where a run writes and what it says while it runs: not part of what it computes.
 NOT_SETTINGS = {
     "output_dir", "resume", "seed", "data_seed", "manifest", "features", "init", "task", "model", "method", "readout",
-    "disable_tqdm", "report_to", "run_name", "use_cpu", "bf16",
+    "disable_tqdm", "report_to", "run_name", "use_cpu", "bf16", "dataloader_pin_memory",
 }  # fmt: skip
 QUIET = ("logging_", "save_", "hub_", "push_", "log_", "trackio_")
 
