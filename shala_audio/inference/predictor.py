@@ -21,7 +21,7 @@ from shala_audio.evaluation.calibration import KINDS, Calibration, load_calibrat
 from shala_audio.inference.windows import Moment, average, window_bounds
 from shala_audio.models.prompts import PromptBuilder
 from shala_audio.models.readouts.label_token import label_log_probs, label_tree
-from shala_audio.models.readouts.slots import fill_slots, from_percent, slot_template
+from shala_audio.models.readouts.slots import slot_distributions, slot_template
 from shala_audio.models.readouts.verbalized import parse_answer, write_answers
 from shala_audio.models.sources import locate
 from shala_audio.models.speech_lm import SETTINGS, SpeechLM
@@ -228,9 +228,7 @@ class Predictor:
         if self.model.readout == "label_token":
             probs = label_log_probs(self.model, label_tree(self.model), batch).exp()
         elif self.model.readout == "slots":
-            # The expectation of the digits along the likeliest path: the distance is convex, so a mean is never
-            # further from people, on average, than the answers that it is the mean of.
-            probs = from_percent(fill_slots(self.model, slot_template(self.model), batch, 1, None)[1])
+            probs = slot_distributions(self.model, slot_template(self.model), batch)
         else:
             answers = [parse_answer(answer, self.task.label_names) for answer in write_answers(self.model, batch)]
             self.unparsed += sum(answer is None for answer in answers)

@@ -6,7 +6,14 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from shala_audio.models.prompts import PromptBuilder
-from shala_audio.models.readouts.slots import digit_log_probs, fill_slots, from_percent, slot_template, to_digits
+from shala_audio.models.readouts.slots import (
+    digit_log_probs,
+    fill_slots,
+    from_percent,
+    slot_distributions,
+    slot_template,
+    to_digits,
+)
 from shala_audio.models.readouts.verbalized import parse_answer
 from shala_audio.training.warm_start import append_completions
 from tests.tiny import random_features, tiny_model
@@ -36,17 +43,34 @@ def test_the_text_reads_as_an_answer(tiny_lm):
     assert template.sampled().sum() == 6
 
 
-def test_greedy_slots_follow_the_log_probabilities(tiny_lm):
-    """The cached path and one whole forward pass agree on every digit's probability."""
+def test_slots_follow_the_log_probabilities(tiny_lm):
+    """The cached path and one whole forward pass agree on every digit's probability; noise chooses by its place in them."""
     model = tiny_model(tiny_lm, readout="slots").eval()
     template = slot_template(model)
     batch = make_batch(model)
-    digits, expected = fill_slots(model, template, batch, 1, None)
+    noise = torch.rand(3, 3, 2, generator=torch.Generator().manual_seed(0))
+    digits, expected = fill_slots(model, template, batch, 3, noise=noise)
+    rollouts = {name: value.repeat_interleave(3, dim=0) for name, value in batch.items()}
     with torch.no_grad():
-        log_probs, _ = digit_log_probs(model, template, append_completions(batch, template.completion(digits)))
-    assert torch.equal(log_probs.argmax(dim=-1), digits.flatten(1))
-    mean = (log_probs.exp() * torch.arange(10.0)).sum(dim=-1).reshape(2, 3, 2)
+        log_probs, _ = digit_log_probs(model, template, append_completions(rollouts, template.completion(digits)))
+    below = (log_probs.exp().cumsum(dim=-1) <= noise.flatten(1).repeat(2, 1)[..., None]).sum(dim=-1)
+    assert torch.equal(below.clamp(max=9), digits.flatten(1))
+    mean = (log_probs.exp() * torch.arange(10.0)).sum(dim=-1).reshape(6, 3, 2)
     torch.testing.assert_close(expected, 10 * mean[..., 0] + mean[..., 1], atol=1e-3, rtol=1e-3)
+
+
+def test_a_prediction_is_the_mean_of_answers_and_always_the_same(tiny_lm):
+    model = tiny_model(tiny_lm, readout="slots").eval()
+    template = slot_template(model)
+    batch = make_batch(model)
+    torch.manual_seed(1)
+    first = slot_distributions(model, template, batch)
+    torch.manual_seed(2)
+    torch.testing.assert_close(slot_distributions(model, template, batch), first)
+    assert first.sum(dim=1).tolist() == pytest.approx([1, 1])
+    _, expected = fill_slots(model, template, batch, 4000)
+    endless = from_percent(expected).view(2, 4000, 3).mean(dim=1)
+    assert (first - endless).abs().max() < 0.05, "a few well spread answers stand for many"
 
 
 def test_rollouts_follow_their_own_probabilities(tiny_lm, tiny_encoder):
@@ -56,7 +80,7 @@ def test_rollouts_follow_their_own_probabilities(tiny_lm, tiny_encoder):
     features = random_features(2)
     batch = builder.batch([builder.prompt({}, clip.shape[1]) for clip in features], features)
     torch.manual_seed(0)
-    digits, _ = fill_slots(model, template, batch, 400, 1.0)
+    digits, _ = fill_slots(model, template, batch, 400)
     assert digits.shape == (800, 3, 2)
     with torch.no_grad():
         completion = template.completion(digits[[0, 400]])

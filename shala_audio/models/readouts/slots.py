@@ -17,6 +17,8 @@ from torch import Tensor
 from shala_audio.errors import UserError
 from shala_audio.models.speech_lm import SpeechLM
 
+READINGS = 4  # answers whose mean is a prediction
+
 
 @dataclass(frozen=True)
 class SlotTemplate:
@@ -100,16 +102,23 @@ def from_percent(percent: Tensor) -> Tensor:
 
 @torch.no_grad()
 def fill_slots(
-    model: SpeechLM, template: SlotTemplate, batch: dict[str, Any], generations: int, temperature: float | None
+    model: SpeechLM,
+    template: SlotTemplate,
+    batch: dict[str, Any],
+    generations: int,
+    temperature: float = 1.0,
+    noise: Tensor | None = None,
 ) -> tuple[Tensor, Tensor]:
-    """Fill the slots of every prompt.
+    """Sample the digits of every prompt's slots.
 
     Args:
         model: the policy.
         template: `slot_template(model)`.
         batch: B left-padded prompts, with features where the task has sound.
         generations: G rollouts of each prompt, which share its pass.
-        temperature: of the sampling; None takes the likeliest digit.
+        temperature: what logits are divided by.
+        noise: (G, K, 2) in [0, 1), where in the ten digits' summed probabilities each choice falls; drawn anew where None.
+            The same noise gives a prompt the same digits, whatever stands beside it.
 
     Returns:
         Digits (B · G, K, 2), rollouts of one prompt next to each other, and the numbers that the digits' probabilities
@@ -139,23 +148,39 @@ def fill_slots(
         )
         position = position + count
         logits = model.token_logits(outputs.last_hidden_state[:, -1], digit_ids)
-        return (logits / (temperature or 1.0)).softmax(dim=-1)
+        return (logits / temperature).softmax(dim=-1)
 
-    def choose(probs: Tensor) -> Tensor:
-        return probs.argmax(dim=-1) if temperature is None else torch.multinomial(probs, 1).squeeze(1)
+    def choose(probs: Tensor, label: int, place: int) -> Tensor:
+        if noise is None:
+            return torch.multinomial(probs, 1).squeeze(1)
+        at = noise[:, label, place].to(probs).repeat(len(ids))[:, None]
+        return (probs.cumsum(dim=-1)[:, :9] <= at).sum(dim=-1)  # the last digit takes what rounding leaves
 
     digits, expected = [], []
     before = ids.new_empty(rows, 0)
-    for piece in template.pieces[:-1]:
+    for label, piece in enumerate(template.pieces[:-1]):
         forced = torch.tensor(piece, device=ids.device).expand(rows, -1)
         tens_probs = feed(torch.cat([before, forced], dim=1))
-        tens = choose(tens_probs)
+        tens = choose(tens_probs, label, 0)
         units_probs = feed(digit_ids[tens][:, None])
-        units = choose(units_probs)
+        units = choose(units_probs, label, 1)
         digits.append(torch.stack([tens, units], dim=1))
         expected.append((10 * tens_probs * values + units_probs * values).sum(dim=1))
         before = digit_ids[units][:, None]
     return torch.stack(digits, dim=1), torch.stack(expected, dim=1)
+
+
+def slot_distributions(model: SpeechLM, template: SlotTemplate, batch: dict[str, Any]) -> Tensor:
+    """(B, K) the distribution that the policy states: the mean over `READINGS` answers to each prompt.
+
+    One answer, even the likeliest, is a draw from what the policy deems possible, and the distance is convex: the mean of
+    answers is never further from people than the answers are on average. The noise is a fixed Sobol sequence, so that a row's
+    prediction is always the same, and does not depend on its neighbours.
+    """
+    sobol = torch.quasirandom.SobolEngine(2 * template.labels, scramble=True, seed=0)
+    noise = sobol.draw(READINGS).view(READINGS, template.labels, 2)
+    _, expected = fill_slots(model, template, batch, READINGS, noise=noise)
+    return from_percent(expected).view(-1, READINGS, template.labels).mean(dim=1)
 
 
 def digit_log_probs(
