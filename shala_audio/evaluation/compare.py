@@ -69,8 +69,8 @@ def compare(first: Path, second: Path, manifest: Path, labels: tuple[str, ...] |
     }
     measures = Measures(human, one.predicted[mine]), Measures(human, two.predicted[theirs])
     for name in ("jsd", "kl"):
-        result[name] = _test(measures[0].row_means[name], measures[1].row_means[name])
-    clear = measures[0].clear
+        result[name] = _test(*(one.in_order(one.row_means[name]) for one in measures))
+    clear = measures[0].in_order(measures[0].clear)
     if clear.any():
         winner = human.argmax(axis=1)
         right = [found.argmax(axis=1) == winner for found in (one.predicted[mine], two.predicted[theirs])]

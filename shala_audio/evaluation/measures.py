@@ -72,6 +72,12 @@ class Measures:
         """Rows whose first place is shared."""
         return int((~self.clear).sum()) // self.repeats
 
+    def in_order(self, values: NDArray) -> NDArray:
+        """Values of rows, as kept here by stated entropy, in the order the rows came in."""
+        found = np.empty_like(values)
+        found[self.row] = values
+        return found
+
     def values(self, counts: Counts | None = None) -> dict[str, float]:
         """Every measure, NaN where it does not exist; each row counted `counts` times, or once.
 

@@ -4,6 +4,7 @@ import json
 
 import numpy as np
 import pytest
+from scipy.spatial.distance import jensenshannon
 from scipy.stats import permutation_test
 
 from shala_audio.data.rows import Row, write_manifest
@@ -55,3 +56,29 @@ def test_two_systems(tmp_path):
     write(tmp_path / "other.jsonl", bad[75:])
     with pytest.raises(UserError, match="no row in common"):
         compare(tmp_path / "bad.jsonl", tmp_path / "other.jsonl", tmp_path / "m.jsonl")
+
+
+def test_rows_are_paired(tmp_path):
+    """A tiny gain on every row is certain only where each row is compared with itself."""
+    rng = np.random.default_rng(3)
+    rows, one, other = [], [], []
+    for index in range(60):
+        votes = dict(zip(LABELS, rng.multinomial(20, rng.dirichlet([1, 1, 1])).tolist(), strict=True))
+        rows.append(Row(f"r{index}", "chaosnli", "test", text={"premise": "p"}, votes=votes))
+        human = np.array([votes[label] for label in LABELS]) / 20
+        said = rng.dirichlet([1, 1, 1])
+        one.append((f"r{index}", 0.99 * said + 0.01 * human))
+        other.append((f"r{index}", said))
+    write_manifest(tmp_path / "m.jsonl", rows)
+    write(tmp_path / "one.jsonl", one)
+    write(tmp_path / "other.jsonl", other[::-1])
+    found = compare(tmp_path / "one.jsonl", tmp_path / "other.jsonl", tmp_path / "m.jsonl")
+    human = np.array([[row.votes[label] for label in LABELS] for row in rows]) / 20
+    gaps = jensenshannon(human, np.array([p for _, p in one]), base=2, axis=1) - jensenshannon(
+        human, np.array([p for _, p in other]), base=2, axis=1
+    )
+    assert found["jsd"]["difference"] == pytest.approx(gaps.mean()) and abs(gaps.mean()) < 0.01
+    assert found["jsd"]["p"] == pytest.approx(paired_permutation(gaps)) and found["jsd"]["p"] < 0.001
+    clear = np.sort(human, axis=1)[:, -1] > np.sort(human, axis=1)[:, -2]
+    right = np.array([p for _, p in one]).argmax(axis=1) == human.argmax(axis=1)
+    assert found["accuracy"]["first"] == pytest.approx(right[clear].mean())
