@@ -22,6 +22,7 @@ TEXTS = [
 @pytest.mark.parametrize("path", TEXTS, ids=lambda path: f"{path.parent.name}/{path.name}")
 def test_commands_and_files_exist(path):
     text = path.read_text()
+    assert not re.search(r"\b[A-Z]+_TABLE\b", text), "a place that was never filled"
     commands = set(get_command(app).commands)  # type: ignore[attr-defined]
     assert set(re.findall(r"shala-audio ([a-z]+)\b(?! disagree)", text)) <= commands
     for name in re.findall(r"\b((?:recipes|configs|shala_audio|tests)/[\w./]*\w)", text):

@@ -94,7 +94,11 @@ score_file() { # predictions_temperature.jsonl -> score_temperature.json, in the
 if [ "$fold" = all ]; then # every fold in turn, then their predictions together
   pairs=()
   for fold in 0 1 2 3 4; do
-    "$0" "${arguments[@]}" --fold $fold --exp "$exp/fold$fold"
+    if [ "$stage" -eq 1 ] && [ -e "$exp/fold$fold/.done_$stop_stage" ]; then
+      echo "fold $fold is done; remove $exp/fold$fold to do it again"
+    else
+      "$0" "${arguments[@]}" --fold $fold --exp "$exp/fold$fold"
+    fi
     pairs+=("$exp/fold$fold:$recipe/data/${split}_fold$fold/manifest.jsonl")
   done
   [ "$stop_stage" -ge 6 ] || exit 0
@@ -132,10 +136,12 @@ begin() { # a stage: what it and the later ones made is no longer current
   rm -rf "$exp/pack"
 }
 equal_prompts() { # options under which a supervised step sees as many prompts as a step of rollouts
+  [ "$readout" != label_token ] || return 0
   local rows group
   rows=$(sed -n 's/^per_device_train_batch_size: *\([0-9]*\).*/\1/p' "$1")
   group=$(sed -n 's/^num_generations: *\([0-9]*\).*/\1/p' "$1")
-  [ -z "$group" ] || echo "--per_device_train_batch_size $((rows / group))"
+  [ "$((${rows:-8} % ${group:-8}))" -eq 0 ] || die "$1: per_device_train_batch_size must be a multiple of num_generations"
+  echo "--per_device_train_batch_size $((${rows:-8} / ${group:-8}))"
 }
 feature_options=()
 if [ "$modality" = audio ]; then feature_options=(--features "$features"); fi
@@ -189,6 +195,7 @@ if wants 3; then
   if [ -n "$warm" ]; then
     "${train_cmd[@]}" train --config "$(conf warm_start)" --output_dir "$exp/warm_start" "${common[@]}" "${fresh[@]}" --resume
   fi
+  for name in $chosen; do rm -rf "$exp/$name"/checkpoint-*; done # of an older warm start
   touch "$exp/.done_3"
 fi
 
@@ -200,7 +207,7 @@ if wants 4; then
     case $name in
       zero_shot | few_shot | warm_start) continue ;;
       sft_hard) start=${start}_hard ;;&
-      sft_*) read -ra budget <<< "$(equal_prompts "$settings")" ;;
+      sft_*) budget=($(equal_prompts "$settings")) ;;
     esac
     "${train_cmd[@]}" train --config "$settings" --method "$name" --init "$start" --output_dir "$exp/$name" \
       "${common[@]}" "${budget[@]}" --resume

@@ -130,7 +130,7 @@ def _pictures(systems: Sequence[System], rows: Any, runs: Sequence[Run], out: Pa
     logs: dict[str, Path] = {}
     for run in runs:  # the first of a folder's is the one without calibration
         if (log := run.folder / "log.jsonl").is_file() and log not in logs.values():
-            logs[f"{run.system}, seed {run.training.get('seed')}"] = log
+            logs[f"{run.system}, {run.folder.parent.name}/{run.folder.name}"] = log
     if logs:
         plots.plot_training(logs, place("training"))
         shown["training"] = "loss and reward by step"

@@ -15,8 +15,8 @@ if TYPE_CHECKING:
 
 HELP = """Train by warm start or SHALA.
 
-    shala-audio train --config recipes/crema_d/conf/warm_start.yaml --manifest data/manifest.jsonl \\
-        --features features --output_dir exp/warm_start
+    shala-audio train --config recipes/crema_d/conf/warm_start.yaml --task crema_d --model speech \\
+        --manifest data/manifest.jsonl --features features --output_dir exp/warm_start
     shala-audio train --config recipes/crema_d/conf/shala.yaml --init exp/warm_start --manifest data/manifest.jsonl \\
         --features features --output_dir exp/shala
 

@@ -91,18 +91,20 @@ def gather(runs: Sequence[Run]) -> list[System]:
     """
     named: dict[str, dict[str, list[Run]]] = {}
     for run in runs:
-        settings = json.dumps({key: run.training.get(key) for key in ("settings", "lm", "task")}, sort_keys=True)
+        settings = json.dumps({key: run.training.get(key) for key in ("settings", "model", "task")}, sort_keys=True)
         members = named.setdefault(run.system, {}).setdefault(settings, [])
         twins = [other for other in members if other.training.get("seed") == run.training.get("seed")]
-        if any(other.score != run.score for other in twins):
+        if any(other.score == run.score for other in twins):
+            continue
+        if run.training and twins:
             places = ", ".join(str(one.folder) for one in (*twins, run))
             raise UserError(f"{run.system}: two runs with the same seed and settings ({places})")
-        if not twins:
-            members.append(run)
+        members.append(run)
     systems: list[System] = []
     for name, variants in named.items():
         for members in variants.values():
-            place = f" [{members[0].folder.parent.name}]" if len(variants) > 1 else ""
+            folder = members[0].folder
+            place = f" [{folder.parent.name}/{folder.name}]" if len(variants) > 1 else ""
             systems.append(System(name + place, members))
 
     def rank(system: System) -> int:

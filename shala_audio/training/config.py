@@ -21,7 +21,7 @@ from shala_audio.training.methods import METHODS
 def bf16_slowdown() -> float:
     """How many times longer this CPU takes for a matrix product in bfloat16 than in float32, measured once.
 
-    A CPU without instructions for bfloat16 (AVX2 alone) computes it some 80 times slower, one with them twice as fast.
+    A CPU without instructions for bfloat16 (AVX2 alone) computes it some 40 times slower, one with them twice as fast.
     """
     seconds = {}
     for dtype in (torch.float32, torch.bfloat16):

@@ -23,7 +23,8 @@ PACKAGES = ("shala-audio", "torch", "transformers", "trl", "peft", "numpy")
 # Where a run writes and what it says while it runs: not part of what it computes.
 NOT_SETTINGS = {
     "output_dir", "resume", "seed", "data_seed", "manifest", "features", "init", "task", "model", "method", "readout",
-    "disable_tqdm", "report_to", "run_name", "use_cpu", "bf16", "dataloader_pin_memory",
+    "disable_tqdm", "report_to", "run_name", "use_cpu", "bf16", "dataloader_pin_memory", "dataloader_num_workers",
+    "per_device_eval_batch_size", "resume_from_checkpoint",
 }  # fmt: skip
 QUIET = ("logging_", "save_", "hub_", "push_", "log_", "trackio_")
 
@@ -35,6 +36,8 @@ def settings(config: ShalaConfig) -> dict[str, Any]:
         value = getattr(config, field.name)
         if field.name in NOT_SETTINGS or field.name.startswith(QUIET) or not field.init or value == field.default:
             continue
+        if isinstance(field.default, float) and isinstance(value, int):
+            value = float(value)  # a file's 2 and a flag's 2.0 are one setting
         if isinstance(value, Enum):
             value = value.value
         if isinstance(value, (bool, int, float, str, type(None))):
@@ -42,7 +45,7 @@ def settings(config: ShalaConfig) -> dict[str, Any]:
     return found
 
 
-def fingerprint(config: ShalaConfig) -> dict[str, Any]:
+def fingerprint(config: ShalaConfig, model: SpeechLM) -> dict[str, Any]:
     """What a checkpoint belongs to: its settings, seed, method, rows, and the model it began from."""
     start = Path(config.init) / TRAINED if config.init else None
     return {
@@ -51,7 +54,8 @@ def fingerprint(config: ShalaConfig) -> dict[str, Any]:
         "readout": config.readout,
         "seed": config.seed,
         "manifest": file_sha256(Path(str(config.manifest))),
-        "init": file_sha256(start) if start is not None and start.is_file() else config.model,
+        "init": file_sha256(start) if start is not None and start.is_file() else None,
+        "model": hashlib.sha256(repr((model.model_config, model.task, model.lm_sha256)).encode()).hexdigest(),
     }
 
 
@@ -65,18 +69,20 @@ def run_record(config: ShalaConfig, model: SpeechLM, seconds: float, resumed: bo
         resumed: whether it was.
     """
     trained = METHODS[config.method].loss != "none"
+    encoder = shorten(model.model_config.encoder) if model.model_config.encoder else None
     return {
         "method": config.method,
         "readout": model.readout,
         "task": model.task.name,
         **cost_record(config.seed, seconds, Path(str(config.manifest))),
         "before": _earlier_commands(config.init),
-        "settings": settings(config) if trained else {},
+        "settings": settings(config) if trained else {"few_shot_examples": len(model.examples)},
         "precision": "bf16" if config.bf16 else "fp16" if config.fp16 else "fp32",
         "resumed": resumed,
         "trained_parameters": sum(p.numel() for p in model.parameters() if p.requires_grad) if trained else 0,
         "lm": shorten(model.model_config.lm),
         "lm_sha256": model.lm_sha256,
+        "model": {**model.model_config.to_dict(), "lm": model.lm_sha256 or model.model_config.lm, "encoder": encoder},
     }
 
 

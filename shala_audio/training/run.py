@@ -87,21 +87,28 @@ def _fit(model: SpeechLM, config: ShalaConfig) -> bool:
         config.max_completion_length = longest_answer(model)  # no longer answer can be valid
     if config.world_size > 1 or config.n_gpu > 1:
         raise UserError("training runs in one process on one device; start it without a launcher, with one GPU visible")
-    checkpoint = _checkpoint(config)
+    mine = fingerprint(config, model)
+    checkpoint = _checkpoint(config, mine)
     supervised = METHODS[config.method].loss == "supervised"
     if supervised and not config.init and features is not None and config.projector_epochs and checkpoint is None:
         rate = config.projector_learning_rate or config.learning_rate
         losses = warm_up_projector(model, dataset, batcher, config.projector_epochs, rate, config.seed)
         print(f"projector: loss {losses[0]:.3f} in the first pass, {losses[-1]:.3f} in the last")
-    log = _JsonLog(Path(str(config.output_dir)) / "log.jsonl", _step(checkpoint))
     trainer: Any
     if supervised:
-        trainer = WarmStartTrainer(model, args=config, train_dataset=dataset, data_collator=batcher, callbacks=[log])
+        trainer = WarmStartTrainer(model, args=config, train_dataset=dataset, data_collator=batcher)
     else:
         weights = AmbiguityWeights(vote_counts(rows, model.task.label_names), config.ambiguity_settings())
+        trainer = ShalaTrainer(model, config, dataset, batcher, weights)
         if config.ambiguity == "dynamic" and checkpoint is None:
+            print(f"dynamic weights: first, what the model says of all {len(rows)} training rows")
             weights.begin(_distances(model, rows, features))
-        trainer = ShalaTrainer(model, config, dataset, batcher, weights, callbacks=[log])
+    out = Path(str(config.output_dir))
+    if checkpoint is None:  # nothing of an earlier run may be gone on from as if it were this one's
+        for stale in out.glob("checkpoint-*"):
+            shutil.rmtree(stale)
+        write_json(out / "run.json", mine)
+    trainer.add_callback(_JsonLog(out / "log.jsonl", _step(checkpoint)))
     before = {name: p.detach().clone() for name, p in model.named_parameters() if p.requires_grad}
     trainer.train(resume_from_checkpoint=checkpoint)
     unmoved = [name for name, p in model.named_parameters() if name in before and torch.equal(p, before[name])]
@@ -110,23 +117,20 @@ def _fit(model: SpeechLM, config: ShalaConfig) -> bool:
     return checkpoint is not None
 
 
-def _checkpoint(config: ShalaConfig) -> str | None:
-    """The newest checkpoint to go on from, if that is wanted; a note of what this run is stands beside it.
+def _checkpoint(config: ShalaConfig, mine: dict[str, Any]) -> str | None:
+    """The newest checkpoint to go on from, if that is wanted.
 
     Raises:
-        UserError: there is one, but of other settings, rows or another start.
+        UserError: there is one, but of other settings, rows or another start than `mine`.
     """
     out = Path(str(config.output_dir))
-    mine, note = fingerprint(config), out / "run.json"
     found = get_last_checkpoint(str(out)) if config.resume and out.is_dir() else None
-    if found is not None and note.is_file():
-        theirs = read_json(note)
+    if found is not None and (out / "run.json").is_file():
+        theirs = read_json(out / "run.json")
         if other := sorted(key for key in mine.keys() | theirs.keys() if mine.get(key) != theirs.get(key)):
             raise UserError(
                 f"{found}: of a run with other {', '.join(other)}; remove {out} to start afresh, or use the settings it had"
             )
-    if found is None:
-        write_json(note, mine)
     return found
 
 
@@ -149,7 +153,8 @@ class _JsonLog(TrainerCallback):
         self.path = path
         path.parent.mkdir(parents=True, exist_ok=True)
         lines = path.read_text(encoding="utf-8").splitlines() if step and path.is_file() else []
-        kept = [line for line in lines if json.loads(line)["step"] <= step]  # later steps are done again
+        # Later steps are done again; a line that an interruption cut short is one of them.
+        kept = [line for line in lines if line.endswith("}") and json.loads(line)["step"] <= step]
         write_text(path, "".join(f"{line}\n" for line in kept))
 
     def on_log(self, args: Any, state: Any, control: Any, logs: dict[str, Any] | None = None, **_: Any) -> None:

@@ -57,7 +57,9 @@ class ShalaTrainer(SpeechTrainer, GRPOTrainer):
         **options: Any,
     ) -> None:
         self.exact = model.readout == "label_token"
-        _check(args, self.exact)
+        rows = args.per_device_train_batch_size * args.gradient_accumulation_steps
+        self.prompts_per_step = rows if self.exact else rows // args.num_generations
+        _check(args, self.prompts_per_step)
         self.batcher, self.weights = batcher, weights
         self.steps_without_signal = 0
         self._audio: dict[str, Tensor] = {}  # of the batch at hand, for the hooks that TRL gives no room to pass it
@@ -106,8 +108,9 @@ class ShalaTrainer(SpeechTrainer, GRPOTrainer):
 
     def _draws(self, epoch: int) -> Floats | None:
         # An epoch's draws are fixed when it begins, so they take λ as it will be in the middle of it.
-        middle = (epoch + 0.5) / max(self.args.num_train_epochs, 1) if self.args.max_steps <= 0 else self._progress()
-        return self.weights.draws(epoch, middle)
+        steps = len(self.weights) / self.prompts_per_step
+        start, last = epoch * steps, max(self.state.max_steps, 1)
+        return self.weights.draws(epoch, (start + min(start + steps, last)) / 2 / last)
 
     def _progress(self) -> float:
         """Share of the training that is done."""
@@ -238,7 +241,7 @@ class ShalaTrainer(SpeechTrainer, GRPOTrainer):
         return logps, entropies, None
 
 
-def _check(args: ShalaConfig, exact: bool) -> None:
+def _check(args: ShalaConfig, prompts: int) -> None:
     """Refuse settings that would be ignored, and those under which the ambiguity weight cancels out.
 
     Raises:
@@ -248,8 +251,6 @@ def _check(args: ShalaConfig, exact: bool) -> None:
         raise UserError("beta: no reference model is kept, so a KL term cannot be computed; leave it at 0")
     if args.reward not in REWARDS:
         raise UserError(f"reward is {args.reward!r}; use one of {', '.join(REWARDS)}")
-    rows = args.per_device_train_batch_size * args.gradient_accumulation_steps
-    prompts = rows if exact else rows // args.num_generations
     plain = str(args.optim).lower().endswith("sgd") and not args.max_grad_norm
     if args.ambiguity != "off" and not args.ambiguity_sampling and prompts < 2 and not plain:
         raise UserError(

@@ -51,12 +51,14 @@ def experiments(tmp_path):
             (folder / "log.jsonl").write_text(json.dumps({"step": 1, "loss": 0.5, "reward": 0.3}) + "\n")
         write_json(tmp_path / f"seed{seed}" / "shala_static" / "score_temperature.json", scored(seed, 0.1))
         write_json(tmp_path / f"seed{seed}" / "pack" / "score.json", scored(seed, 0.2))
+        write_json(tmp_path / f"seed{seed}" / "prior" / "score.json", scored(seed, 3.0))
     return tmp_path
 
 
 def test_runs_that_differ_in_the_seed_are_one_system(experiments):
     systems = gather(find_runs([experiments / "seed0", experiments / "seed1"]))
     assert [found.name for found in systems] == [
+        "constant prior",
         "zero_shot (slots)",
         "shala_static (slots)",
         "shala_static (slots) + temperature",
@@ -85,7 +87,7 @@ def test_runs_that_differ_in_more_than_the_seed_are_kept_apart(experiments):
     write_json(experiments / "seed1" / "shala_static" / "training.json", other)
     names = [found.name for found in gather(find_runs([experiments / "seed0", experiments / "seed1"]))]
     assert names.count("zero_shot (slots)") == 1
-    assert {"shala_static (slots) [seed0]", "shala_static (slots) [seed1]"} < set(names)
+    assert {f"shala_static (slots) [seed{seed}/shala_static]" for seed in (0, 1)} < set(names)
 
 
 def test_a_run_that_is_there_twice_counts_once(experiments):

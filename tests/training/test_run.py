@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 
 import pytest
 
@@ -41,17 +42,15 @@ def test_a_checkpoint_of_other_settings_is_not_gone_on_from(settings, tmp_path):
     stopped = settings("run", **options)
     train(stopped)
     # As after an interruption: the checkpoint and the note of what the run was.
-    import shutil
-
-    from shala_audio.training.run import _checkpoint
-
     folder = tmp_path / "run"
-    shutil.copytree(folder, folder / "checkpoint-2")
-    assert _checkpoint(settings("run", **options, resume=True)) == str(folder / "checkpoint-2")
+    shutil.copytree(folder, tmp_path / "copy")
+    shutil.copytree(tmp_path / "copy", folder / "checkpoint-2")
     with pytest.raises(UserError, match="a run with other learning_rate; remove"):
         train(settings("run", **options, resume=True, learning_rate=0.5))
     with pytest.raises(UserError, match="a run with other seed"):
         train(settings("run", **{**options, "seed": 1}, resume=True))
+    train(settings("run", **{**options, "seed": 1}))
+    assert not (folder / "checkpoint-2").exists(), "starting afresh leaves nothing to go on from by mistake"
 
 
 def test_training_removes_what_an_older_model_left(settings, tmp_path):

@@ -173,9 +173,9 @@ def fill_slots(
 def slot_distributions(model: SpeechLM, template: SlotTemplate, batch: dict[str, Any]) -> Tensor:
     """(B, K) the distribution that the policy states: the mean over `READINGS` answers to each prompt.
 
-    One answer, even the likeliest, is a draw from what the policy deems possible, and the distance is convex: the mean of
-    answers is never further from people than the answers are on average. The noise is a fixed Sobol sequence, so that a row's
-    prediction is always the same, and does not depend on its neighbours.
+    One answer, even the likeliest, is a draw from what the policy deems possible. Along each of a few sampled answers, the
+    numbers that its digits' probabilities expect are normalised, and these distributions averaged. The noise is a fixed Sobol
+    sequence, so that a row's prediction is always the same, and does not depend on its neighbours.
     """
     sobol = torch.quasirandom.SobolEngine(2 * template.labels, scramble=True, seed=0)
     noise = sobol.draw(READINGS).view(READINGS, template.labels, 2)
