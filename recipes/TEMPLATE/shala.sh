@@ -138,8 +138,8 @@ begin() { # a stage: what it and the later ones made is no longer current
 equal_prompts() { # options under which a supervised step sees as many prompts as a step of rollouts
   [ "$readout" != label_token ] || return 0
   local rows group
-  rows=$(sed -n 's/^per_device_train_batch_size: *\([0-9]*\).*/\1/p' "$1")
-  group=$(sed -n 's/^num_generations: *\([0-9]*\).*/\1/p' "$1")
+  rows=$(sed -n 's/^per_device_train_batch_size: *\([0-9]*\).*/\1/p' "$1" | tail -n 1)
+  group=$(sed -n 's/^num_generations: *\([0-9]*\).*/\1/p' "$1" | tail -n 1)
   [ "$((${rows:-8} % ${group:-8}))" -eq 0 ] || die "$1: per_device_train_batch_size must be a multiple of num_generations"
   echo "--per_device_train_batch_size $((${rows:-8} / ${group:-8}))"
 }

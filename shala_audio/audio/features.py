@@ -11,7 +11,7 @@ from collections.abc import Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from functools import lru_cache
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from safetensors import safe_open
@@ -19,11 +19,13 @@ from safetensors.torch import save_file
 from torch import Tensor
 from tqdm import tqdm
 
-from shala_audio.audio.encoders import WhisperFrontEnd
 from shala_audio.audio.sound import SAMPLE_RATE, Samples, read_row_audio
 from shala_audio.data.rows import Row
 from shala_audio.errors import UserError
 from shala_audio.files import read_json, write_beside, write_json
+
+if TYPE_CHECKING:
+    from shala_audio.audio.encoders import WhisperFrontEnd  # loads transformers, which reading features does not need
 
 SHARD_ROWS = 256
 BATCH_SECONDS = 60.0  # sound encoded in one batch
@@ -60,6 +62,16 @@ class FeatureStore:
             return self.rows[row_id]
         except KeyError:
             raise UserError(f"{self.folder}: no features of row {row_id}; run `shala-audio features` again") from None
+
+
+def pad_features(features: Sequence[Tensor]) -> tuple[Tensor, Tensor]:
+    """Features (S, T, D) of B clips to (B, S, longest T, D) float32, and their lengths (B,)."""
+    lengths = torch.tensor([clip.shape[1] for clip in features])
+    layers, _, width = features[0].shape
+    padded = torch.zeros(len(features), layers, int(lengths.max()), width)
+    for index, clip in enumerate(features):
+        padded[index, :, : clip.shape[1]] = clip
+    return padded, lengths
 
 
 def sound_key(row: Row, root: Path) -> str:

@@ -62,7 +62,7 @@ def baseline(
             write_predictions(out, found.predictions)
             settings = {"learning_rate": found.learning_rate, "passes": found.epochs}
             print(f"rate {found.learning_rate:g}, {found.epochs} passes (chosen on dev: jsd {found.dev_jsd:.4f})")
-        from shala_audio.training.record import cost_record
+        from shala_audio.training.cost import cost_record
 
         # What dev chose is no setting: it differs between seeds.
         record = {"method": kind, "task": chosen.name, **cost_record(seed, time.monotonic() - started, manifest)}

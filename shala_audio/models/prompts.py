@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any, Protocol
 
-import torch
 from torch import Tensor
 
+from shala_audio.audio.features import pad_features
 from shala_audio.data.votes import to_distribution
 from shala_audio.models.projector import token_count
 from shala_audio.models.readouts.slots import write_slots
@@ -85,13 +85,3 @@ class PromptBuilder:
         if features is not None:
             batch["audio_features"], batch["audio_lengths"] = pad_features(features)
         return batch
-
-
-def pad_features(features: Sequence[Tensor]) -> tuple[Tensor, Tensor]:
-    """Features (S, T, D) of B clips to (B, S, longest T, D) float32, and their lengths (B,)."""
-    lengths = torch.tensor([clip.shape[1] for clip in features])
-    layers, _, width = features[0].shape
-    padded = torch.zeros(len(features), layers, int(lengths.max()), width)
-    for index, clip in enumerate(features):
-        padded[index, :, : clip.shape[1]] = clip
-    return padded, lengths

@@ -14,10 +14,9 @@ import torch
 from torch import Tensor, nn
 from tqdm import tqdm
 
-from shala_audio.audio.features import FeatureStore
+from shala_audio.audio.features import FeatureStore, pad_features
 from shala_audio.data.rows import Row
 from shala_audio.distribution import Floats, LabelDistribution, jsd
-from shala_audio.models.prompts import pad_features
 from shala_audio.tasks import Task
 from shala_audio.training.linear import judged_splits
 from shala_audio.training.objective import soft_cross_entropy

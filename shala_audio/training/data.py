@@ -10,12 +10,12 @@ from typing import Any
 import torch
 from datasets import Dataset
 
-from shala_audio.audio.features import FeatureStore
+from shala_audio.audio.features import FeatureStore, pad_features
 from shala_audio.data.rows import Row
 from shala_audio.data.splits import check_speakers
 from shala_audio.data.votes import human_distributions, plurality, to_distribution
 from shala_audio.errors import UserError
-from shala_audio.models.prompts import PromptBuilder, pad_features
+from shala_audio.models.prompts import PromptBuilder
 from shala_audio.models.speech_lm import SpeechLM
 
 

@@ -4,10 +4,10 @@ import numpy as np
 import pytest
 import torch
 
+from shala_audio.audio.features import pad_features
 from shala_audio.data.rows import Audio, Row
 from shala_audio.distribution import jsd
 from shala_audio.errors import UserError
-from shala_audio.models.prompts import pad_features
 from shala_audio.training.attentive import AttentivePooling, train_attentive
 from tests.tiny import SPEECH_TASK, random_features
 from tests.training.helpers import TinyStore

@@ -1,0 +1,58 @@
+"""What any run leaves on record, a classifier's too: its command, time, memory, versions and the hash of its data."""
+
+from __future__ import annotations
+
+import hashlib
+import resource
+import shlex
+import sys
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import torch
+
+PACKAGES = ("shala-audio", "torch", "transformers", "trl", "peft", "numpy")
+
+
+def cost_record(seed: int, seconds: float, manifest: Path) -> dict[str, Any]:
+    """What any run leaves, a classifier's too: command, seed, time, peak memory, versions and the manifest's hash."""
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss  # KiB on Linux, bytes on macOS
+    record: dict[str, Any] = {
+        "seed": seed,
+        "command": command_line(sys.argv),
+        "seconds": round(seconds, 1),
+        "peak_mb": round(peak / (2**20 if sys.platform == "darwin" else 2**10)),
+        "manifest_sha256": file_sha256(manifest),
+        "versions": {name: version(name) for name in PACKAGES},
+    }
+    if torch.cuda.is_available():
+        record["peak_gpu_mb"] = round(torch.cuda.max_memory_allocated() / 2**20)
+    return record
+
+
+def command_line(arguments: list[str]) -> str:
+    """The command with paths as seen from the working folder; one from elsewhere keeps its last part alone.
+
+    >>> command_line(["/usr/bin/shala-audio", "train", "--config", "/somewhere/else/a.yaml", "--init=/x/warm start"])
+    "shala-audio train --config .../a.yaml '--init=.../warm start'"
+    """
+    words = [Path(arguments[0]).name]
+    for word in arguments[1:]:
+        option, equals, value = word.partition("=")
+        words.append(option + equals + shorten(value) if word.startswith("--") and equals else shorten(word))
+    return shlex.join(words)
+
+
+def shorten(path: str) -> str:
+    """An absolute path as seen from the working folder, or by its last part; anything else as it is."""
+    if not Path(path).is_absolute():
+        return path
+    here = Path.cwd()
+    return str(Path(path).relative_to(here)) if Path(path).is_relative_to(here) else f".../{Path(path).name}"
+
+
+def file_sha256(path: Path) -> str:
+    """sha256 of a file's bytes."""
+    with open(path, "rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
