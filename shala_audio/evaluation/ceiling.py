@@ -58,11 +58,15 @@ def human_ceiling(counts: Floats, draws: int = DRAWS, seed: int = 0) -> dict[str
         seed: of the samples and the draws.
     """
     rng = np.random.default_rng(seed)
-    repeats = max(1, SAMPLED_ROWS // len(counts)) if len(counts) < SAMPLED_ROWS else 1
-    repeats = min(repeats, 20)
+    repeats = _repeats(len(counts))
     predicted = np.concatenate([fresh_sample(counts, rng) for _ in range(repeats)])
     human = np.tile(counts / counts.sum(axis=1, keepdims=True), (repeats, 1))
     return all_measures(human, predicted, draws, seed, repeats, name="ceiling")
+
+
+def _repeats(rows: int) -> int:
+    """How often the rows are sampled: once where there are many, 20 times at most."""
+    return max(1, min(20, SAMPLED_ROWS // rows))
 
 
 def split_half_distance(counts: Floats, draws: int = DRAWS, seed: int = 0) -> dict[str, Any] | None:
@@ -72,7 +76,7 @@ def split_half_distance(counts: Floats, draws: int = DRAWS, seed: int = 0) -> di
     """
     rng = np.random.default_rng(seed)
     distances = []
-    for _ in range(max(1, min(20, SAMPLED_ROWS // len(counts)))):
+    for _ in range(_repeats(len(counts))):
         halves = split_halves(counts, rng)
         if halves is None:
             return None
