@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import jinja2
+from jinja2 import meta
 from jinja2.sandbox import ImmutableSandboxedEnvironment
 
 from shala_audio.errors import UserError
@@ -29,16 +30,26 @@ class Label:
 
 
 @dataclass(frozen=True)
+class Attribute:
+    """A number that raters give beside the label, such as arousal, on a scale from `low` to `high`."""
+
+    name: str
+    low: float
+    high: float
+
+
+@dataclass(frozen=True)
 class Task:
     """A label set and how to ask for it.
 
     Attributes:
         name: what rows name in their `task` field.
-        modality: "audio", "text" or "audio+text".
+        modality: what goes in: "audio", "text" or "audio+text".
         labels: the K labels in order; every array of probabilities follows it.
-        prompt: Jinja template of the question. It sees `text` (the row's text fields), `labels` (names) and `audio`
-            (where the sound goes).
+        prompt: Jinja template of the question. It sees `text` (the row's text fields; none where sound alone goes in),
+            `labels` (names) and `audio` (where the sound goes; empty where text alone goes in).
         answer: how the answer begins; the label's word follows it.
+        attributes: numbers that rows may hold in `extra`, and that a model may learn to state beside the distribution.
     """
 
     name: str
@@ -46,6 +57,7 @@ class Task:
     labels: tuple[Label, ...]
     prompt: str
     answer: str
+    attributes: tuple[Attribute, ...] = ()
 
     @property
     def label_names(self) -> tuple[str, ...]:
@@ -56,7 +68,7 @@ class Task:
         return "audio" in self.modality
 
     def question(self, text: Mapping[str, str]) -> str:
-        """The rendered prompt of a row.
+        """The rendered prompt of a row, of whose text nothing is seen where sound alone goes in.
 
         >>> task = Task("t", "text", (Label("a", "a"), Label("b", "b")), "Feeling of: {{ text.comment }}", "Feeling:")
         >>> task.question({"comment": "Oh no."})
@@ -65,17 +77,37 @@ class Task:
         Raises:
             UserError: the template names a text field that the row does not have, or does something forbidden.
         """
+        if self.modality == "text" and not text:
+            raise UserError(f"task {self.name}: the row has no text")
         try:
             template = _JINJA.from_string(self.prompt)
-            return template.render(text=text, labels=self.label_names, audio=AUDIO_TOKEN).strip()
+            text = text if "text" in self.modality else {}
+            audio = AUDIO_TOKEN if self.has_audio else ""
+            return template.render(text=text, labels=self.label_names, audio=audio).strip()
         except jinja2.UndefinedError as error:
             raise UserError(f"task {self.name}: the prompt needs a text field that is not there ({error})") from None
         except jinja2.TemplateError as error:
             raise UserError(f"task {self.name}: the prompt cannot be rendered for this row ({error})") from None
 
+    def with_input(self, modality: str) -> Task:
+        """The same task with other input, for a prompt that is written for it.
+
+        Raises:
+            UserError: no such input, or the prompt has no place for it.
+        """
+        if modality not in MODALITIES:
+            raise UserError(f"input is {modality!r}; use one of {', '.join(MODALITIES)}")
+        seen = meta.find_undeclared_variables(_JINJA.parse(self.prompt))
+        for part in ("audio", "text"):
+            if part in modality and part not in seen:
+                raise UserError(f"input {modality}: the prompt of task {self.name} has no place for {part}")
+        return replace(self, modality=modality)
+
     def to_dict(self) -> dict[str, Any]:
         """The task as it stands in its YAML file."""
-        return {**asdict(self), "labels": [asdict(label) for label in self.labels]}
+        attributes = [asdict(attribute) for attribute in self.attributes]
+        fields = {**asdict(self), "labels": [asdict(label) for label in self.labels], "attributes": attributes}
+        return fields if attributes else {name: value for name, value in fields.items() if name != "attributes"}
 
 
 def task_from_dict(fields: Mapping[str, Any], source: str) -> Task:
@@ -85,8 +117,8 @@ def task_from_dict(fields: Mapping[str, Any], source: str) -> Task:
         UserError: a field is missing, unknown or wrong; the message names `source` and the field.
     """
     needed = {"name", "modality", "labels", "prompt", "answer"}
-    if set(fields) != needed:
-        missing, unknown = sorted(needed - set(fields)), sorted(set(fields) - needed)
+    if not needed <= set(fields) <= needed | {"attributes"}:
+        missing, unknown = sorted(needed - set(fields)), sorted(set(fields) - needed - {"attributes"})
         raise UserError(f"{source}: missing fields {missing}, unknown fields {unknown}")
     if fields["modality"] not in MODALITIES:
         raise UserError(f"{source}: modality is {fields['modality']!r}; use one of {', '.join(MODALITIES)}")
@@ -102,7 +134,15 @@ def task_from_dict(fields: Mapping[str, Any], source: str) -> Task:
             raise UserError(f"{source}: two labels have the same {what}")
     if len(labels) < 2:
         raise UserError(f"{source}: a task needs two labels or more")
-    return Task(str(fields["name"]), fields["modality"], tuple(labels), str(fields["prompt"]), str(fields["answer"]))
+    prompt, answer = str(fields["prompt"]), str(fields["answer"])
+    attributes = tuple(_attribute(attribute, source) for attribute in fields.get("attributes") or ())
+    return Task(str(fields["name"]), fields["modality"], tuple(labels), prompt, answer, attributes)
+
+
+def _attribute(fields: Any, source: str) -> Attribute:
+    if not isinstance(fields, Mapping) or set(fields) != {"name", "low", "high"} or not fields["low"] < fields["high"]:
+        raise UserError(f"{source}: each attribute has a name, a low and a higher high; found {fields}")
+    return Attribute(str(fields["name"]), float(fields["low"]), float(fields["high"]))
 
 
 def load_task(name_or_path: str | Path) -> Task:

@@ -47,3 +47,26 @@ def test_prompts_run_in_a_sandbox():
 def test_unknown_name_lists_the_known():
     with pytest.raises(UserError, match="crema_d"):
         load_task("cremad")
+
+
+def test_a_task_with_a_choice_of_input():
+    task = load_task("msp_podcast")
+    text = {"transcript": "So we left."}
+    assert task.question(text) == f"{AUDIO_TOKEN} How does the speaker sound?"
+    both = task.with_input("audio+text")
+    assert both.question(text) == f'{AUDIO_TOKEN} The speaker says: "So we left." How does the speaker sound?'
+    assert both.question({}) == task.question({}), "a turn without a transcript is heard alone"
+    assert task.with_input("text").question(text) == 'The speaker says: "So we left." How does the speaker sound?'
+    with pytest.raises(UserError, match="row has no text"):
+        task.with_input("text").question({})
+    with pytest.raises(UserError, match="no place for audio"):
+        load_task("chaosnli").with_input("audio")
+    with pytest.raises(UserError, match="input is 'video'"):
+        task.with_input("video")
+
+
+def test_attributes_are_checked():
+    with pytest.raises(UserError, match="some.yaml: each attribute"):
+        task_from_dict(FIELDS | {"attributes": [{"name": "arousal", "low": 7, "high": 1}]}, "some.yaml")
+    task = load_task("msp_podcast")
+    assert task_from_dict(task.to_dict(), "again") == task

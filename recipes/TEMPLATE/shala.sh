@@ -19,7 +19,10 @@ usage="Usage: $(basename "$(dirname "$0")")/run.sh [options]
   --seed N           of the split and of training (0)
   --fold N           chaosnli, crema_d: fold of a cross-validation, 0 to 4, or all, which pools the five
   --model NAME       a model in configs/models, or a YAML file (speech or text)
+  --modality NAME    crema_d, msp_podcast: audio, text (the transcript alone) or audio+text (audio)
   --part NAME        chaosnli: snli, mnli or both (snli)
+  --task NAME        msp_podcast: msp_podcast (8 classes), msp_podcast_9 (with Other) or msp_podcast_4 (msp_podcast)
+  --secondary SHARE  msp_podcast: share of a rater's vote for the secondary choices, 0 to below 1 (0)
 
 Methods: zero_shot, few_shot (text), warm_start, sft_hard, sft_soft, shala, shala_unweighted, shala_static, shala_dynamic;
 with label_token shala_exact; with slots and verbalized grpo_majority, grpo_jsd. All see as many prompts in stage 4, after
@@ -27,9 +30,9 @@ the same warm start (sft_hard after one on hard labels). The method named last i
 constant prior, and for sound a linear and an attentive classifier, stand in every table."
 
 arguments=("$@")
-corpus= modality=text model=text part=snli
+corpus= modality=text model= part=snli task= secondary=
 stage=1 stop_stage=7 corpus_root= method=shala readout=label_token config= exp= nproc= max_rows= seed=0 fold=
-options="corpus modality model part recipe stage stop_stage corpus_root method readout config exp nproc max_rows seed fold"
+options="corpus modality model part task secondary recipe stage stop_stage corpus_root method readout config exp nproc max_rows seed fold"
 recipe=
 
 die() { echo "$0: error: $*" >&2; exit 2; }
@@ -55,12 +58,16 @@ for name in nproc max_rows; do
 done
 [[ -z $fold || $fold =~ ^([0-4]|all)$ ]] || die "--fold is '$fold': use 0 to 4, or all"
 [[ -z $fold || $corpus == chaosnli || $corpus == crema_d ]] || die "--fold: $corpus has a split of its own"
+case $modality in audio | text | audio+text) ;; *) die "--modality $modality: see --help" ;; esac
+hears= # yes where sound goes in
+case $modality in *audio*) hears=yes ;; esac
+if [ -z "$model" ]; then if [ -n "$hears" ]; then model=speech; else model=text; fi; fi
 case $readout in label_token | slots | verbalized) ;; *) die "--readout $readout: see --help" ;; esac
 [ -n "$recipe" ] || die "run a recipe's run.sh, not this template"
 
 if [ "$method" = all ]; then
   chosen="zero_shot sft_hard sft_soft"
-  if [ "$modality" = text ]; then chosen="$chosen few_shot"; fi
+  if [ -z "$hears" ]; then chosen="$chosen few_shot"; fi
   if [ "$readout" = label_token ]; then chosen="$chosen shala_unweighted shala_dynamic shala_exact"; else
     chosen="$chosen grpo_majority grpo_jsd shala_static shala_dynamic"; fi
 else
@@ -69,7 +76,7 @@ fi
 for name in $chosen; do
   case $name in
     zero_shot | warm_start | sft_hard | sft_soft | shala | shala_unweighted | shala_static | shala_dynamic) ;;
-    few_shot) [ "$modality" = text ] || die "--method few_shot: for text only, an untrained projector says nothing" ;;
+    few_shot) [ -z "$hears" ] || die "--method few_shot: for text only, an untrained projector says nothing" ;;
     shala_exact) [ "$readout" = label_token ] || die "--method shala_exact goes with --readout label_token" ;;
     grpo_majority | grpo_jsd) [ "$readout" != label_token ] || die "--method $name goes with --readout slots or verbalized" ;;
     *) die "--method $name: see --help" ;;
@@ -80,9 +87,11 @@ done
 . "$recipe/cmd.sh"
 [ -z "$nproc" ] || export OMP_NUM_THREADS=$nproc
 
-split=seed$seed${max_rows:+_max$max_rows}
+split=${task:+${task}_}seed$seed${max_rows:+_max$max_rows}${secondary:+_secondary$secondary}
 [ "$corpus" != chaosnli ] || split=${split}_$part
-exp=${exp:-${method//,/+}_${readout}_$split${fold:+_fold$fold}}
+input= # where it is not what the recipe is made for
+case $corpus:$modality in crema_d:audio | msp_podcast:audio | mini:*) ;; crema_d:* | msp_podcast:*) input=_$modality ;; esac
+exp=${exp:-${method//,/+}_$readout${input}_$split${fold:+_fold$fold}}
 case $exp in */*) ;; *) exp=$recipe/exp/$exp ;; esac
 
 score_file() { # predictions_temperature.jsonl -> score_temperature.json, in the same folder
@@ -114,7 +123,8 @@ if [ "$fold" = all ]; then # every fold in turn, then their predictions together
 fi
 
 data=$recipe/data/$split${fold:+_fold$fold}
-features=$recipe/features/${split}_$(basename "$model" .yaml) # the same for every fold
+features=$recipe/features/$(basename "$model" .yaml) # the same for every split and fold
+[ "$corpus" != mini ] || features=${features}_$split # whose sound is another for each seed
 [ "$corpus" = mini ] && corpus_root=$data
 if [ -z "$corpus_root" ] && [ -n "${SHALA_CORPORA:-}" ]; then corpus_root=$SHALA_CORPORA/$corpus; fi
 mkdir -p "$exp"
@@ -144,9 +154,9 @@ equal_prompts() { # options under which a supervised step sees as many prompts a
   echo "--per_device_train_batch_size $((${rows:-8} / ${group:-8}))"
 }
 feature_options=()
-if [ "$modality" = audio ]; then feature_options=(--features "$features"); fi
+if [ -n "$hears" ]; then feature_options=(--features "$features"); fi
 common=(--manifest "$data/manifest.jsonl" --seed "$seed" "${feature_options[@]}")
-fresh=(--task "$corpus" --model "$model" --readout "$readout")
+fresh=(--task "${task:-$corpus}" --modality "$modality" --model "$model" --readout "$readout")
 
 # What the methods need: a warm start, unless nothing is trained, or hard labels alone are learnt.
 warm= trained=(zero_shot)
@@ -166,12 +176,13 @@ if wants 1; then
     [ -n "$corpus_root" ] || die "--corpus_root: name the folder of $corpus, or set SHALA_CORPORA"
     [ -d "$corpus_root" ] || die "--corpus_root $corpus_root: no such folder"
     shala-audio prepare "$corpus" --source "$corpus_root" --out "$data" --seed "$seed" --part "$part" \
-      ${max_rows:+--max-rows "$max_rows"} ${fold:+--fold "$fold"}
+      ${max_rows:+--max-rows "$max_rows"} ${fold:+--fold "$fold"} \
+      ${task:+--task "$task"} ${secondary:+--secondary "$secondary"}
   fi
   touch "$exp/.done_1"
 fi
 
-if wants 2 && [ "$modality" = audio ]; then
+if wants 2 && [ -n "$hears" ]; then
   begin 2 "features"
   need "$data/manifest.jsonl" 1
   [ -n "$corpus_root" ] || die "--corpus_root: name the folder of $corpus, or set SHALA_CORPORA"
@@ -216,7 +227,7 @@ if wants 4; then
 fi
 
 systems=(prior "${trained[@]}")
-[ "$modality" != audio ] || systems+=(linear attentive)
+[ -z "$hears" ] || systems+=(linear attentive)
 
 if wants 5; then
   begin 5 "predict"
@@ -239,7 +250,7 @@ if wants 5; then
   else
     echo "fewer than 10 dev rows: nothing is calibrated"
   fi
-  if [ "$modality" = audio ]; then
+  if [ -n "$hears" ]; then
     for kind in linear attentive; do
       shala-audio baseline $kind "$data/manifest.jsonl" --features "$features" --seed "$seed" --out "$exp/$kind/predictions.jsonl"
     done

@@ -3,4 +3,4 @@
 #   recipes/chaosnli/run.sh --corpus_root chaosNLI_v1.0
 set -euo pipefail
 recipe=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)
-exec "$recipe/../TEMPLATE/shala.sh" --recipe "$recipe" --corpus chaosnli --modality text --model text "$@"
+exec "$recipe/../TEMPLATE/shala.sh" --recipe "$recipe" --corpus chaosnli --modality text "$@"

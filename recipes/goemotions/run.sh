@@ -3,4 +3,4 @@
 #   recipes/goemotions/run.sh --corpus_root goemotions --max_rows 3000
 set -euo pipefail
 recipe=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)
-exec "$recipe/../TEMPLATE/shala.sh" --recipe "$recipe" --corpus goemotions --modality text --model text "$@"
+exec "$recipe/../TEMPLATE/shala.sh" --recipe "$recipe" --corpus goemotions --modality text "$@"

@@ -3,4 +3,4 @@
 #   recipes/msp_podcast/run.sh --corpus_root MSP-Podcast
 set -euo pipefail
 recipe=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)
-exec "$recipe/../TEMPLATE/shala.sh" --recipe "$recipe" --corpus msp_podcast --modality audio --model speech "$@"
+exec "$recipe/../TEMPLATE/shala.sh" --recipe "$recipe" --corpus msp_podcast --modality audio "$@"

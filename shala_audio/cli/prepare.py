@@ -24,6 +24,10 @@ def prepare(
         int | None, typer.Option(help="ChaosNLI, CREMA-D: fold of a cross-validation, 0 to 4, as the test split.")
     ] = None,
     part: Annotated[str, typer.Option(help="ChaosNLI: snli, mnli or both.")] = "snli",
+    task: Annotated[str | None, typer.Option(help="MSP-Podcast: msp_podcast, msp_podcast_9 or msp_podcast_4.")] = None,
+    secondary: Annotated[
+        float, typer.Option(help="MSP-Podcast: share of a rater's vote that the secondary choices get, 0 to below 1.")
+    ] = 0.0,
 ) -> None:
     """Make a manifest, a split that leaks no speaker, and a summary.
 
@@ -37,6 +41,8 @@ def prepare(
         raise UserError(f"--max-rows is {max_rows}; use 1 or more")
     if fold is not None and corpus not in ("chaosnli", "crema_d"):
         raise UserError(f"--fold: {corpus} has a split of its own")
+    if corpus != "msp_podcast" and (task or secondary):
+        raise UserError(f"--{'task' if task else 'secondary'}: of msp_podcast alone")
     if corpus in ("mini", "mini_text"):
         prepared = mini.prepare(out, seed, rows=max_rows or mini.ROWS, text=corpus == "mini_text")
         max_rows = None
@@ -54,18 +60,25 @@ def prepare(
         elif corpus == "crema_d":
             prepared = crema_d.prepare(source, seed, fold)
         else:
-            prepared = msp_podcast.prepare(source, seed)
-    summary = write_prepared(prepared, load_task(corpus), out, seed, max_rows)
+            prepared = msp_podcast.prepare(source, seed, task or corpus, secondary)
+    summary = write_prepared(prepared, load_task(task or corpus), out, seed, max_rows)
 
     console = Console(stderr=True)
-    table = Table("split", "rows", "without votes", "speakers", "raters per row")
+    table = Table("split", "rows", "without votes", "speakers", "also in train", "raters per row")
     for split, found in summary["splits"].items():
         raters = found.get("raters_per_row")
         shown = f"{raters['min']:g} to {raters['max']:g}, mean {raters['mean']:.1f}" if raters else "–"
-        table.add_row(split, str(found["rows"]), str(found["without_votes"]), str(found["speakers"]), shown)
+        table.add_row(
+            split,
+            str(found["rows"]),
+            str(found["without_votes"]),
+            str(found["speakers"]),
+            str(found.get("speakers_also_in_train", "")),
+            shown,
+        )
     console.print(table)
     for reason, count in summary["left_out"].items():
         if count:
-            console.print(f"left out: {count} {reason}")
+            console.print(f"left out: {count:g} {reason}")
     console.print(f"{summary['caveat']} Licence: {summary['licence']}.", highlight=False)
     print(out / "manifest.jsonl")

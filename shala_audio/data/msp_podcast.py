@@ -1,33 +1,26 @@
 """MSP-Podcast: turns of podcasts, each judged by five raters or more (DOI 10.1109/TAFFC.2017.2736999).
 
-Read from the consensus and the detailed CSV of releases 1.7 to 1.12; the folder and file spellings of all of them are
-tried. Votes are the raters' primary choices. Turns without a plurality ("X") are kept: they are the ambiguous ones.
-A rater's `Other-<text>` is no label of the task: it is counted and left out of the votes.
+Releases 1.6 to 2.0. Votes are the raters' primary choices; with `secondary` a share of each rater's one vote goes to the
+secondary choices. Turns without a plurality ("X") are kept: they are the ambiguous ones.
 """
 
 from __future__ import annotations
 
-import csv
+import os
 from collections import Counter
-from dataclasses import replace
+from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
-from shala_audio.data.prepare import Prepared, need_file, sound_duration
+from shala_audio.data.msp_labels import Rating, Turn, read_ratings, read_turns
+from shala_audio.data.prepare import Prepared, need_file, sound_durations
 from shala_audio.data.rows import Audio, Row
+from shala_audio.data.splits import shared_speakers
 from shala_audio.errors import UserError
 
-TASK = "msp_podcast"
 LABEL_FOLDERS = ("Labels", "labels", "label")
-CONSENSUS = ("labels_consensus.csv", "labels_concensus.csv")
-SPLITS = {
-    "Train": "train",
-    "Development": "dev",
-    "Validation": "dev",
-    "Test1": "test",
-    "Test2": "test2",
-    "Test3": "test3",
-}
-PRIMARY = {
+ATTRIBUTES = ("arousal", "valence", "dominance")
+CLASSES = {
     "Angry": "anger",
     "Sad": "sadness",
     "Happy": "happiness",
@@ -36,90 +29,122 @@ PRIMARY = {
     "Disgust": "disgust",
     "Contempt": "contempt",
     "Neutral": "neutral",
+    "Other": "other",
 }
+# Secondary choices that no primary one is called; what is not here either (Concerned, Confused) counts as Other.
+NUANCES = {
+    "Amused": "Happy",
+    "Excited": "Happy",
+    "Frustrated": "Angry",
+    "Annoyed": "Angry",
+    "Depressed": "Sad",
+    "Disappointed": "Sad",
+}
+LABELS = {
+    "msp_podcast": tuple(label for label in CLASSES.values() if label != "other"),
+    "msp_podcast_9": tuple(CLASSES.values()),
+    "msp_podcast_4": ("anger", "sadness", "happiness", "neutral"),
+}
+NAMED = 10  # speakers that a caveat names
+FOUR = {"A", "S", "H", "N"}  # consensus codes of the four
 
 
-def prepare(source: Path, seed: int) -> Prepared:
+def prepare(source: Path, seed: int, task: str = "msp_podcast", secondary: float = 0.0) -> Prepared:
     """Rows in the corpus's own splits (Test1 is `test`). `seed` is not used.
 
-    A speaker that the release lists in two splits is reported by name in the summary, and its rows are kept: the
-    corpus's partition is a contract with its other users.
+    A speaker that the release lists in two splits is reported by name, and its rows are kept: the corpus's partition is
+    a contract with its other users.
+
+    Args:
+        source: the corpus.
+        task: `msp_podcast` (eight classes), `msp_podcast_9` (with `other`) or `msp_podcast_4` (anger, sadness, happiness,
+            neutral: turns with one of these as their plurality, as the literature compares them).
+        secondary: share of a rater's vote that the secondary choices get, 0 to below 1.
+
+    Raises:
+        UserError: a file is missing or not understood, or an option is wrong; the message names it.
     """
+    if task not in LABELS:
+        raise UserError(f"--task {task}: use one of {', '.join(LABELS)}")
+    if not 0 <= secondary < 1:
+        raise UserError(f"--secondary is {secondary}; use 0 to below 1")
     folder = need_file(source, *LABEL_FOLDERS)
-    votes, left_out = read_detailed(need_file(folder, "labels_detailed.csv"))
+    turns, moved = read_turns(source, folder)
+    ratings = read_ratings(folder)
     audio_folder = need_file(source, "Audios", "Audio", "audios")
+    present = {entry.name for entry in os.scandir(audio_folder)}
     transcripts = source / "Transcripts"
+    written = {entry.name for entry in os.scandir(transcripts)} if transcripts.is_dir() else set()
 
+    left_out = Counter({"turns without a sound file": len(turns.keys() - present)})
+    names = [name for name in turns if name in present]
+    if task == "msp_podcast_4":
+        kept = [name for name in names if turns[name].code in FOUR or name not in ratings]
+        left_out["turns whose plurality is not one of the four classes"] = len(names) - len(kept)
+        names = kept
+    durations = sound_durations([audio_folder / name for name in names])
     rows: list[Row] = []
-    consensus = need_file(folder, *CONSENSUS)
-    with open(consensus, newline="", encoding="utf-8-sig") as file:
-        for number, record in enumerate(csv.DictReader(file), start=2):
-            try:
-                name, split = record["FileName"].strip(), SPLITS[record["Split_Set"].strip()]
-                speaker = record["SpkrID"].strip()
-                extra = {
-                    "consensus": record["EmoClass"].strip(),
-                    "gender": record.get("Gender", "Unknown").strip(),
-                    "arousal": float(record["EmoAct"]) if record["EmoAct"] else None,
-                    "valence": float(record["EmoVal"]) if record["EmoVal"] else None,
-                    "dominance": float(record["EmoDom"]) if record["EmoDom"] else None,
-                }
-            except (KeyError, ValueError, AttributeError) as error:
-                raise UserError(f"{consensus}:{number}: not a row of labels_consensus.csv ({error!r})") from None
-            if not (audio_folder / name).is_file():
-                left_out["turns without a sound file"] += 1
-                continue
-            transcript = transcripts / f"{Path(name).stem}.txt"
-            text = {}
-            if transcript.is_file():
-                text = {"transcript": transcript.read_text(encoding="utf-8", errors="replace").strip()}
-            audio = Audio(f"{audio_folder.name}/{name}", 0.0, sound_duration(audio_folder / name))
-            known = None if speaker in ("", "Unknown") else speaker
-            rows.append(Row(Path(name).stem, TASK, split, known, audio, text, votes.get(name, {}), extra))
-    judged = [row for row in rows if row.votes]
-    left_out["turns without a primary vote for a label (kept for prediction only)"] += len(rows) - len(judged)
-    rows = [row if row.votes or row.split == "test3" else replace(row, split="predict") for row in rows]
-    return Prepared(
-        rows,
-        left_out,
-        caveat=_speaker_caveat(judged),
-        licence="MSP-Podcast academic licence: the corpus must not be passed on",
-    )
+    for name, duration in zip(names, durations, strict=True):
+        stem, turn, mine = Path(name).stem, turns[name], ratings.get(name, [])
+        votes = to_votes(mine, LABELS[task], secondary, left_out, name)
+        split = turn.split
+        if not votes and split != "test3":
+            left_out["turns without a vote for a label (kept for prediction only)"] += 1
+            split = "predict"
+        text = {}
+        if f"{stem}.txt" in written:
+            text = {"transcript": (transcripts / f"{stem}.txt").read_text(encoding="utf-8", errors="replace").strip()}
+        audio = Audio(f"{audio_folder.name}/{name}", 0.0, duration)
+        rows.append(Row(stem, task, split, turn.speaker, audio, text, votes, _extra(turn, mine)))
+    caveat = _speaker_caveat([row for row in rows if row.votes])
+    if moved:
+        caveat += (
+            f" Turns that the partition file puts into another split than the labels, whose split is used: {moved}."
+        )
+    licence = "MSP-Podcast academic licence: the corpus must not be passed on"
+    return Prepared(rows, left_out, caveat, licence)
 
 
-def read_detailed(path: Path) -> tuple[dict[str, dict[str, int]], Counter[str]]:
-    """Primary votes of every turn from `labels_detailed.csv`, and what was left out by reason.
+def to_votes(
+    ratings: Sequence[Rating], labels: Sequence[str], secondary: float, left_out: Counter[str], name: str
+) -> dict[str, float]:
+    """Votes of a turn in the order of `labels`; what goes to no label is counted in `left_out`, under its name.
 
-    Each `EmoDetail` is `WORKER<digits>; primary; secondary,...; A:x; V:x; D:x;`.
+    >>> rated = [Rating("a", "Happy", "Happy,Annoyed", None, None, None), Rating("b", "Other-shy", "", None, None, None)]
+    >>> counted = Counter()
+    >>> to_votes(rated, LABELS["msp_podcast"], 0.5, counted, "turn"), dict(counted)
+    ({'anger': 0.25, 'happiness': 0.75}, {'votes for other': 1.0})
+
+    Raises:
+        UserError: a primary choice that MSP-Podcast does not have.
     """
-    votes: dict[str, dict[str, int]] = {}
-    left_out: Counter[str] = Counter()
-    with open(path, newline="", encoding="utf-8-sig") as file:
-        for number, record in enumerate(csv.DictReader(file), start=2):
-            try:
-                name = record["FileName"].strip()
-                primary = record["EmoDetail"].split(";")[1].strip()
-            except (KeyError, IndexError, AttributeError):
-                raise UserError(
-                    f"{path}:{number}: FileName and `worker; primary; ...` in EmoDetail are needed"
-                ) from None
-            if primary.startswith("Other"):
-                left_out["votes for Other"] += 1
-            elif primary in PRIMARY:
-                counts = votes.setdefault(name, {})
-                counts[PRIMARY[primary]] = counts.get(PRIMARY[primary], 0) + 1
-            else:
-                raise UserError(f"{path}:{number}: unknown primary emotion {primary!r}")
-    return votes, left_out
+    mass: Counter[str] = Counter()
+    for rating in ratings:
+        primary = rating.primary.split("-")[0].strip().capitalize()
+        if primary not in CLASSES:
+            raise UserError(
+                f"{name}: {rating.worker}'s primary emotion {rating.primary!r} is none of {', '.join(CLASSES)}"
+            )
+        others = rating.secondaries if secondary else []
+        mass[CLASSES[primary]] += 1 - secondary if others else 1  # type: ignore[assignment]
+        for choice in others:
+            choice = choice.split("-")[0].strip().capitalize()
+            mass[CLASSES.get(NUANCES.get(choice, choice), "other")] += secondary / len(others)  # type: ignore[assignment]
+    for label in mass.keys() - set(labels):
+        left_out[f"votes for {label}"] += mass[label]
+    return {label: mass[label] for label in labels if mass[label]}
 
 
-def _speaker_caveat(rows: list[Row]) -> str:
-    splits: dict[str, set[str]] = {}
-    for row in rows:
-        if row.speaker is not None:
-            splits.setdefault(row.speaker, set()).add(row.split)
-    shared = sorted(speaker for speaker, found in splits.items() if "train" in found and len(found) > 1)
+def _extra(turn: Turn, ratings: Sequence[Rating]) -> dict[str, Any]:
+    """Consensus code, gender, and each attribute's mean as the release states it and every rater's own value."""
+    means = {name: getattr(turn, name) for name in ATTRIBUTES}
+    raters = {name: [getattr(rating, name) for rating in ratings] for name in ATTRIBUTES}
+    return {"consensus": turn.code, "gender": turn.gender, **means, "raters": raters}
+
+
+def _speaker_caveat(rows: Sequence[Row]) -> str:
     unknown = sum(row.speaker is None for row in rows)
-    return (
-        f"Speakers in train and in another split: {', '.join(shared) or 'none'}; turns of unknown speakers: {unknown}."
-    )
+    names = shared_speakers(rows)
+    more = f" and {len(names) - NAMED} more" if len(names) > NAMED else ""
+    shared = ", ".join(names[:NAMED]) + more if names else "none"
+    return f"Speakers in train and in another split: {shared}; turns of unknown speakers: {unknown}."

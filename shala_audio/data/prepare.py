@@ -5,12 +5,14 @@ from __future__ import annotations
 import hashlib
 from collections import Counter, defaultdict
 from collections.abc import Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import soundfile
+from tqdm import tqdm
 
 from shala_audio.data.rows import Row, write_manifest
 from shala_audio.data.votes import human_distributions, mean_distribution
@@ -50,6 +52,12 @@ def sound_duration(path: Path) -> float | None:
         return None
 
 
+def sound_durations(paths: Sequence[Path]) -> list[float | None]:
+    """`sound_duration` of many files."""
+    with ThreadPoolExecutor() as pool:
+        return list(tqdm(pool.map(sound_duration, paths), total=len(paths), unit="file", desc="sound", disable=None))
+
+
 def keep_some(rows: Sequence[Row], max_rows: int | None) -> list[Row]:
     """The first rows, in the same proportion of every split; all where `max_rows` is None."""
     if max_rows is None or max_rows >= len(rows):
@@ -64,14 +72,19 @@ def keep_some(rows: Sequence[Row], max_rows: int | None) -> list[Row]:
 def summarize(prepared: Prepared, task: Task, seed: int) -> dict[str, Any]:
     """Rows, speakers, raters, label mass and entropy of every split, the split's hash, and what was left out."""
     splits: dict[str, Any] = {}
-    for split in dict.fromkeys(row.split for row in prepared.rows):
-        rows = [row for row in prepared.rows if row.split == split]
+    by_split: dict[str, list[Row]] = defaultdict(list)
+    for row in prepared.rows:
+        by_split[row.split].append(row)
+    in_train = {row.speaker for row in by_split.get("train", [])}
+    for split, rows in by_split.items():
         judged = [row for row in rows if row.votes]
         summary: dict[str, Any] = {
             "rows": len(rows),
             "without_votes": len(rows) - len(judged),
-            "speakers": len({row.speaker for row in rows if row.speaker is not None}),
+            "speakers": len(speakers := {row.speaker for row in rows if row.speaker is not None}),
         }
+        if split != "train":
+            summary["speakers_also_in_train"] = len(speakers & in_train)
         if judged:
             raters = [sum(row.votes.values()) for row in judged]
             human = human_distributions(judged, task.label_names)

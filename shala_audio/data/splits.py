@@ -86,3 +86,12 @@ def check_speakers(rows: Sequence[Row]) -> None:
     for row in rows:
         if row.speaker is not None and split_of.setdefault(row.speaker, row.split) != row.split:
             raise UserError(f"speaker {row.speaker} is in {split_of[row.speaker]} and in {row.split}")
+
+
+def shared_speakers(rows: Sequence[Row], split: str = "train") -> list[str]:
+    """Speakers who are heard in `split` and in another one."""
+    splits: dict[str, set[str]] = {}
+    for row in rows:
+        if row.speaker is not None:
+            splits.setdefault(row.speaker, set()).add(row.split)
+    return sorted(speaker for speaker, found in splits.items() if split in found and len(found) > 1)

@@ -185,6 +185,8 @@ class Predictor:
         return [(states, fields, seconds) for states, seconds in zip(features, lasting, strict=True)]
 
     def _fields(self, text: Text | None) -> Mapping[str, str]:
+        if text is not None and "text" not in self.task.modality:
+            raise UserError(f"this model of task {self.task.name} hears sound alone and takes no text")
         if isinstance(text, str):
             # The task's prompt says what its one text field is called.
             names = _text_fields(self.task.prompt)

@@ -53,6 +53,10 @@ class ShalaConfig(GRPOConfig):
     readout: str = field(
         default="label_token", metadata={"help": "label_token, slots or verbalized; that of `init`, if it is given."}
     )
+    modality: str | None = field(
+        default=None,
+        metadata={"help": "What goes in, where the task's prompt has a choice: audio, text or audio+text."},
+    )
     reward: str = field(default="jsd", metadata={"help": "Of sampled answers: jsd, bhattacharyya, brier or majority."})
     invalid_reward: float = field(default=0.0, metadata={"help": "What an answer that does not parse earns."})
     exact_loss: str = field(

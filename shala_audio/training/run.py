@@ -67,7 +67,10 @@ def _model(config: ShalaConfig) -> SpeechLM:
         return SpeechLM.from_pretrained(config.init)
     if not config.task or not config.model:
         raise UserError("task and model: name both, or give a trained model with --init")
-    return SpeechLM.build(load_model_config(config.model), load_task(config.task), config.readout)
+    task = load_task(config.task)
+    if config.modality:
+        task = task.with_input(config.modality)
+    return SpeechLM.build(load_model_config(config.model), task, config.readout)
 
 
 def _fit(model: SpeechLM, config: ShalaConfig) -> bool:

@@ -10,14 +10,12 @@ import numpy as np
 import pytest
 import soundfile
 
-from shala_audio.data import chaosnli, crema_d, goemotions, msp_podcast
+from shala_audio.data import chaosnli, crema_d, goemotions
 from shala_audio.data.prepare import write_prepared
 from shala_audio.data.rows import read_manifest
 from shala_audio.data.splits import check_speakers
-from shala_audio.data.votes import human_distributions
 from shala_audio.errors import UserError
 from shala_audio.tasks import load_task
-from tests.recipes.make_msp_podcast import make_msp_podcast
 
 
 def nli_item(index: int) -> dict:
@@ -94,26 +92,6 @@ def test_crema_d_keeps_the_votes_on_sound_alone(tmp_path):
     assert prepared.rows[0].audio.duration == 0.5
     assert prepared.left_out == {"votes on the face or on face and voice": 10, "clips without a sound file": 1}
     check_speakers(prepared.rows)
-
-
-def test_msp_podcast(tmp_path):
-    make_msp_podcast(tmp_path, turns=40, seed=0)
-    prepared = msp_podcast.prepare(tmp_path, seed=0)
-    by_split = {split: [row for row in prepared.rows if row.split == split] for split in ("train", "dev", "test")}
-    assert all(by_split.values())
-    assert prepared.left_out["votes for Other"] > 0
-    assert prepared.left_out["turns without a sound file"] == 1
-    assert any(row.extra["consensus"] == "X" for row in prepared.rows), "turns without a plurality are kept"
-    assert any(row.speaker is None for row in prepared.rows)
-    human_distributions([row for row in prepared.rows if row.votes], load_task("msp_podcast").label_names)
-
-
-@pytest.mark.parametrize("spelling", [("Labels", "consensus"), ("labels", "concensus"), ("label", "concensus")])
-def test_msp_podcast_spellings_give_the_same_rows(tmp_path, spelling):
-    folder, consensus = spelling
-    make_msp_podcast(tmp_path / "a", turns=12, seed=1)
-    make_msp_podcast(tmp_path / "b", turns=12, seed=1, label_folder=folder, consensus=consensus)
-    assert msp_podcast.prepare(tmp_path / "a", 0).rows == msp_podcast.prepare(tmp_path / "b", 0).rows
 
 
 def test_max_rows_keeps_the_shares_and_is_counted(tmp_path):
