@@ -16,7 +16,7 @@ from pathlib import Path
 
 import numpy as np
 
-from shala_audio.audio.encoders import WhisperFrontEnd
+from shala_audio.audio.encoders import load_encoder
 from shala_audio.audio.features import FeatureStore, write_features
 from shala_audio.cli.train import parse
 from shala_audio.data.mini import prepare
@@ -49,8 +49,8 @@ def run(out: Path, seed: int) -> None:
         write_prepared(prepare(folder / "data", seed), load_task("mini"), folder / "data", seed)
     config = load_model_config("speech")
     rows = [row for row in read_manifest(manifest) if row.audio is not None]
-    front_end = WhisperFrontEnd(locate(str(config.encoder), print), config.encoder_layers, "cpu")
-    write_features(rows, folder / "data", front_end, config.encoder_identity(), features)
+    encoder = load_encoder(locate(str(config.encoder), print), config.encoder_layers, "cpu")
+    write_features(rows, folder / "data", encoder, config.encoder_identity(), features)
     common = ["--manifest", str(manifest), "--features", str(features), "--seed", str(seed), "--save_strategy", "no"]
     warm = folder / "warm_start"
     if not (warm / "training.json").is_file():

@@ -1,4 +1,4 @@
-"""Encode 2 to 4 s clips: `WhisperFrontEnd` in batches against the stock encoder, one clip at a time, padded to 30 s."""
+"""Encode 2 to 4 s clips: our encoder in batches against the stock encoder, one clip at a time, padded to 30 s."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from statistics import median
 import numpy as np
 import torch
 
-from shala_audio.audio.encoders import WhisperFrontEnd
+from shala_audio.audio.encoders import load_encoder
 from shala_audio.models.sources import locate
 
 CLIPS, ROUNDS = 16, 3
@@ -20,19 +20,19 @@ def main() -> None:
     rng = np.random.default_rng(0)
     clips = [rng.standard_normal(int(16_000 * seconds)).astype(np.float32) for seconds in rng.uniform(2, 4, CLIPS)]
     source = locate("whisper-base", print)
-    front_end = WhisperFrontEnd(source, [6])
+    encoder = load_encoder(source, [6])
     stock = WhisperEncoder.from_pretrained(source).eval()
 
     def padded() -> None:
         for clip in clips:
-            mel = front_end.extractor(clip, sampling_rate=16_000, return_tensors="pt")["input_features"]
+            mel = encoder.extractor(clip, sampling_rate=16_000, return_tensors="pt")["input_features"]
             with torch.inference_mode():
                 stock(mel)
 
     ratios = []
     for number in range(ROUNDS + 1):
         times = []
-        for work in (lambda: front_end.encode(clips), padded):
+        for work in (lambda: encoder.encode(clips), padded):
             start = time.perf_counter()
             work()
             times.append(time.perf_counter() - start)

@@ -1,6 +1,6 @@
 """Prepare a synthetic corpus of the size of MSP-Podcast 2.0 (264,705 turns, 1.5 million ratings, empty sound files).
 
-    python -m benchmarks.msp_podcast
+python -m benchmarks.msp_podcast
 """
 
 from __future__ import annotations

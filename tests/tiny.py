@@ -6,7 +6,16 @@ from pathlib import Path
 
 import torch
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers
-from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast, WhisperConfig, WhisperFeatureExtractor
+from transformers import (
+    AutoConfig,
+    AutoModel,
+    LlamaConfig,
+    LlamaForCausalLM,
+    PreTrainedTokenizerFast,
+    Wav2Vec2FeatureExtractor,
+    WhisperConfig,
+    WhisperFeatureExtractor,
+)
 from transformers.models.whisper.modeling_whisper import WhisperEncoder
 
 from shala_audio.models.config import ModelConfig
@@ -70,7 +79,16 @@ SPEECH_TASK = Task("tiny_speech", "audio", LABELS, "{{ audio }} how?", "It sound
 
 def tiny_config(lm: Path, encoder: Path | None = None, lora_r: int = 4) -> ModelConfig:
     layers = (1, 2) if encoder else ()
-    return ModelConfig(str(lm), str(encoder) if encoder else None, layers, 4, 16, lora_r, 8, "")
+    return ModelConfig(
+        str(lm),
+        str(encoder) if encoder else None,
+        layers,
+        frame_stack=4,
+        projector_width=16,
+        lora_r=lora_r,
+        lora_alpha=8,
+        system_prompt="",
+    )
 
 
 def tiny_model(
@@ -91,3 +109,24 @@ def random_features(count: int, frames: list[int] | None = None, seed: int = 0) 
     generator = torch.Generator().manual_seed(seed)
     lengths = frames or [7 + 5 * index for index in range(count)]
     return [torch.randn(2, length, 16, generator=generator) for length in lengths]
+
+
+def make_tiny_wave_encoder(folder: Path, kind: str, norm: str = "group") -> Path:
+    """A random two-layer wav2vec 2.0, HuBERT or WavLM; `norm` "layer" is how their large versions are built."""
+    torch.manual_seed(0)
+    config = AutoConfig.for_model(
+        kind,
+        hidden_size=16,
+        num_hidden_layers=2,
+        num_attention_heads=2,
+        intermediate_size=32,
+        conv_dim=(8,) * 7,
+        num_conv_pos_embeddings=16,
+        num_conv_pos_embedding_groups=2,
+        feat_extract_norm=norm,
+        do_stable_layer_norm=norm == "layer",
+        conv_bias=norm == "layer",
+    )
+    AutoModel.from_config(config).save_pretrained(folder)
+    Wav2Vec2FeatureExtractor(do_normalize=norm == "layer").save_pretrained(folder)
+    return folder

@@ -1,62 +1,73 @@
-"""Frozen audio encoders: sound in, hidden states of chosen layers out.
+"""Audio encoders: sound in, hidden states of chosen layers out. One interface for all of them.
 
-Whisper was trained on sound padded to 30 s. Here it hears only the clip, with the first positions of its table: ten times
-faster for short clips; the output differs from the padded one, so a model must be used the way it was trained. Clips of
-different length share a batch under a mask, and a clip's result does not depend on its neighbours.
+Clips of different length share a batch under a mask, and a clip's result does not depend on its neighbours. Frames are
+counted exactly. Which encoders there are: Whisper, WavLM, HuBERT and wav2vec 2.0 of any size through transformers, from a
+folder or the hub, and `fbank`, Kaldi's filter banks, which need no download.
 """
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 
+from shala_audio.audio.layers import EncoderLayers
 from shala_audio.audio.sound import SAMPLE_RATE, Samples
 from shala_audio.errors import UserError
 
+LONGEST = 30.0  # seconds heard at once; attention grows with the square of it. Longer sound comes in windows
 
-class WhisperFrontEnd:
-    """The encoder of a Whisper model of any size, frozen.
 
-    Args:
-        source: folder or hub id of a Whisper model or of its encoder alone.
-        layers: which hidden states to return: 0 is what enters the first layer, n what leaves layer n.
-        device: where to compute.
+class AudioEncoder(nn.Module):
+    """A frozen encoder.
+
+    Attributes:
+        kind: `model_type` of the encoder, or "fbank".
+        width: D of its hidden states.
+        frames_per_second: about how many; `lengths` is exact.
+        longest: seconds it can hear at once.
+        depth: how many layers it has.
+        layers: the hidden states that `encode` returns: 0 is what enters the first layer, n what leaves layer n.
+        body: the layers up to the last of them.
     """
 
-    frames_per_second = 50
+    longest = LONGEST
 
-    def __init__(self, source: str, layers: Sequence[int], device: str = "cpu") -> None:
-        from transformers import AutoConfig, WhisperFeatureExtractor, WhisperModel
-        from transformers.models.whisper.modeling_whisper import WhisperEncoder
-
-        try:
-            config = AutoConfig.from_pretrained(source)
-            whole = "WhisperEncoder" not in (config.architectures or [])
-            loaded = (WhisperModel if whole else WhisperEncoder).from_pretrained(source, use_safetensors=True)
-            self.extractor = WhisperFeatureExtractor.from_pretrained(source)
-        except (OSError, ValueError, AttributeError) as error:
-            raise UserError(f"encoder {source}: cannot be loaded ({str(error).splitlines()[0]})") from None
-        self.encoder: nn.Module = (loaded.encoder if whole else loaded).eval().requires_grad_(False).to(device)
-        self.width: int = config.d_model
-        self.longest = config.max_source_positions / self.frames_per_second  # seconds
-        self.device = device
-        if not layers or not all(0 <= layer <= config.encoder_layers for layer in layers):
-            raise UserError(f"encoder_layers: {list(layers)}; choose from 0 to {config.encoder_layers} for {source}")
-        self.layers = list(layers)
+    def __init__(self, kind: str, width: int, frames_per_second: float, depth: int, layers: Sequence[int]) -> None:
+        super().__init__()
+        if not layers or not all(0 <= layer <= depth for layer in layers):
+            raise UserError(f"encoder_layers: {list(layers)}; choose from 0 to {depth} for this {kind} encoder")
+        self.kind, self.width, self.frames_per_second = kind, width, frames_per_second
+        self.depth, self.layers = depth, list(layers)
+        self.body: EncoderLayers | None = None
 
     def lengths(self, samples: int) -> int:
         """Frames T of a clip of so many samples."""
-        return (samples // self.extractor.hop_length + 1) // 2
+        raise NotImplementedError
+
+    def front(self, clips: Sequence[Samples]) -> tuple[Tensor, Tensor]:
+        """What enters the first layer, (B, T, D), and the clips' frame counts (B,)."""
+        raise NotImplementedError
+
+    @property
+    def device(self) -> torch.device:
+        return next((parameter.device for parameter in self.parameters()), torch.device("cpu"))
+
+    def stretch(self, start: int, end: int) -> EncoderLayers:
+        """Layers `start` + 1 to `end`, to be trained further."""
+        assert self.body is not None
+        norm = self.body.norm if end == self.depth else None
+        return EncoderLayers(self.kind, self.body.layers[start:end], start, norm, self.body.relative)
 
     @torch.inference_mode()
     def encode(self, clips: Sequence[Samples]) -> list[Tensor]:
         """Hidden states of the chosen layers, one tensor (S, T, D) float32 for each clip.
 
         Args:
-            clips: mono float32 at 16 kHz, each of 25 ms to 30 s.
+            clips: mono float32 at 16 kHz, each of 25 ms or more.
 
         Raises:
             UserError: a clip is longer than the encoder can hear at once.
@@ -65,34 +76,138 @@ class WhisperFrontEnd:
             if len(clip) > self.longest * SAMPLE_RATE:
                 seconds = len(clip) / SAMPLE_RATE
                 raise UserError(f"{seconds:.1f} s of sound; {self.longest:.0f} s at once, use windows for more")
+        hidden, lengths = self.front(clips)
+        states = [hidden, *(self.body(hidden, lengths) if self.body is not None else [])]
+        chosen = torch.stack([states[layer] for layer in self.layers], dim=1).float().cpu()
+        return [chosen[index, :, :length] for index, length in enumerate(lengths.tolist())]
+
+
+class WhisperEncoder(AudioEncoder):
+    """Whisper was trained on sound padded to 30 s. Here it hears only the clip, with the first positions of its table: ten
+    times faster for short clips; the output differs from the padded one, so a model must be used the way it was trained."""
+
+    def __init__(self, encoder: nn.Module, extractor: nn.Module, layers: Sequence[int]) -> None:
+        config = encoder.config
+        super().__init__("whisper", config.d_model, 50, config.encoder_layers, layers)
+        self.conv1, self.conv2 = encoder.conv1, encoder.conv2
+        self.positions = encoder.embed_positions
+        self.longest = min(LONGEST, config.max_source_positions / self.frames_per_second)
+        self.extractor = extractor
+        last = max(self.layers)
+        norm = encoder.layer_norm if last == self.depth else None
+        self.body = EncoderLayers("whisper", encoder.layers[:last], 0, norm, None)
+
+    def lengths(self, samples: int) -> int:
+        return (samples // self.extractor.hop_length + 1) // 2
+
+    def front(self, clips: Sequence[Samples]) -> tuple[Tensor, Tensor]:
         mels = [self._mel(clip) for clip in clips]
-        lengths = [mel.shape[1] for mel in mels]
-        batch = torch.zeros(len(mels), mels[0].shape[0], max(lengths))
-        for index, mel in enumerate(mels):
-            batch[index, :, : mel.shape[1]] = mel
-        mel_lengths = torch.tensor(lengths)
-        states = self._states(batch.to(self.device), mel_lengths.to(self.device))
-        return [states[index, :, : (length + 1) // 2].cpu() for index, length in enumerate(lengths)]
+        counts = torch.tensor([mel.shape[1] for mel in mels], device=self.device)
+        mel = nn.utils.rnn.pad_sequence([mel.T for mel in mels], batch_first=True).transpose(1, 2).to(self.device)
+        # What lies beyond a clip's end is zeroed between the convolutions, as their own padding is.
+        valid = torch.arange(mel.shape[2], device=mel.device) < counts[:, None]
+        hidden = nn.functional.gelu(self.conv1(mel)) * valid[:, None]
+        hidden = nn.functional.gelu(self.conv2(hidden)).transpose(1, 2)
+        return hidden + self.positions.weight[: hidden.shape[1]], (counts + 1) // 2
 
     def _mel(self, clip: Samples) -> Tensor:
         features = self.extractor(clip, sampling_rate=SAMPLE_RATE, padding=False, truncation=False, return_tensors="np")
         return torch.from_numpy(np.asarray(features["input_features"][0], dtype=np.float32))
 
-    def _states(self, mel: Tensor, mel_lengths: Tensor) -> Tensor:
-        """(B, mel bins, 2T) to (B, S, T, D). What lies beyond a clip's end is zeroed between the convolutions, as their
-        own padding is, and hidden from attention."""
-        encoder = self.encoder
-        valid = torch.arange(mel.shape[2], device=mel.device) < mel_lengths[:, None]
-        hidden = nn.functional.gelu(encoder.conv1(mel)) * valid[:, None]
-        hidden = nn.functional.gelu(encoder.conv2(hidden)).transpose(1, 2)
-        hidden = hidden + encoder.embed_positions.weight[: hidden.shape[1]]
-        lengths = (mel_lengths + 1) // 2
-        mask = None
-        if lengths.min() < hidden.shape[1]:
-            mask = (torch.arange(hidden.shape[1], device=mel.device) < lengths[:, None])[:, None, None]
-            mask = mask.expand(-1, 1, hidden.shape[1], -1)
-        wanted = {0: hidden}
-        for index, layer in enumerate(encoder.layers[: max(self.layers)], start=1):
-            hidden = layer(hidden, mask)
-            wanted[index] = encoder.layer_norm(hidden) if index == len(encoder.layers) else hidden
-        return torch.stack([wanted[layer] for layer in self.layers], dim=1)
+
+class WaveEncoder(AudioEncoder):
+    """wav2vec 2.0, HuBERT and WavLM: convolutions over the waveform, a convolution for positions, then the layers."""
+
+    def __init__(self, model: nn.Module, normalize: bool, layers: Sequence[int]) -> None:
+        config = model.config
+        rate = SAMPLE_RATE / math.prod(config.conv_stride)
+        super().__init__(config.model_type, config.hidden_size, rate, config.num_hidden_layers, layers)
+        self.model_config, self.normalize = config, normalize
+        self.extractor, self.projection = model.feature_extractor, model.feature_projection
+        self.positions, self.norm = model.encoder.pos_conv_embed, model.encoder.layer_norm
+        last = max(self.layers)
+        norm = self.norm if config.do_stable_layer_norm and last == self.depth else None
+        relative = model.encoder.layers[0].attention if self.kind == "wavlm" else None
+        self.body = EncoderLayers(self.kind, model.encoder.layers[:last], 0, norm, relative)
+
+    def lengths(self, samples: int) -> int:
+        for kernel, stride in zip(self.model_config.conv_kernel, self.model_config.conv_stride, strict=True):
+            samples = (samples - kernel) // stride + 1
+        return samples
+
+    def front(self, clips: Sequence[Samples]) -> tuple[Tensor, Tensor]:
+        waves = [torch.from_numpy(self._normalized(clip)).to(self.device) for clip in clips]
+        counts = torch.tensor([self.lengths(len(wave)) for wave in waves], device=self.device)
+        if self.model_config.feat_extract_norm == "group":  # normalises over time, so padding would count
+            parts = [self.extractor(wave[None])[0].T for wave in waves]
+            extracted = nn.utils.rnn.pad_sequence(parts, batch_first=True)
+        else:
+            extracted = self.extractor(nn.utils.rnn.pad_sequence(waves, batch_first=True)).transpose(1, 2)
+        projected = self.projection(extracted)
+        hidden = projected[0] if isinstance(projected, tuple) else projected
+        valid = torch.arange(hidden.shape[1], device=hidden.device) < counts[:, None]
+        hidden = hidden * valid[..., None]
+        hidden = hidden + self.positions(hidden)
+        return hidden if self.model_config.do_stable_layer_norm else self.norm(hidden), counts
+
+    def _normalized(self, clip: Samples) -> Samples:
+        return (clip - clip.mean()) / np.sqrt(clip.var() + 1e-7) if self.normalize else clip
+
+
+class FbankEncoder(AudioEncoder):
+    """Kaldi's filter banks: 80 log-mel energies of 25 ms every 10 ms, to mean 0 and deviation 1 over each clip."""
+
+    bins = 80
+
+    def __init__(self, layers: Sequence[int]) -> None:
+        super().__init__("fbank", self.bins, 100, 0, layers)
+
+    def lengths(self, samples: int) -> int:
+        return (samples - 400) // 160 + 1
+
+    def front(self, clips: Sequence[Samples]) -> tuple[Tensor, Tensor]:
+        banks = [self._banks(clip) for clip in clips]
+        return nn.utils.rnn.pad_sequence(banks, batch_first=True), torch.tensor([len(bank) for bank in banks])
+
+    def _banks(self, clip: Samples) -> Tensor:
+        from torchaudio.compliance.kaldi import fbank
+
+        bank = fbank(torch.from_numpy(clip)[None] * 2**15, num_mel_bins=self.bins, sample_frequency=SAMPLE_RATE)
+        return (bank - bank.mean(dim=0)) / bank.std(dim=0, correction=0).clamp(min=1e-3)
+
+
+def load_encoder(source: str, layers: Sequence[int], device: str = "cpu") -> AudioEncoder:
+    """An encoder by "fbank", or the folder or hub id of a Whisper, WavLM, HuBERT or wav2vec 2.0 model.
+
+    Args:
+        source: where it is.
+        layers: which hidden states to return.
+        device: where to compute.
+
+    Raises:
+        UserError: it cannot be loaded, is of another kind, or does not have these layers.
+    """
+    if source == "fbank":
+        return FbankEncoder(layers)
+    from transformers import AutoConfig, AutoFeatureExtractor, AutoModel, WhisperModel
+    from transformers.models.whisper import modeling_whisper
+
+    encoder: AudioEncoder
+    try:
+        config = AutoConfig.from_pretrained(source)
+        if config.model_type not in ("whisper", "wav2vec2", "hubert", "wavlm"):
+            raise UserError(f"encoder {source}: is {config.model_type}; whisper, wav2vec2, hubert or wavlm is needed")
+        extractor = AutoFeatureExtractor.from_pretrained(source)
+        if config.model_type == "whisper":
+            alone = "WhisperEncoder" in (config.architectures or [])
+            model = (modeling_whisper.WhisperEncoder if alone else WhisperModel).from_pretrained(
+                source, use_safetensors=True
+            )
+            encoder = WhisperEncoder(model if alone else model.encoder, extractor, layers)
+        else:
+            encoder = WaveEncoder(
+                AutoModel.from_pretrained(source, use_safetensors=True), extractor.do_normalize, layers
+            )
+    except (OSError, ValueError, AttributeError) as error:
+        raise UserError(f"encoder {source}: cannot be loaded ({str(error).splitlines()[0]})") from None
+    return encoder.eval().requires_grad_(False).to(device)

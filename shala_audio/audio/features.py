@@ -1,14 +1,20 @@
 """Encoder features of a manifest, computed once and kept as safetensors.
 
-A folder holds shards of clips (`features-00000.safetensors`, float16, one tensor (S, T, D) for each row id) and an index
-that says which shard holds which row, how many frames it has, and which encoder made it.
+A folder holds `encoder.json` (what made the features), shards of clips (`features-<hash>.safetensors`, float16, one tensor
+(S, T, D) a clip), and `index.jsonl`: one line a clip, of which the last one with its id counts. Lines are only ever added,
+under a lock, after their shard is in place, so that two processes may fill a folder together.
 """
 
 from __future__ import annotations
 
+import fcntl
 import hashlib
-from collections.abc import Iterable, Sequence
+import json
+import os
+from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from dataclasses import dataclass, field
 from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -19,20 +25,24 @@ from safetensors.torch import save_file
 from torch import Tensor
 from tqdm import tqdm
 
-from shala_audio.audio.sound import SAMPLE_RATE, Samples, read_row_audio
+from shala_audio.audio.augment import perturb
+from shala_audio.audio.sound import SAMPLE_RATE, Samples, read_row_audio, trim_silence
 from shala_audio.data.rows import Row
 from shala_audio.errors import UserError
 from shala_audio.files import read_json, write_beside, write_json
 
 if TYPE_CHECKING:
-    from shala_audio.audio.encoders import WhisperFrontEnd  # loads transformers, which reading features does not need
+    from shala_audio.audio.encoders import AudioEncoder  # loads transformers, which reading features does not need
 
-SHARD_ROWS = 256
+SHARD_CLIPS = 256
 BATCH_SECONDS = 60.0  # sound encoded in one batch
 
 
 class FeatureStore:
     """Features of rows by id.
+
+    Attributes:
+        copies: how many perturbed copies of a training row there are beside the clip itself.
 
     Raises:
         UserError: the folder has no index, or was made by another encoder than `encoder` names.
@@ -40,28 +50,69 @@ class FeatureStore:
 
     def __init__(self, folder: str | Path, encoder: dict[str, Any] | None = None) -> None:
         self.folder = Path(folder)
-        if not (self.folder / "index.json").is_file():
+        if not (self.folder / "encoder.json").is_file():
             raise UserError(f"{folder}: has no features; `shala-audio features` makes them")
-        index = read_json(self.folder / "index.json")
-        if encoder is not None and index["encoder"] != encoder:
-            raise UserError(f"{folder}: features of {index['encoder']}, but the model needs {encoder}; make them anew")
-        self.encoder: dict[str, Any] = index["encoder"]
-        self.rows: dict[str, dict[str, Any]] = index["rows"]
-        self._open = lru_cache(maxsize=None)(lambda name: safe_open(self.folder / name, framework="pt"))
+        self.encoder: dict[str, Any] = read_json(self.folder / "encoder.json")
+        if encoder is not None:
+            check_encoder(self.folder, self.encoder, encoder)
+        self.entries = {entry["id"]: entry for entry in _read_index(self.folder)}
+        self._open = lru_cache(maxsize=128)(lambda name: safe_open(self.folder / name, framework="pt"))
+
+    def __contains__(self, row_id: str) -> bool:
+        return row_id in self.entries
+
+    def copies(self, row_id: str) -> int:
+        """Perturbed copies of a row."""
+        count = 0
+        while copy_id(row_id, count + 1) in self.entries:
+            count += 1
+        return count
 
     def frames(self, row_id: str) -> int:
-        """Number of frames T of a row."""
+        """Number of frames T of a row, or of a copy (`copy_id`)."""
         return self._entry(row_id)["frames"]
 
     def __getitem__(self, row_id: str) -> Tensor:
-        """Features of a row, (S, T, D) float16."""
+        """Features of a row or a copy, (S, T, D) float16."""
         return self._open(self._entry(row_id)["shard"]).get_tensor(row_id)
+
+    def check(self, rows: Sequence[Row]) -> None:
+        """Raise where a row is now another stretch of sound than the one whose features are here.
+
+        Raises:
+            UserError: naming the first such row.
+        """
+        for row in rows:
+            if row.audio is not None and row.id in self.entries and self.entries[row.id]["stretch"] != _stretch(row):
+                raise UserError(f"{self.folder}: row {row.id} is of other sound now; run `shala-audio features` again")
 
     def _entry(self, row_id: str) -> dict[str, Any]:
         try:
-            return self.rows[row_id]
+            return self.entries[row_id]
         except KeyError:
-            raise UserError(f"{self.folder}: no features of row {row_id}; run `shala-audio features` again") from None
+            raise UserError(
+                f"{self.folder}: no features of row {row_id}; run `shala-audio features` again, or leave such rows out "
+                "with --skip-bad"
+            ) from None
+
+
+def check_encoder(folder: Path, found: dict[str, Any], needed: dict[str, Any]) -> None:
+    """Raise where features were made otherwise than a model needs; weights are compared where both are known."""
+    other = [
+        name
+        for name in ("encoder", "layers", "trim_db", "weights")
+        if found.get(name) != needed.get(name) and not (name == "weights" and "" in (found.get(name), needed.get(name)))
+    ]
+    if other:
+        shown = ", ".join(f"{name} {found.get(name)} instead of {needed.get(name)}" for name in other)
+        raise UserError(
+            f"{folder}: holds features of another encoder ({shown}); use another folder, or remove this one"
+        )
+
+
+def copy_id(row_id: str, copy: int) -> str:
+    """The key of a perturbed copy of a row."""
+    return f"{row_id}\t{copy}"
 
 
 def pad_features(features: Sequence[Tensor]) -> tuple[Tensor, Tensor]:
@@ -74,78 +125,157 @@ def pad_features(features: Sequence[Tensor]) -> tuple[Tensor, Tensor]:
     return padded, lengths
 
 
-def sound_key(row: Row, root: Path) -> str:
-    """What a row's features depend on beside the encoder: the file's content and the stretch of it."""
-    assert row.audio is not None
-    path = root / row.audio.path
-    if not path.is_file():
-        raise UserError(f"{path}: no such file (row {row.id})")
-    digest = hashlib.sha256(path.read_bytes())
-    digest.update(f"{row.audio.offset}:{row.audio.duration}".encode())
-    return digest.hexdigest()[:16]
+@dataclass
+class Encoded:
+    """What `write_features` did: clips encoded, clips that were there, and rows whose sound is bad, with the reason."""
+
+    new: int = 0
+    old: int = 0
+    bad: dict[str, str] = field(default_factory=dict)
 
 
 def write_features(
-    rows: Sequence[Row], root: Path, front_end: WhisperFrontEnd, encoder: dict[str, Any], out: Path
-) -> int:
-    """Encode the rows that the folder lacks; return how many were encoded. A kill loses one shard at most.
+    rows: Sequence[Row],
+    root: Path,
+    encoder: AudioEncoder,
+    identity: dict[str, Any],
+    out: Path,
+    copies: int = 0,
+    seed: int = 0,
+) -> Encoded:
+    """Encode the clips that the folder lacks. A kill loses one shard at most.
 
     Args:
         rows: rows with sound.
         root: what their paths are relative to.
-        front_end: the encoder.
-        encoder: what identifies it (name, layers, weights); stored, and compared when the features are used.
+        encoder: the encoder.
+        identity: what features depend on beside the sound (`ModelConfig.encoder_identity`, and the weights' hash).
         out: the folder.
-    """
-    index: dict[str, Any] = {"encoder": encoder, "rows": {}}
-    if (out / "index.json").is_file():
-        found = read_json(out / "index.json")
-        if found["encoder"] == encoder:
-            index = found
-    with ThreadPoolExecutor() as pool:
-        keys = dict(zip((row.id for row in rows), pool.map(lambda row: sound_key(row, root), rows), strict=True))
-    missing = [row for row in rows if index["rows"].get(row.id, {}).get("sound") != keys[row.id]]
-    with tqdm(total=len(missing), unit="clip", desc="features", disable=None) as bar:
-        for start in range(0, len(missing), SHARD_ROWS):
-            shard_rows = missing[start : start + SHARD_ROWS]
-            features: dict[str, Tensor] = {}
-            for batch in _batches(shard_rows, root, front_end.longest):
-                for row_id, states in zip(
-                    (row.id for row, _ in batch), front_end.encode([clip for _, clip in batch]), strict=True
-                ):
-                    features[row_id] = states.to(torch.float16).contiguous()
-                    bar.update()
-            identity = hashlib.sha256("".join(keys[row.id] for row in shard_rows).encode()).hexdigest()[:12]
-            shard = f"features-{identity}.safetensors"
-            with write_beside(out / shard) as beside:
-                save_file(features, beside)
-            for row in shard_rows:
-                frames = features[row.id].shape[1]
-                index["rows"][row.id] = {"shard": shard, "frames": frames, "sound": keys[row.id]}
-            write_json(out / "index.json", index)
-    if not missing and not (out / "index.json").is_file():
-        write_json(out / "index.json", index)
-    return len(missing)
-
-
-def _batches(rows: Iterable[Row], root: Path, longest: float) -> Iterable[list[tuple[Row, Samples]]]:
-    """Rows with their sound, in batches of similar length and bounded total length.
+        copies: perturbed copies of each training row beside the clip itself.
+        seed: of the perturbation.
 
     Raises:
-        UserError: a row's sound cannot be read or lasts more than `longest` seconds; the message names it.
+        UserError: the folder holds features of another encoder.
     """
-    clips = []
+    out.mkdir(parents=True, exist_ok=True)
+    with _locked(out):
+        if (out / "encoder.json").is_file():
+            check_encoder(out, read_json(out / "encoder.json"), identity)
+        else:
+            write_json(out / "encoder.json", identity)
+    known = {entry["id"]: entry for entry in _read_index(out)}
+    done = Encoded()
+    with ThreadPoolExecutor() as pool:
+        keys = dict(zip((row.id for row in rows), pool.map(lambda row: _sound_key(row, root), rows), strict=True))
+    wanted: list[tuple[Row, int]] = []
     for row in rows:
+        for copy in range(1 + (copies if row.split == "train" else 0)):
+            identifier = copy_id(row.id, copy) if copy else row.id
+            if known.get(identifier, {}).get("sound") == _key(keys[row.id], copy, seed):
+                done.old += 1
+            else:
+                wanted.append((row, copy))
+    wanted.sort(key=lambda item: ((item[0].audio.duration or 0.0) if item[0].audio else 0.0, item[0].id, item[1]))
+    with tqdm(total=len(wanted), unit="clip", desc="features", disable=None) as bar:
+        for start in range(0, len(wanted), SHARD_CLIPS):
+            part = wanted[start : start + SHARD_CLIPS]
+            features: dict[str, Tensor] = {}
+            lines = []
+            for batch in _batches(part, root, encoder.longest, identity.get("trim_db"), seed, done.bad):
+                for (row, copy, _), states in zip(batch, encoder.encode([clip for _, _, clip in batch]), strict=True):
+                    identifier = copy_id(row.id, copy) if copy else row.id
+                    features[identifier] = states.to(torch.float16).contiguous()
+                    sound = _key(keys[row.id], copy, seed)
+                    lines.append(
+                        {"id": identifier, "frames": states.shape[1], "sound": sound, "stretch": _stretch(row)}
+                    )
+            bar.update(len(part))
+            if features:
+                _add_shard(out, features, lines)
+                done.new += len(features)
+    return done
+
+
+def _add_shard(out: Path, features: dict[str, Tensor], lines: list[dict[str, Any]]) -> None:
+    shard = f"features-{hashlib.sha256(json.dumps(lines).encode()).hexdigest()[:16]}.safetensors"
+    with write_beside(out / shard) as beside:
+        save_file(features, beside)
+    with _locked(out), open(out / "index.jsonl", "a+b") as file:
+        if file.tell():
+            file.seek(-1, os.SEEK_END)
+            if file.read(1) != b"\n":  # an interruption cut the last line short; it does not count
+                file.write(b"\n")
+        file.write("".join(json.dumps({**line, "shard": shard}) + "\n" for line in lines).encode())
+        file.flush()
+        os.fsync(file.fileno())
+
+
+@contextmanager
+def _locked(folder: Path) -> Iterator[None]:
+    """One process at a time; the lock goes when its holder does."""
+    with open(folder / ".lock", "w") as file:
+        fcntl.flock(file, fcntl.LOCK_EX)
+        yield
+
+
+def _read_index(folder: Path) -> Iterator[dict[str, Any]]:
+    path = folder / "index.jsonl"
+    if path.is_file():
+        for line in path.read_bytes().splitlines():
+            try:
+                entry = json.loads(line)
+            except ValueError:  # cut short by an interruption; its clip is encoded again
+                continue
+            yield entry
+
+
+def _stretch(row: Row) -> str:
+    """Which sound a row is, as its manifest says it."""
+    assert row.audio is not None
+    return f"{row.audio.path} {row.audio.offset:g} {'end' if row.audio.duration is None else format(row.audio.duration, 'g')}"
+
+
+def _sound_key(row: Row, root: Path) -> str:
+    """What a row's features depend on beside the encoder: the file's content and the stretch of it; "" where there is no
+    reading the file, of which `_batches` says more."""
+    assert row.audio is not None
+    try:
+        digest = hashlib.sha256((root / row.audio.path).read_bytes())
+    except OSError:
+        return ""
+    digest.update(f"{row.audio.offset}:{row.audio.duration}".encode())
+    return digest.hexdigest()[:16]
+
+
+def _key(sound: str, copy: int, seed: int) -> str:
+    """Of a copy, the seed counts too."""
+    return f"{sound}:{seed}" if copy else sound
+
+
+def _batches(
+    wanted: Sequence[tuple[Row, int]], root: Path, longest: float, trim_db: float | None, seed: int, bad: dict[str, str]
+) -> Iterator[list[tuple[Row, int, Samples]]]:
+    """Clips in batches of similar length and bounded total length; what cannot be used is noted in `bad`."""
+    clips: list[tuple[Row, int, Samples]] = []
+    for row, copy in wanted:
         assert row.audio is not None
-        samples = read_row_audio(row.audio, root)
-        if len(samples) > longest * SAMPLE_RATE:
-            seconds = len(samples) / SAMPLE_RATE
-            raise UserError(f"row {row.id}: {row.audio.path} lasts {seconds:.1f} s; the encoder hears {longest:.0f} s")
-        clips.append((row, samples))
-    clips.sort(key=lambda item: len(item[1]))
-    batch: list[tuple[Row, Samples]] = []
+        try:
+            samples = read_row_audio(row.audio, root)
+            if trim_db is not None:
+                samples = trim_silence(samples, trim_db)
+            if copy:
+                samples = perturb(samples, int(hashlib.sha256(f"{seed}:{row.id}".encode()).hexdigest()[:8], 16), copy)
+            if len(samples) > longest * SAMPLE_RATE:
+                seconds = len(samples) / SAMPLE_RATE
+                raise UserError(f"{row.audio.path} lasts {seconds:.1f} s; the encoder hears {longest:.0f} s at once")
+        except UserError as error:
+            bad[row.id] = str(error)
+            continue
+        clips.append((row, copy, samples))
+    clips.sort(key=lambda item: len(item[2]))
+    batch: list[tuple[Row, int, Samples]] = []
     for item in clips:
-        if batch and len(item[1]) * (len(batch) + 1) > BATCH_SECONDS * SAMPLE_RATE:
+        if batch and len(item[2]) * (len(batch) + 1) > BATCH_SECONDS * SAMPLE_RATE:
             yield batch
             batch = []
         batch.append(item)

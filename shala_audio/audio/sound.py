@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import os
+import struct
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import BinaryIO
 
@@ -16,6 +20,10 @@ from shala_audio.errors import UserError
 SAMPLE_RATE = 16_000  # Hz, what every encoder here expects
 SHORTEST = 400  # samples (25 ms): one analysis window; less than that cannot be heard
 SUFFIXES = (".wav", ".flac", ".ogg", ".mp3", ".opus", ".aiff", ".aif", ".au")
+BLOCK = 1 << 22  # frames read at once: long files need not fit into memory at their own rate
+FRAME, HOP = 400, 160  # samples (25 ms, 10 ms) over which energy is taken
+FULL_SCALE = 0.9999  # a sample of so much or more may have been clipped
+CLIPPED = 0.001  # share of such samples from which on a clip is called clipped
 
 Samples = NDArray[np.float32]
 
@@ -24,13 +32,21 @@ def to_mono_16k(samples: NDArray, rate: int) -> Samples:
     """Average the channels and resample.
 
     Args:
-        samples: shape (samples,) or (samples, channels), values about -1 to 1, or signed integers of any width.
+        samples: shape (samples,) or (samples, channels), values about -1 to 1, or integers of any width.
         rate: samples a second.
 
     Raises:
-        UserError: nothing to hear: shorter than 25 ms, or values that are not numbers.
+        UserError: nothing to hear: shorter than 25 ms, all zeros, or values that are not numbers.
     """
-    if np.issubdtype(samples.dtype, np.integer):
+    mono = _mono(samples)
+    return _heard(mono if rate == SAMPLE_RATE else soxr.resample(mono, rate, SAMPLE_RATE))
+
+
+def _mono(samples: NDArray) -> Samples:
+    if np.issubdtype(samples.dtype, np.unsignedinteger):
+        middle = (np.iinfo(samples.dtype).max + 1) / 2
+        samples = (samples - middle) / middle
+    elif np.issubdtype(samples.dtype, np.integer):
         samples = samples / (np.iinfo(samples.dtype).max + 1)
     samples = np.asarray(samples, dtype=np.float32)
     if samples.ndim == 2:
@@ -39,10 +55,14 @@ def to_mono_16k(samples: NDArray, rate: int) -> Samples:
         raise UserError(f"sound of shape {samples.shape}: (samples,) or (samples, channels) is needed")
     if not np.isfinite(samples).all():
         raise UserError("the sound holds values that are not numbers (NaN or infinity)")
-    if rate != SAMPLE_RATE:
-        samples = soxr.resample(samples, rate, SAMPLE_RATE)
+    return samples
+
+
+def _heard(samples: Samples) -> Samples:
     if len(samples) < SHORTEST:
         raise UserError(f"the sound lasts {len(samples) / SAMPLE_RATE * 1000:.1f} ms; 25 ms or more are needed")
+    if not samples.any():
+        raise UserError("the sound is silence: every sample is 0")
     return np.ascontiguousarray(samples, dtype=np.float32)
 
 
@@ -54,35 +74,134 @@ def read_sound(source: str | Path | BinaryIO, offset: float = 0.0, duration: flo
         offset, duration: seconds; `duration` None reads to the end.
 
     Raises:
-        UserError: the file is missing, empty or not sound, or is shorter than the stretch; the message names it.
+        UserError: the file is missing, empty, cut short or not sound, or is shorter than the stretch; the message names it.
     """
-    name = source if isinstance(source, (str, Path)) else getattr(source, "name", "sound")
-    if isinstance(source, (str, Path)):
-        path = Path(source)
-        if not path.exists():
-            raise UserError(f"{path}: no such file")
-        if path.is_dir():
-            raise UserError(f"{path}: is a folder, not a sound file")
-        if path.stat().st_size == 0:
-            raise UserError(f"{path}: the file is empty")
+    name = str(source) if isinstance(source, (str, Path)) else getattr(source, "name", "sound")
     try:
-        with soundfile.SoundFile(source) as file:
-            rate = file.samplerate
-            file.seek(min(round(offset * rate), file.frames))
-            frames = -1 if duration is None else round(duration * rate)
-            samples = file.read(frames, dtype="float32")
-    except (soundfile.LibsndfileError, PermissionError, TypeError) as error:
-        reason = getattr(error, "error_string", str(error)).strip().rstrip(".")
-        raise UserError(f"{name}: cannot be read as sound ({reason})") from None
-    # A stretch may end a rounding error after the file does, not more.
-    if duration is not None and len(samples) < frames - max(2, rate // 100):
-        raise UserError(f"{name}: ends {(frames - len(samples)) / rate:.2f} s before the stretch that was asked for")
-    try:
-        return to_mono_16k(samples, rate)
+        with _opened(source) as file:
+            _check_wav_header(file)
+            return _heard(_read(file, offset, duration))
     except UserError as error:
         raise UserError(f"{name}: {error}") from None
+
+
+@contextmanager
+def _opened(source: str | Path | BinaryIO) -> Iterator[BinaryIO]:
+    if not isinstance(source, (str, Path)):
+        yield source
+        return
+    path = Path(source)
+    try:
+        if path.is_dir():
+            raise UserError("is a folder, not a sound file")
+        with open(path, "rb") as file:
+            if os.fstat(file.fileno()).st_size == 0:
+                raise UserError("the file is empty")
+            yield file
+    except OSError as error:  # missing, unreadable, or a link that leads back to itself
+        raise UserError(
+            (error.strerror or "cannot be read").lower().replace("no such file or directory", "no such file")
+        ) from None
+
+
+def _check_wav_header(file: BinaryIO) -> None:
+    """Raise where a wav file promises more sound than it holds: libsndfile would read what is there and say nothing."""
+    head = file.read(12)
+    if head[:4] == b"RIFF" and head[8:12] == b"WAVE":
+        while len(chunk := file.read(8)) == 8:
+            kind, size = struct.unpack("<4sI", chunk)
+            if kind == b"data":
+                start = file.tell()
+                there = file.seek(0, os.SEEK_END) - start
+                if size == 0 and there:
+                    raise UserError("the header says that there is no sound in it")
+                if there < size < 0xFFFFFFFF:  # the largest number stands for a length that was not known yet
+                    raise UserError(f"cut short: {size} bytes of sound are promised, {there} are there")
+                break
+            file.seek(size + size % 2, os.SEEK_CUR)
+    file.seek(0)
+
+
+def _read(source: BinaryIO, offset: float, duration: float | None) -> Samples:
+    """Mono samples at 16 kHz of a stretch of an open file, block by block."""
+    try:
+        with soundfile.SoundFile(source) as file:
+            rate, frames = file.samplerate, file.frames
+            start = min(round(offset * rate), frames)
+            file.seek(start)
+            wanted = frames - start if duration is None else round(duration * rate)
+            stream = soxr.ResampleStream(rate, SAMPLE_RATE, 1, dtype="float32")
+            parts: list[Samples] = []
+            read = 0
+            while read < wanted:
+                block = file.read(min(BLOCK, wanted - read), dtype="float32")
+                read += len(block)
+                last = read >= wanted or not len(block)
+                mono = _mono(block)
+                parts.append(mono if rate == SAMPLE_RATE else stream.resample_chunk(mono, last=last))
+                if last:
+                    break
+            guessed = file.format == "MP3"  # whose length libsndfile estimates
+    except UserError:
+        raise
+    except (soundfile.LibsndfileError, OSError, TypeError, ValueError, MemoryError) as error:
+        reason = getattr(error, "error_string", str(error)).strip().rstrip(".")
+        raise UserError(f"cannot be read as sound ({reason})") from None
+    # A stretch may end a rounding error after the file does, not more.
+    if read < wanted - max(2, rate // 100):
+        if duration is not None:
+            raise UserError(f"ends {(wanted - read) / rate:.2f} s before the stretch that was asked for")
+        if not guessed:
+            raise UserError(f"cut short: {wanted / rate:.2f} s of sound are promised, {read / rate:.2f} are there")
+    return np.concatenate(parts) if parts else np.zeros(0, dtype=np.float32)
 
 
 def read_row_audio(audio: Audio, root: str | Path) -> Samples:
     """Sound of a manifest's row, whose path is relative to `root`."""
     return read_sound(Path(root) / audio.path, audio.offset, audio.duration)
+
+
+def remarks(samples: Samples) -> list[str]:
+    """What is odd about sound that can be used all the same: clipped, or beyond full scale.
+
+    >>> remarks(np.full(800, 1.5, dtype=np.float32))
+    ['values up to 1.5, beyond full scale']
+    """
+    peak = float(np.abs(samples).max())
+    if peak > 1.05:  # resampling may overshoot a little
+        return [f"values up to {peak:.1f}, beyond full scale"]
+    clipped = float(np.mean(np.abs(samples) >= FULL_SCALE))
+    return [f"clipped: {clipped:.1%} of the samples are at full scale"] if clipped >= CLIPPED else []
+
+
+def frame_levels(samples: Samples) -> NDArray[np.float64]:
+    """(frames,) level in dB of every 25 ms, each 10 ms."""
+    frames = np.lib.stride_tricks.sliding_window_view(samples, min(FRAME, len(samples)))[::HOP]
+    return 10 * np.log10(np.square(frames, dtype=np.float64).mean(axis=1) + 1e-12)
+
+
+def trim_silence(samples: Samples, below_db: float) -> Samples:
+    """Cut off both ends, up to the first and from the last frame that is less than `below_db` softer than the loudest.
+
+    >>> quiet, loud = np.zeros(8000, dtype=np.float32), np.ones(8000, dtype=np.float32)
+    >>> len(trim_silence(np.concatenate([quiet, loud, quiet]), 40.0))
+    8560
+    """
+    levels = frame_levels(samples)
+    heard = np.flatnonzero(levels > levels.max() - below_db)
+    start, end = heard[0] * HOP, heard[-1] * HOP + FRAME
+    if heard[-1] == len(levels) - 1:  # what is left after the last whole frame belongs to it
+        end = len(samples)
+    start = max(0, min(start, end - SHORTEST))
+    return samples[start : max(end, start + SHORTEST)]
+
+
+def voiced_share(samples: Samples, loudest_db: float, below_db: float = 40.0) -> float:
+    """Share of frames that are less than `below_db` softer than `loudest_db`: voice activity by energy, 0 to 1.
+
+    Args:
+        samples: a window.
+        loudest_db: level of the loudest frame of the whole sound that the window is cut from (`frame_levels(...).max()`).
+        below_db: what counts as silence.
+    """
+    return float(np.mean(frame_levels(samples) > loudest_db - below_db))

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import os
+import subprocess
+import sys
 from pathlib import Path
 from typing import Annotated
 
@@ -15,14 +18,31 @@ def features(
     model: Annotated[str, typer.Option(help="Model configuration: a name in configs/models, or a YAML file.")],
     out: Annotated[Path, typer.Option(help="Folder for the features.")],
     audio_root: Annotated[Path, typer.Option(help="Folder that the manifest's paths start from.")],
+    copies: Annotated[
+        int, typer.Option(help="Copies of each training clip with other speed, volume and noise, for training.")
+    ] = 0,
+    seed: Annotated[int, typer.Option(help="Seed of these copies.")] = 0,
+    skip_bad: Annotated[bool, typer.Option(help="Go on without clips that cannot be used; each is named.")] = False,
+    nproc: Annotated[int, typer.Option(help="Processes that share the work, on CPUs.")] = 1,
+    shard: Annotated[
+        str | None, typer.Option(help="Encode part I of N alone, as I/N: for jobs on several machines.")
+    ] = None,
 ) -> None:
     """Encode every clip once. Run again after an interruption or a change: only what is missing is encoded.
 
     Example: shala-audio features data/manifest.jsonl --model speech --audio-root CREMA-D --out features
     """
+    if copies < 0 or nproc < 1:
+        raise UserError("--copies takes 0 or more, --nproc 1 or more")
+    part, parts = _shard(shard)
+    if nproc > 1:
+        if shard is not None:
+            raise UserError("--shard and --nproc: use one of them")
+        _in_processes(nproc)
+        return
     import torch
 
-    from shala_audio.audio.encoders import WhisperFrontEnd
+    from shala_audio.audio.encoders import load_encoder
     from shala_audio.audio.features import write_features
     from shala_audio.data.rows import read_manifest
     from shala_audio.models.config import load_model_config
@@ -31,10 +51,46 @@ def features(
     config = load_model_config(model)
     if config.encoder is None:
         raise UserError(f"--model: {model} has no encoder")
-    rows = [row for row in read_manifest(manifest) if row.audio is not None]
+    rows = [row for row in read_manifest(manifest) if row.audio is not None][part - 1 :: parts]
     if not rows:
         raise UserError(f"{manifest}: no row has sound")
     device = str(torch.accelerator.current_accelerator()) if torch.accelerator.is_available() else "cpu"
-    front_end = WhisperFrontEnd(locate(config.encoder, print), config.encoder_layers, device)
-    encoded = write_features(rows, audio_root, front_end, config.encoder_identity(), out)
-    print(f"{out}: {encoded} clips encoded, {len(rows) - encoded} were there")
+    encoder = load_encoder(locate(config.encoder, print), config.cached_layers(), device)
+    done = write_features(rows, audio_root, encoder, config.encoder_identity(), out, copies, seed)
+    print(f"{out}: {done.new} clips encoded, {done.old} were there")
+    for identity, reason in sorted(done.bad.items()):
+        print(f"row {identity}: {reason}", file=sys.stderr)
+    if done.bad and not skip_bad:
+        raise UserError(
+            f"{len(done.bad)} of {len(rows)} clips cannot be used; --skip-bad leaves them out, here and in training"
+        )
+    if done.bad:
+        print(f"{len(done.bad)} of {len(rows)} clips are left out")
+
+
+def _shard(shard: str | None) -> tuple[int, int]:
+    if shard is None:
+        return 1, 1
+    part, _, parts = shard.partition("/")
+    if not (part.isdecimal() and parts.isdecimal() and 1 <= int(part) <= int(parts)):
+        raise UserError(f"--shard is {shard!r}; write it as 1/4, 2/4, ...")
+    return int(part), int(parts)
+
+
+def _in_processes(count: int) -> None:
+    """The same command in several processes, each with its share of the rows and of the CPU's threads."""
+    threads = max(1, (os.cpu_count() or 1) // count)
+    environment = {**os.environ, "OMP_NUM_THREADS": str(threads)}
+    given = [argument for argument in sys.argv[1:] if not argument.startswith("--nproc=")]
+    while "--nproc" in given:
+        at = given.index("--nproc")
+        del given[at : at + 2]
+    running = [
+        subprocess.Popen(
+            [sys.executable, "-m", "shala_audio.cli.main", *given, "--shard", f"{part}/{count}"], env=environment
+        )
+        for part in range(1, count + 1)
+    ]
+    status = [process.wait() for process in running]
+    if any(status):
+        raise typer.Exit(max(status))

@@ -143,7 +143,8 @@ def _timelines(predictor: Any, names: list[str], window: float, hop: float, comp
     for name in names:
         try:
             for moment in predictor.timeline(name, window, hop):
-                yield {"id": name, "start": moment.start, "end": moment.end}, moment.distribution
+                head = {"id": name, "start": moment.start, "end": moment.end, "voiced": round(moment.voiced, 3)}
+                yield head, moment.distribution
         except UserError as error:
             complain(error)
 
@@ -184,6 +185,8 @@ def _write_to(predictions: Iterable[Prediction], format: str, file: Any) -> None
 
         console = Console(file=file, highlight=False, width=None if file is sys.stdout else 100)
         for head, distribution in predictions:
-            place = f" {head['start']:.2f} to {head['end']:.2f} s" if "start" in head else ""
+            place = (
+                f" {head['start']:.2f} to {head['end']:.2f} s, voice in {head['voiced']:.0%}" if "start" in head else ""
+            )
             console.print(f"[bold]{escape(head['id'])}[/bold]{place}")
             console.print(distribution)

@@ -132,7 +132,7 @@ def _turn(name: str, record: Mapping[str, Any], where: str) -> tuple[str, Turn]:
     try:
         split = _split(record["Split_Set"])
         speaker = str(record["SpkrID"]).strip()
-        attributes = [_number(record[column]) for column in ("EmoAct", "EmoVal", "EmoDom")]
+        attributes = _attributes((record[column] for column in ("EmoAct", "EmoVal", "EmoDom")), where)
         code = str(record["EmoClass"] or "").strip() or None
     except (KeyError, ValueError, TypeError) as error:
         raise UserError(f"{where}: not an entry of the consensus labels ({error!r})") from None
@@ -209,9 +209,10 @@ def _listed(secondary: Any) -> str:
     return ",".join(choice.strip() for choice in choices if choice.strip())
 
 
-def _attributes(values: Iterable[Any], where: str) -> list[float | None]:
+def _attributes(values: Iterable[Any], where: str) -> tuple[float | None, float | None, float | None]:
     try:
-        return [_number(value) for value in values]
+        arousal, valence, dominance = (_number(value) for value in values)
+        return arousal, valence, dominance
     except (ValueError, TypeError):
         raise UserError(f"{where}: arousal, valence and dominance must be numbers") from None
 

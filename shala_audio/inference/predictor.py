@@ -11,9 +11,18 @@ import torch
 from torch import Tensor
 from tqdm import tqdm
 
-from shala_audio.audio.encoders import WhisperFrontEnd
+from shala_audio.audio.encoders import AudioEncoder, load_encoder
 from shala_audio.audio.features import FeatureStore
-from shala_audio.audio.sound import SAMPLE_RATE, Samples, read_row_audio, read_sound, to_mono_16k
+from shala_audio.audio.sound import (
+    SAMPLE_RATE,
+    Samples,
+    frame_levels,
+    read_row_audio,
+    read_sound,
+    to_mono_16k,
+    trim_silence,
+    voiced_share,
+)
 from shala_audio.data.rows import Row
 from shala_audio.distribution import Floats, LabelDistribution
 from shala_audio.errors import UserError
@@ -57,7 +66,7 @@ class Predictor:
         self.batch_size, self.calibration = batch_size, calibration
         self.builder = PromptBuilder(model)
         self.unparsed = 0
-        self._front_end: WhisperFrontEnd | None = None
+        self._encoder: AudioEncoder | None = None
 
     @classmethod
     def from_pretrained(cls, folder: str | Path, calibration: str | None = None, **options: Any) -> Predictor:
@@ -88,14 +97,14 @@ class Predictor:
         raise UserError(f"{folder}: holds no model ({SETTINGS} is missing)")
 
     @property
-    def front_end(self) -> WhisperFrontEnd:
+    def encoder(self) -> AudioEncoder:
         """The audio encoder, loaded when the first clip comes."""
-        if self._front_end is None:
+        if self._encoder is None:
             config = self.model.model_config
             if config.encoder is None or not self.task.has_audio:
                 raise UserError(f"task {self.task.name} takes text, not sound")
-            self._front_end = WhisperFrontEnd(locate(config.encoder), config.encoder_layers, self.device)
-        return self._front_end
+            self._encoder = load_encoder(locate(config.encoder), config.cached_layers(), self.device)
+        return self._encoder
 
     def predict(self, clip: Clip | None = None, text: Text | None = None) -> LabelDistribution:
         """The distribution of human judgement of one clip or text.
@@ -135,10 +144,13 @@ class Predictor:
         """
         samples = self._samples(clip)
         bounds = window_bounds(len(samples), window, hop)
-        features = self._encode([samples[start:end] for start, end in bounds])
-        probs = self._probs(features, [{}] * len(bounds))
+        loudest = float(frame_levels(samples).max())
+        probs: list[Floats] = []
+        for at in range(0, len(bounds), self.batch_size):  # so that hours of sound need no more memory than minutes
+            part = bounds[at : at + self.batch_size]
+            probs += list(self._probs(self._encode([samples[start:end] for start, end in part]), [{}] * len(part)))
         return [
-            Moment(start / SAMPLE_RATE, end / SAMPLE_RATE, self._named(p))
+            Moment(start / SAMPLE_RATE, end / SAMPLE_RATE, self._named(p), voiced_share(samples[start:end], loudest))
             for (start, end), p in zip(bounds, probs, strict=True)
         ]
 
@@ -178,14 +190,14 @@ class Predictor:
         if clip is None:
             return [(None, fields, 1.0)]
         samples = self._samples(clip)
-        longest = self.front_end.longest
+        longest = self.encoder.longest
         bounds = window_bounds(len(samples), longest, longest)
         features = self._encode([samples[start:end] for start, end in bounds])
         lasting = [(end - start) / SAMPLE_RATE for start, end in bounds]
         return [(states, fields, seconds) for states, seconds in zip(features, lasting, strict=True)]
 
     def _fields(self, text: Text | None) -> Mapping[str, str]:
-        if text is not None and "text" not in self.task.modality:
+        if text and "text" not in self.task.modality:
             raise UserError(f"this model of task {self.task.name} hears sound alone and takes no text")
         if isinstance(text, str):
             # The task's prompt says what its one text field is called.
@@ -203,8 +215,11 @@ class Predictor:
     def _encode(self, clips: Sequence[Samples]) -> list[Tensor]:
         """Features as training saw them: rounded to float16, as the feature cache keeps them."""
         states: list[Tensor] = []
+        trim_db = self.model.model_config.trim_db
+        if trim_db is not None:
+            clips = [trim_silence(clip, trim_db) for clip in clips]
         for start in range(0, len(clips), self.batch_size):
-            states += self.front_end.encode(clips[start : start + self.batch_size])
+            states += self.encoder.encode(clips[start : start + self.batch_size])
         return [clip.to(torch.float16) for clip in states]
 
     def _probs(self, features: Sequence[Tensor | None], texts: Sequence[Mapping[str, str]]) -> Floats:

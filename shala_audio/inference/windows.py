@@ -14,11 +14,12 @@ from shala_audio.errors import UserError
 
 @dataclass(frozen=True)
 class Moment:
-    """What was heard from `start` to `end`, in seconds."""
+    """What was heard from `start` to `end`, in seconds, and in what share of that time there was voice, by its energy."""
 
     start: float
     end: float
     distribution: LabelDistribution
+    voiced: float = 1.0
 
 
 def window_bounds(samples: int, window: float, hop: float) -> list[tuple[int, int]]:

@@ -8,6 +8,7 @@ from typing import Any
 
 from shala_audio.errors import UserError
 from shala_audio.files import config_path, read_yaml
+from shala_audio.models.sources import base_sha256
 
 
 @dataclass(frozen=True)
@@ -16,8 +17,12 @@ class ModelConfig:
 
     Attributes:
         lm: causal language model: the name of a default model, a folder, or a hub id.
-        encoder: audio encoder in the same way; None for a model of text alone.
+        encoder: audio encoder in the same way, or "fbank"; None for a model of text alone.
         encoder_layers: hidden states that learnt weights mix (0 is what enters the first layer).
+        encoder_trained_layers: how many of the topmost of these layers are trained; the others stay frozen.
+        trim_db: leave out silence at both ends of a clip: frames so many dB softer than its loudest; None keeps it.
+        spec_augment: in training, hide stretches of time and of channels of the features.
+        projector: how frames become tokens: stack, conv or qformer.
         frame_stack: encoder frames that become one token.
         projector_width: hidden width of the projector.
         lora_r, lora_alpha: LoRA on every linear layer of the language model; r = 0 leaves it frozen.
@@ -27,18 +32,34 @@ class ModelConfig:
     lm: str
     encoder: str | None = None
     encoder_layers: tuple[int, ...] = ()
+    encoder_trained_layers: int = 0
+    trim_db: float | None = None
+    spec_augment: bool = False
+    projector: str = "stack"
     frame_stack: int = 8
     projector_width: int = 768
     lora_r: int = 16
     lora_alpha: int = 32
     system_prompt: str | None = None
 
+    def cached_layers(self) -> list[int]:
+        """Layers whose output the feature cache keeps: those that are mixed, and what enters the first trained one.
+
+        The mixed layers that are trained are kept as they were before: classifiers on the frozen encoder need them.
+        """
+        start = {max(self.encoder_layers) - self.encoder_trained_layers} if self.encoder_trained_layers else set()
+        return sorted({*self.encoder_layers, *start})
+
     def encoder_identity(self) -> dict[str, Any]:
         """What features depend on; stored with them."""
-        return {"encoder": self.encoder, "layers": list(self.encoder_layers)}
+        weights = base_sha256(str(self.encoder))
+        return {"encoder": self.encoder, "layers": self.cached_layers(), "trim_db": self.trim_db, "weights": weights}
 
     def to_dict(self) -> dict[str, Any]:
         return {**asdict(self), "encoder_layers": list(self.encoder_layers)}
+
+
+PROJECTORS = ("stack", "conv", "qformer")
 
 
 def model_config_from_dict(values: Mapping[str, Any], source: str) -> ModelConfig:
@@ -58,6 +79,13 @@ def model_config_from_dict(values: Mapping[str, Any], source: str) -> ModelConfi
             raise UserError(f"{source}: {name} must be a whole number of 1 or more")
     if config.encoder and not config.encoder_layers:
         raise UserError(f"{source}: encoder_layers is empty; name the layers to mix")
+    if config.projector not in PROJECTORS:
+        raise UserError(f"{source}: projector is {config.projector!r}; use one of {', '.join(PROJECTORS)}")
+    deepest = max(config.encoder_layers, default=0)
+    if not isinstance(config.encoder_trained_layers, int) or not 0 <= config.encoder_trained_layers <= deepest:
+        raise UserError(f"{source}: encoder_trained_layers must be a whole number from 0 to {deepest}")
+    if config.trim_db is not None and not config.trim_db > 0:
+        raise UserError(f"{source}: trim_db is {config.trim_db!r}; dB below the loudest frame, above 0, are needed")
     if not config.encoder and config.lora_r < 1:
         raise UserError(f"{source}: lora_r is 0 and there is no encoder: nothing would be trained")
     return config

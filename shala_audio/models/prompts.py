@@ -9,7 +9,6 @@ from torch import Tensor
 
 from shala_audio.audio.features import pad_features
 from shala_audio.data.votes import to_distribution
-from shala_audio.models.projector import token_count
 from shala_audio.models.readouts.slots import write_slots
 from shala_audio.models.readouts.verbalized import write_answer
 from shala_audio.models.speech_lm import SpeechLM
@@ -34,7 +33,7 @@ class PromptBuilder:
     def __init__(self, model: SpeechLM) -> None:
         self.tokenizer = model.tokenizer
         self.task, self.readout, self.examples = model.task, model.readout, model.examples
-        self.stack = model.model_config.frame_stack
+        self.ear = model.model.ear
         self.system_prompt = model.model_config.system_prompt
 
     def prompt(self, text: Mapping[str, str], frames: int | None) -> str:
@@ -50,8 +49,13 @@ class PromptBuilder:
         messages.append(self._user(text))
         prompt = self.tokenizer.apply_chat_template(messages, add_generation_prompt=True, tokenize=False)
         if frames is not None:
-            prompt = prompt.replace(AUDIO_TOKEN, AUDIO_TOKEN * token_count(frames, self.stack))
+            prompt = prompt.replace(AUDIO_TOKEN, self.places(frames))
         return prompt + (self.task.answer if self.readout == "label_token" else "")
+
+    def places(self, frames: int) -> str:
+        """A placeholder for each token that T frames become."""
+        assert self.ear is not None
+        return AUDIO_TOKEN * self.ear.token_count(frames)
 
     def _user(self, text: Mapping[str, str]) -> dict[str, str]:
         question = self.task.question({name: self._plain(value) for name, value in text.items()})

@@ -23,7 +23,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from shala_audio.errors import UserError
-from shala_audio.files import write_json
+from shala_audio.files import read_json, write_json
 
 
 @dataclass(frozen=True)
@@ -152,6 +152,19 @@ def weights_sha256(folder: str | Path) -> str:
             while block := file.read(1 << 24):
                 digest.update(block)
     return digest.hexdigest()
+
+
+def base_sha256(source: str) -> str:
+    """sha256 of a base model's weights, as its `source.json` recorded it where there is one; "" for what is not local.
+
+    Args:
+        source: name of a default model, a folder, or a hub id.
+    """
+    folder = model_folder(source) if source in DEFAULT_MODELS else Path(source)
+    if not folder.is_dir():
+        return ""
+    recorded = folder / "source.json"
+    return read_json(recorded)["weights_sha256"] if recorded.is_file() else weights_sha256(folder)
 
 
 def _hub_answers() -> bool:

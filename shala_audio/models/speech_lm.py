@@ -14,7 +14,6 @@ from peft import LoraConfig, inject_adapter_in_model
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 from transformers import (
-    AutoConfig,
     AutoModelForCausalLM,
     AutoTokenizer,
     GenerationMixin,
@@ -23,11 +22,12 @@ from transformers import (
 )
 from transformers.modeling_outputs import BaseModelOutputWithPast, CausalLMOutputWithPast
 
+from shala_audio.audio.encoders import AudioEncoder, load_encoder
 from shala_audio.errors import UserError
 from shala_audio.files import read_json, write_beside, write_json
 from shala_audio.models.config import ModelConfig, model_config_from_dict
-from shala_audio.models.projector import Projector
-from shala_audio.models.sources import locate, weights_sha256
+from shala_audio.models.ear import Ear
+from shala_audio.models.sources import base_sha256, locate
 from shala_audio.tasks import AUDIO_TOKEN, Task, task_from_dict
 
 READOUTS = ("label_token", "slots", "verbalized")
@@ -35,12 +35,12 @@ SETTINGS, TRAINED = "shala.json", "trained.safetensors"
 
 
 class SpeechBackbone(nn.Module):
-    """A decoder whose placeholder tokens are replaced by projected sound."""
+    """A decoder whose placeholder tokens are replaced by what the ear hears."""
 
-    def __init__(self, decoder: PreTrainedModel, projector: Projector | None, audio_token_id: int) -> None:
+    def __init__(self, decoder: PreTrainedModel, ear: Ear | None, audio_token_id: int) -> None:
         super().__init__()
         self.decoder = decoder
-        self.projector = projector
+        self.ear = ear
         self.audio_token_id = audio_token_id
 
     def forward(
@@ -62,9 +62,9 @@ class SpeechBackbone(nn.Module):
         embeds = self.decoder.get_input_embeddings()(input_ids.masked_fill(is_audio, 0))
         if not is_audio.any():
             return embeds
-        if self.projector is None or audio_features is None or audio_lengths is None:
+        if self.ear is None or audio_features is None or audio_lengths is None:
             raise ValueError("the prompt has a place for sound, but no sound was given")
-        tokens, counts = self.projector(audio_features, audio_lengths)
+        tokens, counts = self.ear(audio_features, audio_lengths)
         if not torch.equal(is_audio.sum(dim=1), counts):
             raise ValueError(f"places for sound {is_audio.sum(dim=1).tolist()}, tokens of sound {counts.tolist()}")
         valid = torch.arange(tokens.shape[1], device=tokens.device) < counts[:, None]
@@ -72,10 +72,10 @@ class SpeechBackbone(nn.Module):
 
 
 class SpeechLM(PreTrainedModel, GenerationMixin):
-    """A causal language model with a projector in front and LoRA inside; everything else is frozen.
+    """A causal language model with an ear in front and LoRA inside; everything else is frozen.
 
-    The audio encoder is not part of it: it is frozen, so its features come in ready-made, from the cache in training
-    and from `Predictor` in use.
+    The frozen part of the audio encoder does not belong to it: its features come in ready-made, from the cache in
+    training and from `Predictor` in use.
 
     Attributes:
         model_config, task, readout: what it is made of, what it answers, and how.
@@ -93,31 +93,24 @@ class SpeechLM(PreTrainedModel, GenerationMixin):
         model_config: ModelConfig,
         task: Task,
         readout: str,
-        encoder_width: int | None,
+        encoder: AudioEncoder | None,
         lm_sha256: str = "",
     ) -> None:
         super().__init__(lm.config)
         self.tokenizer = tokenizer
         self.model_config, self.task, self.readout = model_config, task, readout
-        self.encoder_width, self.lm_sha256 = encoder_width, lm_sha256
+        self.lm_sha256 = lm_sha256
         self.examples: tuple[dict[str, Any], ...] = ()
         lm.requires_grad_(False)
-        projector = None
-        if encoder_width is not None:
+        ear = None
+        if encoder is not None:
             scale = float(lm.get_input_embeddings().weight.detach().float().std())
-            projector = Projector(
-                len(model_config.encoder_layers),
-                encoder_width,
-                model_config.frame_stack,
-                model_config.projector_width,
-                lm.config.get_text_config().hidden_size,
-                scale,
-            )
+            ear = Ear(model_config, encoder, lm.config.get_text_config().hidden_size, scale)
         decoder = lm.get_decoder()
         if model_config.lora_r:
             lora = LoraConfig(r=model_config.lora_r, lora_alpha=model_config.lora_alpha, target_modules="all-linear")
             inject_adapter_in_model(lora, decoder)
-        self.model = SpeechBackbone(decoder, projector, tokenizer.convert_tokens_to_ids(AUDIO_TOKEN))
+        self.model = SpeechBackbone(decoder, ear, tokenizer.convert_tokens_to_ids(AUDIO_TOKEN))
         self.lm_head = lm.get_output_embeddings()
         self.generation_config = lm.generation_config
 
@@ -139,14 +132,10 @@ class SpeechLM(PreTrainedModel, GenerationMixin):
         except (OSError, ValueError) as error:
             raise UserError(f"lm {model_config.lm}: cannot be loaded ({str(error).splitlines()[0]})") from None
         prepare_tokenizer(tokenizer)
-        width = None
+        encoder = None
         if task.has_audio:
-            try:
-                width = AutoConfig.from_pretrained(locate(str(model_config.encoder))).hidden_size
-            except (OSError, ValueError) as error:
-                reason = str(error).splitlines()[0]
-                raise UserError(f"encoder {model_config.encoder}: cannot be loaded ({reason})") from None
-        return cls(lm, tokenizer, model_config, task, readout, width, _base_sha256(source))
+            encoder = load_encoder(locate(str(model_config.encoder)), model_config.cached_layers())
+        return cls(lm, tokenizer, model_config, task, readout, encoder, base_sha256(source))
 
     @classmethod
     def from_pretrained(cls, folder: str | Path, dtype: torch.dtype = torch.float32) -> SpeechLM:  # type: ignore[override]
@@ -211,7 +200,7 @@ class SpeechLM(PreTrainedModel, GenerationMixin):
             own[name].data.copy_(value)
 
     def trained_names(self) -> list[str]:
-        """Names of the parameters that training changes: the projector's and the adapter's."""
+        """Names of the parameters that training changes: the ear's and the adapter's."""
         return [name for name, parameter in self.named_parameters() if parameter.requires_grad]
 
     def get_input_embeddings(self) -> nn.Module:
@@ -261,14 +250,6 @@ class SpeechLM(PreTrainedModel, GenerationMixin):
         with torch.autocast(hidden.device.type, enabled=False):
             weight = self.lm_head.weight[token_ids].float()
             return hidden.float() @ weight.T
-
-
-def _base_sha256(source: str) -> str:
-    """sha256 of a local base model's weights, as its `source.json` recorded it where there is one; "" for a hub id."""
-    if not Path(source).is_dir():
-        return ""
-    recorded = Path(source) / "source.json"
-    return read_json(recorded)["weights_sha256"] if recorded.is_file() else weights_sha256(source)
 
 
 def prepare_tokenizer(tokenizer: PreTrainedTokenizerBase) -> None:

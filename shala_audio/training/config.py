@@ -83,11 +83,17 @@ class ShalaConfig(GRPOConfig):
     ambiguity_sampling: bool = field(
         default=False, metadata={"help": "Draw rows in proportion to their weight, instead of weighting them."}
     )
-    projector_learning_rate: float | None = field(
-        default=None, metadata={"help": "Learning rate of the projector; `learning_rate` where it is not set."}
+    ear_learning_rate: float | None = field(
+        default=None, metadata={"help": "Learning rate of the ear (projector and all); `learning_rate` where not set."}
     )
-    projector_epochs: int = field(
-        default=0, metadata={"help": "Warm start of a task with sound: passes that train the projector alone, first."}
+    encoder_learning_rate: float | None = field(
+        default=None, metadata={"help": "Of the encoder's layers that are trained; `ear_learning_rate` where not set."}
+    )
+    ear_epochs: int = field(
+        default=0, metadata={"help": "Warm start of a task with sound: passes that train the ear alone, first."}
+    )
+    skip_bad: bool = field(
+        default=False, metadata={"help": "Leave out rows whose sound is bad and so has no features, and say how many."}
     )
     resume: bool = field(default=False, metadata={"help": "Go on from the newest checkpoint in `output_dir`."})
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+import zlib
 from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
@@ -10,13 +11,14 @@ from typing import Any
 import torch
 from datasets import Dataset
 
-from shala_audio.audio.features import FeatureStore, pad_features
+from shala_audio.audio.features import FeatureStore, copy_id, pad_features
 from shala_audio.data.rows import Row
 from shala_audio.data.splits import check_speakers
 from shala_audio.data.votes import human_distributions, plurality, to_distribution
 from shala_audio.errors import UserError
 from shala_audio.models.prompts import PromptBuilder
 from shala_audio.models.speech_lm import SpeechLM
+from shala_audio.tasks import AUDIO_TOKEN
 
 
 def training_rows(rows: Sequence[Row], model: SpeechLM) -> list[Row]:
@@ -83,20 +85,41 @@ def build_dataset(rows: Sequence[Row], model: SpeechLM, features: FeatureStore |
 
 
 class Batcher:
-    """Dataset rows to tensors: a data collator for `Trainer`."""
+    """Dataset rows to tensors: a data collator for `Trainer`.
+
+    Attributes:
+        epoch: of training; where the features hold perturbed copies of a clip, each pass hears the next one. None: no
+            copies, the clips themselves.
+    """
 
     def __init__(self, model: SpeechLM, features: FeatureStore | None) -> None:
         self.builder = PromptBuilder(model)
         self.features = features
+        self.epoch: int | None = None
+
+    def hear(self, rows: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
+        """Rows with `sound`, the key of the features that this pass hears, and room for it in their `prompt`."""
+        if self.features is None or self.epoch is None:
+            return list(rows)
+        heard = []
+        for row in rows:
+            copies = self.features.copies(row["id"])
+            copy = (self.epoch + zlib.crc32(row["id"].encode())) % (copies + 1)
+            sound = copy_id(row["id"], copy) if copy else row["id"]
+            places = self.builder.places(self.features.frames(sound))
+            own = AUDIO_TOKEN * row["prompt"].count(AUDIO_TOKEN)
+            heard.append({**row, "sound": sound, "prompt": row["prompt"].replace(own, places)})
+        return heard
 
     def audio(self, rows: Sequence[dict[str, Any]]) -> dict[str, torch.Tensor]:
         """`audio_features` and `audio_lengths` of rows; empty for a task without sound."""
         if self.features is None:
             return {}
-        features, lengths = pad_features([self.features[row["id"]] for row in rows])
+        features, lengths = pad_features([self.features[row.get("sound", row["id"])] for row in rows])
         return {"audio_features": features, "audio_lengths": lengths}
 
     def __call__(self, rows: Sequence[dict[str, Any]]) -> dict[str, Any]:
+        rows = self.hear(rows)
         return {
             "prompt": {**self.builder.batch([row["prompt"] for row in rows]), **self.audio(rows)},
             "human": torch.tensor([row["human"] for row in rows], dtype=torch.float32),

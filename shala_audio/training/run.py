@@ -28,8 +28,8 @@ from shala_audio.tasks import load_task
 from shala_audio.training.ambiguity import AmbiguityWeights
 from shala_audio.training.config import ShalaConfig
 from shala_audio.training.data import Batcher, build_dataset, few_shot_examples, hard_rows, training_rows
+from shala_audio.training.ear_warm_up import warm_up_ear
 from shala_audio.training.methods import METHODS
-from shala_audio.training.projector_warm_up import warm_up_projector
 from shala_audio.training.record import fingerprint, run_record
 from shala_audio.training.shala import ShalaTrainer
 from shala_audio.training.warm_start import WarmStartTrainer
@@ -79,6 +79,11 @@ def _fit(model: SpeechLM, config: ShalaConfig) -> bool:
     if model.task.has_audio and config.features:
         features = FeatureStore(config.features, model.model_config.encoder_identity())
     rows = training_rows(read_manifest(str(config.manifest)), model)
+    if features is not None:
+        features.check(rows)
+        if config.skip_bad:
+            every, rows = len(rows), [row for row in rows if row.id in features]
+            print(f"{every - len(rows)} of {every} rows are left out, because there are no features of their sound")
     if config.target == "hard":
         every, rows = len(rows), hard_rows(rows, model.task.label_names)
         print(f"{every - len(rows)} of {every} rows without a plurality label are left out")
@@ -93,13 +98,12 @@ def _fit(model: SpeechLM, config: ShalaConfig) -> bool:
     mine = fingerprint(config, model)
     checkpoint = _checkpoint(config, mine)
     supervised = METHODS[config.method].loss == "supervised"
-    if supervised and not config.init and features is not None and config.projector_epochs and checkpoint is None:
-        rate = config.projector_learning_rate or config.learning_rate
-        losses = warm_up_projector(model, dataset, batcher, config.projector_epochs, rate, config.seed)
-        print(f"projector: loss {losses[0]:.3f} in the first pass, {losses[-1]:.3f} in the last")
+    if supervised and not config.init and features is not None and config.ear_epochs and checkpoint is None:
+        losses = warm_up_ear(model, dataset, batcher, config)
+        print(f"ear: loss {losses[0]:.3f} in the first pass, {losses[-1]:.3f} in the last")
     trainer: Any
     if supervised:
-        trainer = WarmStartTrainer(model, args=config, train_dataset=dataset, data_collator=batcher)
+        trainer = WarmStartTrainer(model, batcher, args=config, train_dataset=dataset)
     else:
         weights = AmbiguityWeights(vote_counts(rows, model.task.label_names), config.ambiguity_settings())
         trainer = ShalaTrainer(model, config, dataset, batcher, weights)
@@ -116,7 +120,7 @@ def _fit(model: SpeechLM, config: ShalaConfig) -> bool:
     trainer.train(resume_from_checkpoint=checkpoint)
     unmoved = [name for name, p in model.named_parameters() if name in before and torch.equal(p, before[name])]
     if len(unmoved) == len(before) and trainer.state.global_step > 1:  # the first step has a learning rate of 0
-        raise RuntimeError("training changed no parameter: no gradient reached the projector or the adapter")
+        raise RuntimeError("training changed no parameter: no gradient reached the ear or the adapter")
     return checkpoint is not None
 
 

@@ -29,7 +29,7 @@ from shala_audio.training.config import ShalaConfig
 from shala_audio.training.data import Batcher
 from shala_audio.training.objective import js_distance, js_divergence
 from shala_audio.training.rewards import REWARDS
-from shala_audio.training.sampling import RowSampler, visit_order
+from shala_audio.training.sampling import RowSampler
 from shala_audio.training.speech_trainer import SpeechTrainer
 
 
@@ -101,10 +101,7 @@ class ShalaTrainer(SpeechTrainer, GRPOTrainer):
         prompts = self.args.generation_batch_size // group
         repeat = self.num_iterations * self.args.steps_per_generation
         repeats = RepeatSampler(range(len(lengths)), group, prompts, repeat, shuffle=False)
-        seed = self.args.seed
-        return RowSampler(
-            lambda epoch: visit_order(lengths, prompts, seed, epoch, self._draws(epoch)), len(lengths), repeats
-        )
+        return RowSampler(lambda epoch: self._order(lengths, prompts, epoch), len(lengths), repeats)
 
     def _draws(self, epoch: int) -> Floats | None:
         # An epoch's draws are fixed when it begins, so they take λ as it will be in the middle of it.
@@ -122,6 +119,7 @@ class ShalaTrainer(SpeechTrainer, GRPOTrainer):
         return super()._prepare_inputs(generation_batch)
 
     def _generate_and_score_completions(self, inputs: list[dict[str, Any]]) -> dict[str, Any]:
+        inputs = self.batcher.hear(inputs)
         self._audio = self._prepare_input(self.batcher.audio(inputs))
         output = super()._generate_and_score_completions(inputs)
         if self.model.training:

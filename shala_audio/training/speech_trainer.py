@@ -1,14 +1,24 @@
-"""What both trainers share: saving only what was trained, the order of rows, and the projector's own learning rate."""
+"""What both trainers share: saving only what was trained, the order of rows, and the ear's own learning rates."""
 
 from __future__ import annotations
 
 import os
+from collections.abc import Sequence
 from typing import Any
 
 import torch
 
 from shala_audio.distribution import Floats
+from shala_audio.training.data import Batcher
 from shala_audio.training.sampling import RowSampler, visit_order
+
+
+def learning_rate(name: str, args: Any) -> float:
+    """Peak learning rate of a parameter: the ear and the encoder's trained layers in it may have their own."""
+    ear = getattr(args, "ear_learning_rate", None) or args.learning_rate
+    if "ear.top." in name:
+        return getattr(args, "encoder_learning_rate", None) or ear
+    return ear if name == "ear" or "ear." in name else args.learning_rate
 
 
 class SpeechTrainer:
@@ -17,6 +27,7 @@ class SpeechTrainer:
     args: Any
     accelerator: Any
     train_dataset: Any
+    batcher: Batcher
     model: Any
     optimizer: Any
     get_decay_parameter_names: Any
@@ -36,9 +47,13 @@ class SpeechTrainer:
     def _get_train_sampler(self, dataset: Any = None) -> RowSampler:
         """Batches of rows of similar length, in an order that depends on the seed and the epoch alone."""
         dataset = self.train_dataset if dataset is None else dataset
-        lengths = dataset["length"]
-        batch, seed = self.args.per_device_train_batch_size, self.args.seed
-        return RowSampler(lambda epoch: visit_order(lengths, batch, seed, epoch, self._draws(epoch)), len(lengths))
+        lengths, batch = dataset["length"], self.args.per_device_train_batch_size
+        return RowSampler(lambda epoch: self._order(lengths, batch, epoch), len(lengths))
+
+    def _order(self, lengths: Sequence[int], batch: int, epoch: int) -> list[int]:
+        """Rows of an epoch that begins, from which on its copies of clips are heard."""
+        self.batcher.epoch = epoch
+        return visit_order(lengths, batch, self.args.seed, epoch, self._draws(epoch))
 
     def _draws(self, epoch: int) -> Floats | None:
         """Weights by which an epoch's rows are drawn; None visits each once."""
@@ -47,21 +62,20 @@ class SpeechTrainer:
     def create_optimizer(self, model: Any = None) -> torch.optim.Optimizer:
         if self.optimizer is None:
             model = model or self.model
-            rate = getattr(self.args, "projector_learning_rate", None) or self.args.learning_rate
             decayed = set(self.get_decay_parameter_names(model))
-            groups: dict[tuple[bool, bool], list[torch.nn.Parameter]] = {}
+            groups: dict[tuple[float, bool], list[torch.nn.Parameter]] = {}
             for name, parameter in model.named_parameters():
                 if parameter.requires_grad:
-                    groups.setdefault(("projector" in name, name in decayed), []).append(parameter)
+                    groups.setdefault((learning_rate(name, self.args), name in decayed), []).append(parameter)
             kind, options = self.get_optimizer_cls_and_kwargs(self.args, model)
             self.optimizer = kind(
                 [
                     {
                         "params": parameters,
-                        "lr": rate if projector else self.args.learning_rate,
+                        "lr": rate,
                         "weight_decay": self.args.weight_decay if decays else 0.0,
                     }
-                    for (projector, decays), parameters in groups.items()
+                    for (rate, decays), parameters in groups.items()
                 ],
                 **options,
             )

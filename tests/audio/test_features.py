@@ -1,17 +1,25 @@
 from __future__ import annotations
 
+import re
+import subprocess
+import sys
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import soundfile
 import torch
 
 from shala_audio.audio import features as module
-from shala_audio.audio.encoders import WhisperFrontEnd
-from shala_audio.audio.features import FeatureStore, write_features
-from shala_audio.data.rows import Audio, Row
+from shala_audio.audio.augment import mask_features, perturb
+from shala_audio.audio.encoders import load_encoder
+from shala_audio.audio.features import FeatureStore, copy_id, write_features
+from shala_audio.data.rows import Audio, Row, write_manifest
 from shala_audio.errors import UserError
+from tests.audio.broken import BROKEN, voice
 
-ENCODER = {"encoder": "tiny", "layers": [1, 2]}
+ENCODER = {"encoder": "tiny", "layers": [1, 2], "trim_db": None, "weights": ""}
 
 
 def make_rows(root, count: int) -> list[Row]:
@@ -24,35 +32,146 @@ def make_rows(root, count: int) -> list[Row]:
 
 
 def test_features_are_what_the_encoder_says(tmp_path, tiny_encoder, monkeypatch):
-    monkeypatch.setattr(module, "SHARD_ROWS", 3)
+    monkeypatch.setattr(module, "SHARD_CLIPS", 3)
     rows = make_rows(tmp_path, 7)
-    front_end = WhisperFrontEnd(str(tiny_encoder), [1, 2])
+    encoder = load_encoder(str(tiny_encoder), [1, 2])
     out = tmp_path / "features"
-    assert write_features(rows, tmp_path, front_end, ENCODER, out) == 7
+    assert write_features(rows, tmp_path, encoder, ENCODER, out).new == 7
     store = FeatureStore(out, ENCODER)
     for row in rows:
         samples, _ = soundfile.read(tmp_path / row.audio.path, dtype="float32")
-        (expected,) = front_end.encode([samples])
+        (expected,) = encoder.encode([samples])
         assert store.frames(row.id) == expected.shape[1]
         torch.testing.assert_close(store[row.id].float(), expected, atol=2e-3, rtol=2e-3)
 
 
 def test_only_what_is_missing_or_changed_is_encoded(tmp_path, tiny_encoder):
     rows = make_rows(tmp_path, 4)
-    front_end = WhisperFrontEnd(str(tiny_encoder), [1, 2])
+    encoder = load_encoder(str(tiny_encoder), [1, 2])
     out = tmp_path / "features"
-    assert write_features(rows[:2], tmp_path, front_end, ENCODER, out) == 2
-    assert write_features(rows, tmp_path, front_end, ENCODER, out) == 2
-    assert write_features(rows, tmp_path, front_end, ENCODER, out) == 0
+    assert write_features(rows[:2], tmp_path, encoder, ENCODER, out).new == 2
+    assert write_features(rows, tmp_path, encoder, ENCODER, out).new == 2
+    assert write_features(rows, tmp_path, encoder, ENCODER, out).new == 0
     soundfile.write(tmp_path / "1.wav", np.ones(8000) * 0.1, 16_000)
-    assert write_features(rows, tmp_path, front_end, ENCODER, out) == 1
+    assert write_features(rows, tmp_path, encoder, ENCODER, out).new == 1
     assert FeatureStore(out)["row 1"].shape[1] == 25
 
 
 def test_another_encoders_features_are_refused(tmp_path, tiny_encoder):
     rows = make_rows(tmp_path, 1)
-    write_features(rows, tmp_path, WhisperFrontEnd(str(tiny_encoder), [1, 2]), ENCODER, tmp_path / "features")
-    with pytest.raises(UserError, match="make them anew"):
-        FeatureStore(tmp_path / "features", ENCODER | {"layers": [1]})
+    encoder = load_encoder(str(tiny_encoder), [1, 2])
+    write_features(rows, tmp_path, encoder, ENCODER | {"weights": "a"}, tmp_path / "features")
+    for change in ({"layers": [1]}, {"trim_db": 30.0}, {"weights": "b"}, {"encoder": "other"}):
+        other = ENCODER | {"weights": "a"} | change
+        with pytest.raises(UserError, match=f"{next(iter(change))} .* instead of"):
+            FeatureStore(tmp_path / "features", other)
+        with pytest.raises(UserError, match="use another folder"):
+            write_features(rows, tmp_path, encoder, other, tmp_path / "features")
+    FeatureStore(tmp_path / "features", ENCODER)  # weights that are not known are not compared
     with pytest.raises(UserError, match="row 9"):
         FeatureStore(tmp_path / "features")["row 9"]
+
+
+def test_other_stretches_than_the_manifest_s_are_refused(tmp_path, tiny_encoder):
+    rows = make_rows(tmp_path, 2)
+    write_features(rows, tmp_path, load_encoder(str(tiny_encoder), [1, 2]), ENCODER, tmp_path / "features")
+    store = FeatureStore(tmp_path / "features")
+    store.check(rows)
+    moved = [rows[0], replace(rows[1], audio=Audio("1.wav", 0.05))]
+    with pytest.raises(UserError, match="row 1 is of other sound now"):
+        store.check(moved)
+
+
+def test_an_interruption_costs_a_shard_at_most(tmp_path, tiny_encoder, monkeypatch):
+    monkeypatch.setattr(module, "SHARD_CLIPS", 2)
+    rows = make_rows(tmp_path, 6)
+    encoder = load_encoder(str(tiny_encoder), [1, 2])
+    out = tmp_path / "features"
+    calls = []
+    encode = encoder.encode
+
+    def stop_in_the_third(clips):
+        calls.append(clips)
+        if len(calls) == 3:
+            raise KeyboardInterrupt
+        return encode(clips)
+
+    monkeypatch.setattr(encoder, "encode", stop_in_the_third)
+    with pytest.raises(KeyboardInterrupt):
+        write_features(rows, tmp_path, encoder, ENCODER, out)
+    with open(out / "index.jsonl", "a") as index:
+        index.write('{"id": "row 5", "frames"')  # as a kill in the middle of a line leaves it
+    assert write_features(rows, tmp_path, encoder, ENCODER, out).new == 2
+    store = FeatureStore(out)
+    assert all(store[row.id].shape[1] == store.frames(row.id) for row in rows)
+
+
+def test_bad_sound_is_named_and_the_rest_encoded(tmp_path, tiny_encoder):
+    rows = make_rows(tmp_path, 2)
+    for number, (name, (make, _)) in enumerate(BROKEN.items()):
+        make(tmp_path / name)
+        rows.append(Row(f"bad {number}", "t", "train", audio=Audio(name)))
+    done = write_features(rows, tmp_path, load_encoder(str(tiny_encoder), [1, 2]), ENCODER, tmp_path / "features")
+    assert done.new == 2 and len(done.bad) == len(BROKEN)
+    for number, (name, (_, message)) in enumerate(BROKEN.items()):
+        assert re.search(f"{name}: .*({message})", done.bad[f"bad {number}"]), done.bad[f"bad {number}"]
+    store = FeatureStore(tmp_path / "features")
+    assert "row 1" in store and "bad 1" not in store
+
+
+def test_copies_of_training_rows_sound_different(tmp_path, tiny_encoder):
+    rows = [*make_rows(tmp_path, 2)]
+    rows[1] = replace(rows[1], split="test")
+    encoder = load_encoder(str(tiny_encoder), [1, 2])
+    out = tmp_path / "features"
+    assert write_features(rows, tmp_path, encoder, ENCODER, out, copies=2).new == 4
+    store = FeatureStore(out)
+    assert [store.copies(row.id) for row in rows] == [2, 0]
+    slow, fast = (store.frames(copy_id("row 0", copy)) for copy in (1, 2))
+    assert slow > store.frames("row 0") > fast
+    assert write_features(rows, tmp_path, encoder, ENCODER, out, copies=2).new == 0
+    assert write_features(rows, tmp_path, encoder, ENCODER, out, copies=2, seed=1).new == 2
+
+
+@pytest.mark.parametrize("copy", [1, 2, 3])
+def test_a_perturbed_copy_is_the_same_each_time(copy):
+    clip = voice(1.0)
+    first, second = perturb(clip, 3, copy), perturb(clip, 3, copy)
+    assert np.array_equal(first, second) and first.dtype == np.float32
+    assert len(first) == pytest.approx(16_000 / (0.9, 1.1, 0.9)[copy - 1], abs=2)
+    assert not np.array_equal(first, perturb(clip, 4, copy))
+
+
+def test_masks_fall_inside_each_clip():
+    torch.manual_seed(0)
+    lengths = torch.tensor([40, 7])
+    hidden = torch.zeros(2, 40, dtype=torch.bool)
+    for _ in range(50):
+        masked = mask_features(torch.ones(2, 2, 40, 30), lengths)
+        times, channels = (masked == 0).all(dim=3)[:, 0], (masked == 0).all(dim=2)[:, 0]
+        assert times.sum(dim=1)[0] <= 2 * 0.15 * 40 and channels.sum(dim=1).max() <= 3
+        hidden |= times
+    assert hidden[0].all(), "every frame is hidden now and then"
+    assert not hidden[1, 7:].any() and hidden[1, :7].any()
+
+
+def test_two_at_once_fill_a_folder_together(tmp_path, tiny_encoder, monkeypatch):
+    monkeypatch.setattr(module, "SHARD_CLIPS", 2)
+    rows = make_rows(tmp_path, 12)
+    out = tmp_path / "features"
+    with ThreadPoolExecutor(2) as pool:
+        encoders = [load_encoder(str(tiny_encoder), [1, 2]) for _ in range(2)]
+        list(pool.map(lambda encoder: write_features(rows, tmp_path, encoder, ENCODER, out), encoders))
+    store = FeatureStore(out)
+    assert len(store.entries) == 12
+    assert all(store[row.id].shape[1] == store.frames(row.id) for row in rows)
+
+
+def test_processes_share_the_work(tmp_path, tiny_encoder):
+    write_manifest(tmp_path / "manifest.jsonl", make_rows(tmp_path, 5))
+    (tmp_path / "m.yaml").write_text(f"lm: x\nencoder: {tiny_encoder}\nencoder_layers: [1, 2]\n")
+    command = [sys.executable, "-m", "shala_audio.cli.main", "features", "manifest.jsonl", "--model", "m.yaml"]
+    command += ["--out", "features", "--audio-root", ".", "--nproc", "2"]
+    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=True)
+    assert sorted(re.findall(r"(\d) clips encoded", done.stdout)) == ["2", "3"]
+    assert len(FeatureStore(tmp_path / "features").entries) == 5

@@ -18,12 +18,12 @@ def speech_batch(model: SpeechLM, frames: list[int]) -> dict:
     return builder.batch([builder.prompt({}, clip.shape[1]) for clip in features], features)
 
 
-def test_only_projector_and_adapter_are_trained(tiny_lm, tiny_encoder):
+def test_only_ear_and_adapter_are_trained(tiny_lm, tiny_encoder):
     model = tiny_model(tiny_lm, tiny_encoder)
     names = model.trained_names()
-    assert any("projector" in name for name in names) and any("lora_" in name for name in names)
-    assert all("projector" in name or "lora_" in name for name in names)
-    assert all("projector" in name for name in tiny_model(tiny_lm, tiny_encoder, lora_r=0).trained_names())
+    assert any(".ear." in name for name in names) and any("lora_" in name for name in names)
+    assert all(".ear." in name or "lora_" in name for name in names)
+    assert all(".ear." in name for name in tiny_model(tiny_lm, tiny_encoder, lora_r=0).trained_names())
 
 
 def test_a_clip_alone_equals_the_clip_in_a_padded_batch(tiny_lm, tiny_encoder):

@@ -26,6 +26,9 @@ class TinyStore:
     def __init__(self, features: dict[str, Tensor]) -> None:
         self.features = features
 
+    def copies(self, row_id: str) -> int:
+        return 0
+
     def frames(self, row_id: str) -> int:
         return self.features[row_id].shape[1]
 
@@ -81,4 +84,4 @@ def warm_start_trainer(model: SpeechLM, out: Path, count: int = 8, **options: An
     dataset = build_dataset(rows, model, store)  # type: ignore[arg-type]
     batcher = Batcher(model, store)  # type: ignore[arg-type]
     options = {"method": "warm_start", **options}
-    return WarmStartTrainer(model, args=config(out, **options), train_dataset=dataset, data_collator=batcher)
+    return WarmStartTrainer(model, batcher, args=config(out, **options), train_dataset=dataset)

@@ -24,7 +24,7 @@ def snapshot(model) -> dict[str, torch.Tensor]:
 
 @pytest.mark.parametrize("lora_r", [0, 4])
 @pytest.mark.parametrize("readout", ["slots", "verbalized", "label_token"])
-def test_training_moves_projector_and_adapter_and_nothing_else(tiny_lm, tiny_encoder, tmp_path, readout, lora_r):
+def test_training_moves_ear_and_adapter_and_nothing_else(tiny_lm, tiny_encoder, tmp_path, readout, lora_r):
     model = tiny_model(tiny_lm, tiny_encoder, readout=readout, lora_r=lora_r)
     trainer = shala_trainer(model, tmp_path)
     if readout == "verbalized":
@@ -59,7 +59,7 @@ def test_sound_changes_the_loss_of_grpo(tiny_lm, tiny_encoder, tmp_path, readout
     inputs["advantages"] = torch.randn(8)
     trainer.current_gradient_accumulation_steps = 1
     loss = trainer._compute_loss(model, inputs)
-    (gradient,) = torch.autograd.grad(loss, [model.model.projector.linear_in.weight])
+    (gradient,) = torch.autograd.grad(loss, [model.model.ear.projector.linear_in.weight])
     assert gradient.abs().sum() > 0
 
 

@@ -3,10 +3,10 @@ from __future__ import annotations
 import pytest
 import torch
 
-from shala_audio.training.projector_warm_up import warm_up_projector
+from shala_audio.training.ear_warm_up import warm_up_ear
 from shala_audio.training.warm_start import append_completions, pad_right
 from tests.tiny import tiny_model
-from tests.training.helpers import shala_trainer, warm_start_trainer
+from tests.training.helpers import config, shala_trainer, warm_start_trainer
 
 
 @pytest.mark.parametrize("readout", ["label_token", "slots", "verbalized"])
@@ -51,14 +51,16 @@ def test_verbalized_loss_is_the_models_own(tiny_lm, tmp_path):
     assert loss.item() == pytest.approx(total / count, rel=1e-3)
 
 
-def test_the_projector_warm_up_learns_and_touches_nothing_else(tiny_lm, tiny_encoder, tmp_path):
+def test_the_ear_warm_up_learns_and_touches_nothing_else(tiny_lm, tiny_encoder, tmp_path):
     model = tiny_model(tiny_lm, tiny_encoder)
     trainer = warm_start_trainer(model, tmp_path)
     before = {name: p.detach().clone() for name, p in model.named_parameters()}
-    losses = warm_up_projector(model, trainer.train_dataset, trainer.data_collator, 30, 1e-2, seed=0)
+    losses = warm_up_ear(
+        model, trainer.train_dataset, trainer.batcher, config(tmp_path, ear_epochs=30, ear_learning_rate=1e-2)
+    )
     assert losses[-1] < losses[0] - 0.1
     changed = {name for name, p in model.named_parameters() if not torch.equal(p, before[name])}
-    assert changed and all("projector" in name for name in changed)
+    assert changed and all(".ear." in name for name in changed)
 
 
 def test_padding_on_the_right():
