@@ -6,8 +6,8 @@ distribution. Logarithms of 0 never appear: 0 · log 0 counts as 0.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
@@ -76,6 +76,8 @@ def bhattacharyya(p: ArrayLike, q: ArrayLike) -> Floats:
 class LabelDistribution(Mapping[str, float]):
     """How human judgement is spread over labels: a read-only mapping from label to probability.
 
+    `attributes` holds numbers beside it, such as arousal, where a model states them.
+
     >>> d = LabelDistribution(("anger", "fear"), np.array([0.75, 0.25]))
     >>> d["anger"], d.top, d.contested
     (0.75, 'anger', False)
@@ -85,6 +87,7 @@ class LabelDistribution(Mapping[str, float]):
 
     labels: tuple[str, ...]
     probs: Floats
+    attributes: Mapping[str, float] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         if self.probs.shape != (len(self.labels),):
@@ -103,6 +106,11 @@ class LabelDistribution(Mapping[str, float]):
 
     def __len__(self) -> int:
         return len(self.labels)
+
+    @classmethod
+    def of_rows(cls, labels: Sequence[str], probs: Floats) -> list[LabelDistribution]:
+        """One distribution for each row of (rows, K) probabilities, which are normalised."""
+        return [cls(tuple(labels), p / p.sum()) for p in probs]
 
     @property
     def top(self) -> str:
@@ -129,6 +137,11 @@ class LabelDistribution(Mapping[str, float]):
         """Labels and probabilities, in the task's order."""
         return dict(zip(self.labels, map(float, self.probs), strict=True))
 
+    def to_record(self) -> dict[str, Any]:
+        """What a file of predictions holds: `probs`, `entropy` in bits, and `attributes` where there are any."""
+        record = {"probs": self.to_dict(), "entropy": self.entropy}
+        return {**record, "attributes": dict(self.attributes)} if self.attributes else record
+
     def __rich__(self) -> Any:
         from rich.table import Table
 
@@ -138,5 +151,7 @@ class LabelDistribution(Mapping[str, float]):
             bar = "█" * (eighths // 8) + " ▏▎▍▌▋▊▉"[eighths % 8].strip()
             table.add_row(label, f"{p:6.1%}", f"[cyan]{bar}[/cyan]")
         state = "contested" if self.contested else "not contested"
+        for name, value in self.attributes.items():
+            table.add_row(name, f"{value:6.2f}")
         table.add_row("", "", f"[dim]entropy {self.entropy:.2f} bits, {state}[/dim]")
         return table

@@ -21,6 +21,8 @@ usage="Usage: $(basename "$(dirname "$0")")/run.sh [options]
   --model NAME       a model in configs/models, or a YAML file (speech or text)
   --modality NAME    crema_d, msp_podcast: audio, text (the transcript alone) or audio+text (audio)
   --part NAME        chaosnli: snli, mnli or both (snli)
+  --copies N         copies of each training clip with other speed, volume and noise (0; crema_d: 2)
+  --skip_bad yes     leave out rows whose sound cannot be used, and say how many
   --task NAME        msp_podcast: msp_podcast (8 classes), msp_podcast_9 (with Other) or msp_podcast_4 (msp_podcast)
   --secondary SHARE  msp_podcast: share of a rater's vote for the secondary choices, 0 to below 1 (0)
 
@@ -30,9 +32,9 @@ the same warm start (sft_hard after one on hard labels). The method named last i
 constant prior, and for sound a linear and an attentive classifier, stand in every table."
 
 arguments=("$@")
-corpus= modality=text model= part=snli task= secondary=
+corpus= modality=text model= part=snli task= secondary= copies=0 skip_bad=
 stage=1 stop_stage=7 corpus_root= method=shala readout=label_token config= exp= nproc= max_rows= seed=0 fold=
-options="corpus modality model part task secondary recipe stage stop_stage corpus_root method readout config exp nproc max_rows seed fold"
+options="corpus modality model part task secondary copies skip_bad recipe stage stop_stage corpus_root method readout config exp nproc max_rows seed fold"
 recipe=
 
 die() { echo "$0: error: $*" >&2; exit 2; }
@@ -50,12 +52,13 @@ while [ $# -gt 0 ]; do
   esac
 done
 
-for name in stage stop_stage seed; do
+for name in stage stop_stage seed copies; do
   [[ ${!name} =~ ^[0-9]+$ ]] || die "--$name is '${!name}': a whole number is needed"
 done
 for name in nproc max_rows; do
   [[ -z ${!name} || ${!name} =~ ^[1-9][0-9]*$ ]] || die "--$name is '${!name}': a whole number of 1 or more is needed"
 done
+[[ -z $skip_bad || $skip_bad == yes ]] || die "--skip_bad is '$skip_bad': use yes, or leave it out"
 [[ -z $fold || $fold =~ ^([0-4]|all)$ ]] || die "--fold is '$fold': use 0 to 4, or all"
 [[ -z $fold || $corpus == chaosnli || $corpus == crema_d ]] || die "--fold: $corpus has a split of its own"
 case $modality in audio | text | audio+text) ;; *) die "--modality $modality: see --help" ;; esac
@@ -139,6 +142,7 @@ conf() { # the settings of a stage: for this readout if there are any, else for 
   if [ -f "$recipe/conf/$1_$readout.yaml" ]; then echo "$recipe/conf/$1_$readout.yaml"; else echo "$recipe/conf/$1.yaml"; fi
 }
 need() { [ -e "$1" ] || die "$1 is missing: run stage $2 first"; }
+need_corpus() { [ -n "$corpus_root" ] || die "--corpus_root: name the folder of $corpus, or set SHALA_CORPORA"; }
 begin() { # a stage: what it and the later ones made is no longer current
   current=$1; say "$1" "$2"
   local later
@@ -173,11 +177,15 @@ if wants 1; then
   if [ "$corpus" = mini ]; then
     shala-audio prepare mini --out "$data" --seed "$seed" ${max_rows:+--max-rows "$max_rows"}
   else
-    [ -n "$corpus_root" ] || die "--corpus_root: name the folder of $corpus, or set SHALA_CORPORA"
+    need_corpus
     [ -d "$corpus_root" ] || die "--corpus_root $corpus_root: no such folder"
     shala-audio prepare "$corpus" --source "$corpus_root" --out "$data" --seed "$seed" --part "$part" \
       ${max_rows:+--max-rows "$max_rows"} ${fold:+--fold "$fold"} \
       ${task:+--task "$task"} ${secondary:+--secondary "$secondary"}
+  fi
+  if [ -n "$skip_bad" ] && [ -n "$hears" ]; then
+    need_corpus
+    shala-audio validate "$data/manifest.jsonl" --audio-root "$corpus_root" --good "$data/manifest.jsonl"
   fi
   touch "$exp/.done_1"
 fi
@@ -185,8 +193,8 @@ fi
 if wants 2 && [ -n "$hears" ]; then
   begin 2 "features"
   need "$data/manifest.jsonl" 1
-  [ -n "$corpus_root" ] || die "--corpus_root: name the folder of $corpus, or set SHALA_CORPORA"
-  shala-audio features "$data/manifest.jsonl" --model "$model" --audio-root "$corpus_root" --out "$features"
+  need_corpus
+  shala-audio features "$data/manifest.jsonl" --model "$model" --audio-root "$corpus_root" --out "$features" --copies "$copies"
   touch "$exp/.done_2"
 fi
 

@@ -45,6 +45,6 @@ def calibrate(
     if apply is not None and out is not None:
         identities, probs = read_predictions(apply, judged.labels)
         calibrated = found(probs)
-        named = [LabelDistribution(judged.labels, p / p.sum()) for p in calibrated]
+        named = LabelDistribution.of_rows(judged.labels, calibrated)
         write_predictions(out, zip(identities, named, strict=True))
         print(out)

@@ -150,7 +150,7 @@ def _timelines(predictor: Any, names: list[str], window: float, hop: float, comp
 
 
 def _record(head: dict[str, Any], distribution: LabelDistribution) -> dict[str, Any]:
-    return {**head, "probs": distribution.to_dict(), "entropy": distribution.entropy}
+    return {**head, **distribution.to_record()}
 
 
 def _write(predictions: Iterable[Prediction], format: str, out: Path | None) -> None:
@@ -170,7 +170,7 @@ def _write_to(predictions: Iterable[Prediction], format: str, file: Any) -> None
     elif format == "csv":
         writer = None
         for head, distribution in predictions:
-            flat = {**head, **distribution.to_dict(), "entropy": distribution.entropy}
+            flat = {**head, **distribution.to_dict(), "entropy": distribution.entropy, **distribution.attributes}
             if writer is None:
                 writer = csv.DictWriter(file, list(flat))
                 writer.writeheader()

@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path, PurePosixPath
 from typing import Any
 
+import numpy as np
+
+from shala_audio.distribution import Floats
 from shala_audio.errors import UserError
 from shala_audio.files import write_beside
+from shala_audio.tasks import Task
 
 SPLITS = ("train", "dev", "test", "test2", "test3", "predict")
 
@@ -46,6 +50,24 @@ class Row:
     def to_json(self) -> str:
         fields = {name: value for name, value in asdict(self).items() if value is not None}
         return json.dumps(fields, ensure_ascii=False)
+
+
+def row_attributes(rows: Sequence[Row], task: Task) -> Floats:
+    """Attributes of a task that rows hold in `extra`, (rows, A); NaN where a row does not have one.
+
+    Raises:
+        UserError: a value that is not a number; the message names the row.
+    """
+    names = [attribute.name for attribute in task.attributes]
+    values = np.full((len(rows), len(names)), np.nan)
+    for index, row in enumerate(rows):
+        for column, name in enumerate(names):
+            value = row.extra.get(name)
+            if value is not None and (isinstance(value, bool) or not isinstance(value, (int, float))):
+                raise UserError(f"row {row.id}: {name} is {value!r}; a number is needed")
+            if value is not None:
+                values[index, column] = value
+    return values
 
 
 def row_from_json(line: str, where: str) -> Row:

@@ -23,9 +23,17 @@ def write_predictions(path: str | Path, predictions: Iterable[tuple[str, LabelDi
 
 
 def prediction_line(identity: str, distribution: LabelDistribution) -> str:
-    """One prediction as JSON; entropy in bits."""
-    record = {"id": identity, "probs": distribution.to_dict(), "entropy": distribution.entropy}
-    return json.dumps(record, ensure_ascii=False)
+    """One prediction as JSON."""
+    return json.dumps({"id": identity, **distribution.to_record()}, ensure_ascii=False)
+
+
+def read_attributes(path: str | Path, names: Sequence[str]) -> Floats:
+    """Attributes that predictions in JSON Lines state, (rows, A) in the order of the rows; NaN where one is not stated."""
+    if Path(path).suffix == ".csv":
+        return np.zeros((0, len(names)))
+    with open(path, encoding="utf-8-sig") as file:
+        stated = [json.loads(line).get("attributes") or {} for line in file if line.strip()]
+    return np.array([[record.get(name, np.nan) for name in names] for record in stated], dtype=np.float64)
 
 
 def read_predictions(path: str | Path, labels: Sequence[str]) -> tuple[list[str], Floats]:

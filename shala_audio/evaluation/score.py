@@ -9,13 +9,13 @@ from typing import Any
 
 import numpy as np
 
-from shala_audio.data.rows import Row, read_manifest
+from shala_audio.data.rows import Row, read_manifest, row_attributes
 from shala_audio.data.votes import mean_distribution, vote_counts
 from shala_audio.distribution import Floats
 from shala_audio.errors import UserError
 from shala_audio.evaluation.ceiling import human_ceiling, split_half_distance
-from shala_audio.evaluation.measures import DRAWS, all_measures
-from shala_audio.evaluation.predictions import read_predictions
+from shala_audio.evaluation.measures import DRAWS, all_measures, attribute_measures
+from shala_audio.evaluation.predictions import read_attributes, read_predictions
 from shala_audio.tasks import load_task
 
 
@@ -28,6 +28,7 @@ class Judged:
         labels: the K labels in order.
         manifest: all rows of the manifest.
         without_votes: predicted rows that have none.
+        kept: places of the rows in the file of predictions.
     """
 
     rows: list[Row]
@@ -36,6 +37,7 @@ class Judged:
     labels: tuple[str, ...]
     manifest: list[Row]
     without_votes: int
+    kept: list[int]
 
     @property
     def human(self) -> Floats:
@@ -64,7 +66,7 @@ def load_judged(predictions: str | Path, manifest: str | Path, labels: Sequence[
             kept.append(index)
     if not judged:
         raise UserError(f"{predictions}: no predicted row of {manifest} has votes to score against")
-    return Judged(judged, vote_counts(judged, names), probs[kept], names, rows, len(identities) - len(judged))
+    return Judged(judged, vote_counts(judged, names), probs[kept], names, rows, len(identities) - len(judged), kept)
 
 
 def score(
@@ -79,10 +81,10 @@ def score(
         draws: bootstrap draws for the intervals; 0 for none.
 
     Returns:
-        The measures (`evaluation.measures.all_measures`); `labels`; `prior`, the same measures of the constant prior;
-        `ceiling`, the same of a fresh sample of the raters (or of the true distribution, where a simulation knows it:
-        `ceiling["kind"]` says which); `split_half`, the distance between halves of the raters. Rows whose votes were
-        aggregated before they reached us (`extra["aggregated"]`) have no ceiling.
+        The measures (`evaluation.measures.all_measures`); `ccc_<name>` of attributes that the predictions state; `labels`;
+        `prior`, the same measures of the constant prior; `ceiling`, the same of a fresh sample of the raters (or of the true
+        distribution, where a simulation knows it: `ceiling["kind"]` says which); `split_half`, the distance between halves
+        of the raters. Rows whose votes were aggregated before they reached us (`extra["aggregated"]`) have no ceiling.
 
     Raises:
         UserError: as `load_judged`.
@@ -92,6 +94,11 @@ def score(
     result = all_measures(human, judged.predicted, draws)
     result["labels"] = list(judged.labels)
     result["without_votes"] = judged.without_votes
+    if labels is None and (task := load_task(judged.rows[0].task)).attributes:
+        names = [attribute.name for attribute in task.attributes]
+        stated, true = read_attributes(predictions, names), row_attributes(judged.rows, task)
+        if len(stated):
+            result |= attribute_measures(stated[judged.kept], true, names, draws)
     result["unpredicted"] = _left_over(judged)
     train = [row for row in judged.manifest if row.split == "train" and row.votes]
     if train:

@@ -24,12 +24,12 @@ from shala_audio.audio.sound import (
     voiced_share,
 )
 from shala_audio.data.rows import Row
-from shala_audio.distribution import Floats, LabelDistribution
+from shala_audio.distribution import LabelDistribution
 from shala_audio.errors import UserError
 from shala_audio.evaluation.calibration import KINDS, Calibration, load_calibration
 from shala_audio.inference.windows import Moment, average, window_bounds
 from shala_audio.models.prompts import PromptBuilder
-from shala_audio.models.readouts.label_token import label_log_probs, label_tree
+from shala_audio.models.readouts.label_token import label_states, label_tree, tree_log_probs
 from shala_audio.models.readouts.slots import slot_distributions, slot_template
 from shala_audio.models.readouts.verbalized import parse_answer, write_answers
 from shala_audio.models.sources import locate
@@ -128,11 +128,11 @@ class Predictor:
             for features, fields, seconds in self._parts(clip, text):
                 parts.append((features, fields, seconds))
                 owner.append(index)
-        probs = self._probs([part[0] for part in parts], [part[1] for part in parts])
+        answers = self._answers([part[0] for part in parts], [part[1] for part in parts])
         results = []
         for index in range(len(inputs)):
             mine = [number for number, whose in enumerate(owner) if whose == index]
-            moments = [Moment(0.0, parts[number][2], self._named(probs[number])) for number in mine]
+            moments = [Moment(0.0, parts[number][2], answers[number]) for number in mine]
             results.append(average(moments))
         return results
 
@@ -145,13 +145,13 @@ class Predictor:
         samples = self._samples(clip)
         bounds = window_bounds(len(samples), window, hop)
         loudest = float(frame_levels(samples).max())
-        probs: list[Floats] = []
+        answers: list[LabelDistribution] = []
         for at in range(0, len(bounds), self.batch_size):  # so that hours of sound need no more memory than minutes
             part = bounds[at : at + self.batch_size]
-            probs += list(self._probs(self._encode([samples[start:end] for start, end in part]), [{}] * len(part)))
+            answers += self._answers(self._encode([samples[start:end] for start, end in part]), [{}] * len(part))
         return [
-            Moment(start / SAMPLE_RATE, end / SAMPLE_RATE, self._named(p), voiced_share(samples[start:end], loudest))
-            for (start, end), p in zip(bounds, probs, strict=True)
+            Moment(start / SAMPLE_RATE, end / SAMPLE_RATE, answer, voiced_share(samples[start:end], loudest))
+            for (start, end), answer in zip(bounds, answers, strict=True)
         ]
 
     def predict_rows(
@@ -171,8 +171,8 @@ class Predictor:
                 elif self.task.has_audio:
                     assert audio_root is not None
                     states = list(self._encode([read_row_audio(_audio(row), audio_root) for row in batch]))
-                for row, p in zip(batch, self._probs(states, [row.text for row in batch]), strict=True):
-                    yield row.id, self._named(p)
+                for row, answer in zip(batch, self._answers(states, [row.text for row in batch]), strict=True):
+                    yield row.id, answer
                 bar.update(len(batch))
 
     def _row_length(self, row: Row, features: FeatureStore | None) -> float:
@@ -222,40 +222,45 @@ class Predictor:
             states += self.encoder.encode(clips[start : start + self.batch_size])
         return [clip.to(torch.float16) for clip in states]
 
-    def _probs(self, features: Sequence[Tensor | None], texts: Sequence[Mapping[str, str]]) -> Floats:
-        """(n, K) probabilities, in batches."""
-        found: list[Floats] = []
+    def _answers(
+        self, features: Sequence[Tensor | None], texts: Sequence[Mapping[str, str]]
+    ) -> list[LabelDistribution]:
+        """What the model says of each input, in batches."""
+        found: list[LabelDistribution] = []
         for start in range(0, len(features), self.batch_size):
             states = [clip for clip in features[start : start + self.batch_size] if clip is not None]
-            frames = [clip.shape[1] for clip in states] or [None] * len(texts[start : start + self.batch_size])
-            prompts = [
-                self.builder.prompt(text, count)
-                for text, count in zip(texts[start : start + self.batch_size], frames, strict=True)
-            ]
+            part = texts[start : start + self.batch_size]
+            frames = [clip.shape[1] for clip in states] or [None] * len(part)
+            prompts = [self.builder.prompt(text, count) for text, count in zip(part, frames, strict=True)]
             batch = self.builder.batch(prompts, states or None)
-            found.append(self._distributions({name: tensor.to(self.device) for name, tensor in batch.items()}))
-        if not found:
-            return np.zeros((0, len(self.task.labels)))
-        probs = np.concatenate(found)
-        return probs if self.calibration is None else self.calibration(probs)
+            found += self._batch({name: tensor.to(self.device) for name, tensor in batch.items()})
+        return found
 
     @torch.inference_mode()
-    def _distributions(self, batch: dict[str, Any]) -> Floats:
-        """(B, K) probabilities by the model's readout."""
+    def _batch(self, batch: dict[str, Any]) -> list[LabelDistribution]:
+        """B distributions by the model's readout, with the attributes that it states."""
+        attributes: list[dict[str, float]] = [{} for _ in batch["input_ids"]]
         if self.model.readout == "label_token":
-            probs = label_log_probs(self.model, label_tree(self.model), batch).exp()
+            tree = label_tree(self.model)
+            hidden = label_states(self.model, tree, batch)
+            probs = tree_log_probs(self.model, tree, hidden).exp().double().cpu().numpy()
+            if self.model.attribute_head is not None:
+                names = [attribute.name for attribute in self.task.attributes]
+                stated = self.model.stated_attributes(hidden[:, 0]).tolist()
+                attributes = [dict(zip(names, values, strict=True)) for values in stated]
         elif self.model.readout == "slots":
-            probs = slot_distributions(self.model, slot_template(self.model), batch)
+            probs = slot_distributions(self.model, slot_template(self.model), batch).double().cpu().numpy()
         else:
             answers = [parse_answer(answer, self.task.label_names) for answer in write_answers(self.model, batch)]
             self.unparsed += sum(answer is None for answer in answers)
             uniform = np.full(len(self.task.labels), 1 / len(self.task.labels))
-            return np.stack([uniform if answer is None else answer for answer in answers])
-        values = probs.float().cpu().double().numpy()
-        return values / values.sum(axis=1, keepdims=True)
-
-    def _named(self, probs: Floats) -> LabelDistribution:
-        return LabelDistribution(self.task.label_names, probs)
+            probs = np.stack([uniform if answer is None else answer for answer in answers])
+        probs = probs / probs.sum(axis=1, keepdims=True)
+        if self.calibration is not None:
+            probs = self.calibration(probs)
+        return [
+            LabelDistribution(self.task.label_names, p, numbers) for p, numbers in zip(probs, attributes, strict=True)
+        ]
 
 
 def _pair(item: Any) -> tuple[Clip | None, Text | None]:

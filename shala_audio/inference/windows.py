@@ -49,8 +49,13 @@ def window_bounds(samples: int, window: float, hop: float) -> list[tuple[int, in
 
 
 def average(moments: Sequence[Moment]) -> LabelDistribution:
-    """The mean of the windows' distributions, each weighted by how long it lasts."""
+    """The mean of the windows' distributions, and of their attributes, each weighted by how long it lasts."""
     lasting = np.array([moment.end - moment.start for moment in moments])
     probs = np.stack([moment.distribution.probs for moment in moments])
     mean = (lasting[:, None] * probs).sum(axis=0) / lasting.sum()
-    return LabelDistribution(moments[0].distribution.labels, mean / mean.sum())
+    first = moments[0].distribution
+    attributes = {
+        name: float(lasting @ [moment.distribution.attributes[name] for moment in moments] / lasting.sum())
+        for name in first.attributes
+    }
+    return LabelDistribution(first.labels, mean / mean.sum(), attributes)

@@ -20,6 +20,7 @@ class ModelConfig:
         encoder: audio encoder in the same way, or "fbank"; None for a model of text alone.
         encoder_layers: hidden states that learnt weights mix (0 is what enters the first layer).
         encoder_trained_layers: how many of the topmost of these layers are trained; the others stay frozen.
+        encoder_lora_r: rank of LoRA on these layers, which keeps what is learnt small; 0 trains all their weights.
         trim_db: leave out silence at both ends of a clip: frames so many dB softer than its loudest; None keeps it.
         spec_augment: in training, hide stretches of time and of channels of the features.
         projector: how frames become tokens: stack, conv or qformer.
@@ -33,6 +34,7 @@ class ModelConfig:
     encoder: str | None = None
     encoder_layers: tuple[int, ...] = ()
     encoder_trained_layers: int = 0
+    encoder_lora_r: int = 0
     trim_db: float | None = None
     spec_augment: bool = False
     projector: str = "stack"

@@ -7,6 +7,7 @@ layers (SUPERB, arXiv 2105.01051); the projector; and a LayerNorm with the langu
 from __future__ import annotations
 
 import torch
+from peft import LoraConfig, inject_adapter_in_model
 from torch import Tensor, nn
 
 from shala_audio.audio.augment import mask_features
@@ -31,6 +32,16 @@ class FbankConvolution(nn.Module):
         return nn.functional.gelu(self.conv2(hidden)).transpose(1, 2), (lengths + 1) // 2
 
 
+def _add_lora(top: EncoderLayers, r: int) -> None:
+    """LoRA on the linear layers. Not on WavLM's attention, which takes its weights out of them and passes adapters by."""
+    names = [
+        name
+        for name, module in top.layers.named_modules()
+        if isinstance(module, nn.Linear) and not (top.kind == "wavlm" and ".attention." in name)
+    ]
+    inject_adapter_in_model(LoraConfig(r=r, lora_alpha=2 * r, target_modules=names), top.layers)
+
+
 class Ear(nn.Module):
     """Features (B, S, T, D) and frame counts (B,) to tokens (B, L, lm_width) and token counts (B,).
 
@@ -52,8 +63,10 @@ class Ear(nn.Module):
         self.top: EncoderLayers | None = None
         if config.encoder_trained_layers:
             self.top = encoder.stretch(max(self.mixed) - config.encoder_trained_layers, max(self.mixed))
-            for parameter in self.top.layers.parameters():
-                parameter.requires_grad_(True)
+            if config.encoder_lora_r:
+                _add_lora(self.top, config.encoder_lora_r)
+            else:
+                self.top.layers.requires_grad_(True)
         self.layer_logits = nn.Parameter(torch.zeros(len(self.mixed)))
         width = FBANK_WIDTH if self.convolution is not None else encoder.width
         self.projector = build_projector(config.projector, width, config.frame_stack, config.projector_width, lm_width)

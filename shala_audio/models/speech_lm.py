@@ -95,6 +95,7 @@ class SpeechLM(PreTrainedModel, GenerationMixin):
         readout: str,
         encoder: AudioEncoder | None,
         lm_sha256: str = "",
+        attributes: bool = False,
     ) -> None:
         super().__init__(lm.config)
         self.tokenizer = tokenizer
@@ -112,19 +113,37 @@ class SpeechLM(PreTrainedModel, GenerationMixin):
             inject_adapter_in_model(lora, decoder)
         self.model = SpeechBackbone(decoder, ear, tokenizer.convert_tokens_to_ids(AUDIO_TOKEN))
         self.lm_head = lm.get_output_embeddings()
+        self.attribute_head = (
+            nn.Linear(lm.config.get_text_config().hidden_size, len(task.attributes)) if attributes else None
+        )
         self.generation_config = lm.generation_config
 
     @classmethod
-    def build(cls, model_config: ModelConfig, task: Task, readout: str, dtype: torch.dtype = torch.float32) -> SpeechLM:
+    def build(
+        cls,
+        model_config: ModelConfig,
+        task: Task,
+        readout: str,
+        dtype: torch.dtype = torch.float32,
+        attributes: bool = False,
+    ) -> SpeechLM:
         """Load the base models and put fresh trainable parts on them.
 
+        Args:
+            model_config, task, readout: what to build.
+            dtype: of the language model.
+            attributes: add a head for the task's attributes, which reads the state that the label words follow.
+
         Raises:
-            UserError: a base model cannot be loaded, or the task needs sound and the model has no encoder.
+            UserError: a base model cannot be loaded, the task needs sound and the model has no encoder, or it has no
+                attributes.
         """
         if readout not in READOUTS:
             raise UserError(f"readout is {readout!r}; use one of {', '.join(READOUTS)}")
         if task.has_audio and model_config.encoder is None:
             raise UserError(f"task {task.name} needs sound, but the model has no encoder")
+        if attributes and (readout != "label_token" or not task.attributes):
+            raise UserError(f"attributes: readout label_token and a task with attributes are needed, not {task.name}")
         source = locate(model_config.lm)
         try:
             lm = AutoModelForCausalLM.from_pretrained(source, dtype=dtype, use_safetensors=True)
@@ -135,7 +154,7 @@ class SpeechLM(PreTrainedModel, GenerationMixin):
         encoder = None
         if task.has_audio:
             encoder = load_encoder(locate(str(model_config.encoder)), model_config.cached_layers())
-        return cls(lm, tokenizer, model_config, task, readout, encoder, base_sha256(source))
+        return cls(lm, tokenizer, model_config, task, readout, encoder, base_sha256(source), attributes)
 
     @classmethod
     def from_pretrained(cls, folder: str | Path, dtype: torch.dtype = torch.float32) -> SpeechLM:  # type: ignore[override]
@@ -150,7 +169,8 @@ class SpeechLM(PreTrainedModel, GenerationMixin):
         settings = read_json(folder / SETTINGS)
         source = str(folder / SETTINGS)
         config = model_config_from_dict(settings["model"], source)
-        model = cls.build(config, task_from_dict(settings["task"], source), settings["readout"], dtype)
+        task, attributes = task_from_dict(settings["task"], source), bool(settings.get("attributes"))
+        model = cls.build(config, task, settings["readout"], dtype, attributes)
         if settings["lm_sha256"] and model.lm_sha256 and settings["lm_sha256"] != model.lm_sha256:
             raise UserError(
                 f"{folder}: was trained on other weights of {config.lm} than those here (`shala-audio models list` "
@@ -178,6 +198,7 @@ class SpeechLM(PreTrainedModel, GenerationMixin):
                 "readout": self.readout,
                 "lm_sha256": self.lm_sha256,
                 "examples": list(self.examples),
+                "attributes": self.attribute_head is not None,
             },
         )
 
@@ -244,6 +265,14 @@ class SpeechLM(PreTrainedModel, GenerationMixin):
         )
         hidden = outputs.last_hidden_state[:, -logits_to_keep:] if logits_to_keep else outputs.last_hidden_state
         return CausalLMOutputWithPast(logits=self.lm_head(hidden), past_key_values=outputs.past_key_values)
+
+    def stated_attributes(self, hidden: Tensor) -> Tensor:
+        """(B, A) attributes on the task's scales, from the states (B, D) that the label words follow."""
+        assert self.attribute_head is not None
+        low = hidden.new_tensor([attribute.low for attribute in self.task.attributes], dtype=torch.float32)
+        high = hidden.new_tensor([attribute.high for attribute in self.task.attributes], dtype=torch.float32)
+        with torch.autocast(hidden.device.type, enabled=False):
+            return low + (high - low) * self.attribute_head(hidden.float()).sigmoid()
 
     def token_logits(self, hidden: Tensor, token_ids: Tensor) -> Tensor:
         """Logits (..., n) in float32 of n chosen tokens, without the rest of the vocabulary."""

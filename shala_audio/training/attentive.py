@@ -105,9 +105,8 @@ def train_attentive(rows: Sequence[Row], features: FeatureStore, task: Task, see
                     break
     assert best is not None
     distance, rate, epochs, probs = best
-    named = [
-        (row.id, LabelDistribution(task.label_names, p / p.sum())) for row, p in zip(splits["test"], probs, strict=True)
-    ]
+    answers = LabelDistribution.of_rows(task.label_names, probs)
+    named = [(row.id, answer) for row, answer in zip(splits["test"], answers, strict=True)]
     return AttentiveResult(named, rate, epochs, distance)
 
 

@@ -62,6 +62,13 @@ class ShalaConfig(GRPOConfig):
     exact_loss: str = field(
         default="divergence", metadata={"help": "Of label_token: the JS divergence, or its root, the distance."}
     )
+    attribute_weight: float = field(
+        default=0.0,
+        metadata={
+            "help": "Of label_token: learn the task's attributes (arousal ...) beside the distribution, with this weight of "
+            "1 - CCC in the loss. The warm start decides whether there is a head for them."
+        },
+    )
     target: str = field(
         default="soft", metadata={"help": "Supervised methods learn the distribution (soft) or its first label (hard)."}
     )

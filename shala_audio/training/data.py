@@ -12,7 +12,7 @@ import torch
 from datasets import Dataset
 
 from shala_audio.audio.features import FeatureStore, copy_id, pad_features
-from shala_audio.data.rows import Row
+from shala_audio.data.rows import Row, row_attributes
 from shala_audio.data.splits import check_speakers
 from shala_audio.data.votes import human_distributions, plurality, to_distribution
 from shala_audio.errors import UserError
@@ -65,7 +65,8 @@ def few_shot_examples(rows: Sequence[Row], model: SpeechLM, count: int, seed: in
 
 
 def build_dataset(rows: Sequence[Row], model: SpeechLM, features: FeatureStore | None) -> Dataset:
-    """Rows as TRL wants them: `prompt`, and beside it `id`, `row` (its number), `human` (K,) and `length` in tokens.
+    """Rows as TRL wants them: `prompt`, and beside it `id`, `row` (its number), `human` (K,), `length` in tokens and
+    `attributes` (A,).
 
     Raises:
         UserError: a task with sound and no features.
@@ -76,10 +77,20 @@ def build_dataset(rows: Sequence[Row], model: SpeechLM, features: FeatureStore |
     prompts = [builder.prompt(row.text, features.frames(row.id) if features else None) for row in rows]
     lengths = [len(ids) for ids in builder.token_ids(prompts)]
     human = human_distributions(rows, model.task.label_names)
+    attributes = row_attributes(rows, model.task)
     return Dataset.from_list(
         [
-            {"id": row.id, "row": number, "prompt": prompt, "human": people.tolist(), "length": length}
-            for number, (row, prompt, people, length) in enumerate(zip(rows, prompts, human, lengths, strict=True))
+            {
+                "id": row.id,
+                "row": number,
+                "prompt": prompt,
+                "human": p.tolist(),
+                "length": length,
+                "attributes": a.tolist(),
+            }
+            for number, (row, prompt, p, length, a) in enumerate(
+                zip(rows, prompts, human, lengths, attributes, strict=True)
+            )
         ]
     )
 
@@ -123,5 +134,6 @@ class Batcher:
         return {
             "prompt": {**self.builder.batch([row["prompt"] for row in rows]), **self.audio(rows)},
             "human": torch.tensor([row["human"] for row in rows], dtype=torch.float32),
+            "attributes": torch.tensor([row["attributes"] for row in rows], dtype=torch.float32),
             "row": torch.tensor([row["row"] for row in rows]),
         }

@@ -91,7 +91,6 @@ def train_linear(rows: Sequence[Row], features: FeatureStore, task: Task, layers
                 best = (distance, index, penalty, q["test"])
     assert best is not None
     distance, index, penalty, probs = best
-    named = [
-        (row.id, LabelDistribution(task.label_names, p / p.sum())) for row, p in zip(splits["test"], probs, strict=True)
-    ]
+    answers = LabelDistribution.of_rows(task.label_names, probs)
+    named = [(row.id, answer) for row, answer in zip(splits["test"], answers, strict=True)]
     return LinearResult(named, layers[index], penalty, distance)

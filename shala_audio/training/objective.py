@@ -45,6 +45,26 @@ def soft_cross_entropy(p: Tensor, log_q: Tensor) -> Tensor:
     return -(p * log_q).sum(dim=-1)
 
 
+def concordance_loss(stated: Tensor, true: Tensor) -> Tensor:
+    """1 less Lin's concordance correlation coefficient (Biometrics 1989) over a batch, averaged over attributes.
+
+    Args:
+        stated: (B, A).
+        true: (B, A), NaN where a row has no value; an attribute that fewer than two rows have counts as 0.
+    """
+    losses = []
+    for x, y in zip(stated.T, true.T, strict=True):
+        known = ~y.isnan()
+        x, y = x[known], y[known]
+        if len(x) < 2:
+            losses.append(stated.sum() * 0)
+            continue
+        covariance = ((x - x.mean()) * (y - y.mean())).mean()
+        spread = x.var(correction=0) + y.var(correction=0) + (x.mean() - y.mean()).square()
+        losses.append(1 - 2 * covariance / spread.clamp(min=1e-8))
+    return torch.stack(losses).mean()
+
+
 def marginal_reward(p: Tensor, log_q: Tensor) -> Tensor:
     """Reward of each label under the exact objective's sampled form, ½ log(m / q), (B, K), without gradient."""
     q = log_q.exp()

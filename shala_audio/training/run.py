@@ -70,7 +70,8 @@ def _model(config: ShalaConfig) -> SpeechLM:
     task = load_task(config.task)
     if config.modality:
         task = task.with_input(config.modality)
-    return SpeechLM.build(load_model_config(config.model), task, config.readout)
+    attributes = config.attribute_weight > 0
+    return SpeechLM.build(load_model_config(config.model), task, config.readout, attributes=attributes)
 
 
 def _fit(model: SpeechLM, config: ShalaConfig) -> bool:

@@ -21,7 +21,7 @@ from trl.trainer.utils import RepeatSampler
 
 from shala_audio.distribution import Floats
 from shala_audio.errors import UserError
-from shala_audio.models.readouts.label_token import label_log_probs, label_tree
+from shala_audio.models.readouts.label_token import label_states, label_tree, tree_log_probs
 from shala_audio.models.readouts.slots import digit_log_probs, fill_slots, slot_template
 from shala_audio.models.speech_lm import SpeechLM
 from shala_audio.training.ambiguity import AmbiguityWeights
@@ -199,7 +199,8 @@ class ShalaTrainer(SpeechTrainer, GRPOTrainer):
         policy = self.accelerator.unwrap_model(self.model)
         # `Trainer` puts autocast around the model's own `forward`, which this goes beneath.
         with self.accelerator.autocast():
-            log_q = label_log_probs(policy, self.tree, inputs["prompt"])
+            hidden = label_states(policy, self.tree, inputs["prompt"])
+            log_q = tree_log_probs(policy, self.tree, hidden)
         divergence = js_divergence(inputs["human"], log_q)
         distances = js_distance(divergence.detach())
         mode = "train" if self.model.training else "eval"
@@ -209,7 +210,8 @@ class ShalaTrainer(SpeechTrainer, GRPOTrainer):
             return loss.mean()
         weights = self._weigh(inputs["row"].tolist(), distances.float().cpu().numpy())
         weighted = torch.tensor(weights, dtype=loss.dtype, device=loss.device) * loss
-        return weighted.mean() / self.current_gradient_accumulation_steps
+        whole = weighted.mean() + self._attribute_loss(policy, hidden[:, 0], inputs)
+        return whole / self.current_gradient_accumulation_steps
 
     def _get_per_token_logps_and_entropies(
         self, model: Any, input_ids: Tensor, attention_mask: Tensor, logits_to_keep: int, *rest: Any, **options: Any

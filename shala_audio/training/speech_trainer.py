@@ -7,9 +7,12 @@ from collections.abc import Sequence
 from typing import Any
 
 import torch
+from torch import Tensor
 
 from shala_audio.distribution import Floats
+from shala_audio.models.speech_lm import SpeechLM
 from shala_audio.training.data import Batcher
+from shala_audio.training.objective import concordance_loss
 from shala_audio.training.sampling import RowSampler, visit_order
 
 
@@ -58,6 +61,12 @@ class SpeechTrainer:
     def _draws(self, epoch: int) -> Floats | None:
         """Weights by which an epoch's rows are drawn; None visits each once."""
         return None
+
+    def _attribute_loss(self, model: SpeechLM, hidden: Tensor, inputs: dict[str, Any]) -> Tensor | float:
+        """What the attributes add to the loss of a batch, from the states (B, D) that the label words follow."""
+        if model.attribute_head is None:
+            return 0.0
+        return self.args.attribute_weight * concordance_loss(model.stated_attributes(hidden), inputs["attributes"])
 
     def create_optimizer(self, model: Any = None) -> torch.optim.Optimizer:
         if self.optimizer is None:

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 from transformers import Trainer
 
-from shala_audio.models.readouts.label_token import label_log_probs, label_tree
+from shala_audio.models.readouts.label_token import label_states, label_tree, tree_log_probs
 from shala_audio.models.readouts.slots import digit_log_probs, slot_template, to_digits
 from shala_audio.models.readouts.verbalized import write_answer
 from shala_audio.models.speech_lm import SpeechLM
@@ -42,7 +42,9 @@ class WarmStartTrainer(SpeechTrainer, Trainer):
         # `Trainer` puts autocast around the model's own `forward`, which these go beneath.
         with self.accelerator.autocast():
             if lm.readout == "label_token":
-                loss = soft_cross_entropy(human, label_log_probs(lm, self.tree, inputs["prompt"])).mean()
+                hidden = label_states(lm, self.tree, inputs["prompt"])
+                loss = soft_cross_entropy(human, tree_log_probs(lm, self.tree, hidden)).mean()
+                loss = loss + self._attribute_loss(lm, hidden[:, 0], inputs)
             elif lm.readout == "slots":
                 loss = self._slots_loss(lm, inputs["prompt"], human)
             else:

@@ -41,12 +41,18 @@ def source(request, tiny_encoder, tmp_path_factory):
     )
 
 
-def test_a_clip_alone_equals_the_clip_in_a_batch_and_every_part_learns(source):
+@pytest.mark.parametrize("lora_r", [0, 2])
+def test_a_clip_alone_equals_the_clip_in_a_batch_and_every_part_learns(source, lora_r):
     layers, trained = ((0,), 0) if source == "fbank" else ((1, 2), 1)
-    config = ModelConfig(**CONFIG, encoder=source, encoder_layers=layers, encoder_trained_layers=trained)
+    config = ModelConfig(
+        **CONFIG, encoder=source, encoder_layers=layers, encoder_trained_layers=trained, encoder_lora_r=lora_r
+    )
     encoder = load_encoder(source, config.cached_layers())
     torch.manual_seed(0)
     ear = Ear(config, encoder, lm_width=32, scale=0.13).eval()
+    for name, parameter in ear.named_parameters():
+        if "lora_B" in name:  # LoRA begins at 0, where its other half gets no gradient
+            torch.nn.init.normal_(parameter, std=0.1)
     states = encoder.encode(clips(16_000, 5_001, 9_999))
     for state, tokens in zip(states, hear(ear, states), strict=True):
         (alone,) = hear(ear, [state])
@@ -57,6 +63,7 @@ def test_a_clip_alone_equals_the_clip_in_a_batch_and_every_part_learns(source):
     silent = {name for name in learning if not ear.get_parameter(name).grad.abs().sum() > 0}
     assert silent <= {"layer_logits", "top.layers.0.self_attn.k_proj.bias", "top.layers.0.attention.k_proj.bias"}
     assert any(name.startswith("top.") for name in learning) == bool(trained)
+    assert all("lora_" in name for name in learning if name.startswith("top.")) or not lora_r
     assert not any("relative" in name or name.startswith("top.norm") for name in learning)
 
 

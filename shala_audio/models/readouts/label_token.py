@@ -99,10 +99,15 @@ def label_tree(model: SpeechLM) -> LabelTree:
 
 
 def label_log_probs(model: SpeechLM, tree: LabelTree, batch: dict[str, Any]) -> Tensor:
-    """Log-probabilities of the labels, (B, K) float32, with their gradient.
+    """Log-probabilities of the labels, (B, K) float32, with their gradient; arguments as of `label_states`."""
+    return tree_log_probs(model, tree, label_states(model, tree, batch))
+
+
+def label_states(model: SpeechLM, tree: LabelTree, batch: dict[str, Any]) -> Tensor:
+    """Hidden states (B, 1 + n, D) of the prompt's last token and of the tree's n nodes.
 
     Args:
-        model: the model, whose adapter and projector get the gradient.
+        model: the model, whose adapter and ear get the gradient.
         tree: `label_tree(model)`.
         batch: `input_ids`, `attention_mask` (B, L), left-padded, and features where the task has sound.
     """
@@ -118,12 +123,16 @@ def label_log_probs(model: SpeechLM, tree: LabelTree, batch: dict[str, Any]) -> 
         positions = torch.cat([positions, positions[:, -1:] + depths], dim=1)
         ids = torch.cat([ids, suffix], dim=1)
     outputs = model.model(input_ids=ids, attention_mask=attention, position_ids=positions, use_cache=False, **batch)
-    hidden = outputs.last_hidden_state[:, -1 - count :]  # the prompt's last token, then the nodes
-    log_probs = hidden.new_zeros(len(ids), tree.size, dtype=torch.float32)
+    return outputs.last_hidden_state[:, -1 - count :]
+
+
+def tree_log_probs(model: SpeechLM, tree: LabelTree, hidden: Tensor) -> Tensor:
+    """(B, K) log-probabilities of the labels, from the states of `label_states`."""
+    log_probs = hidden.new_zeros(len(hidden), tree.size, dtype=torch.float32)
     for branching in tree.branchings:
-        token_ids = torch.tensor(branching.token_ids, device=ids.device)
+        token_ids = torch.tensor(branching.token_ids, device=hidden.device)
         step = model.token_logits(hidden[:, 1 + branching.node], token_ids).log_softmax(dim=-1)
-        child = torch.full((tree.size,), -1, device=ids.device)
+        child = torch.full((tree.size,), -1, device=hidden.device)
         for index, labels in enumerate(branching.labels):
             child[list(labels)] = index
         below = child >= 0
