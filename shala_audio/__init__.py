@@ -17,6 +17,7 @@ from shala_audio.distribution import LabelDistribution
 from shala_audio.torchaudio_fix import allow_cpu_torchaudio
 
 if TYPE_CHECKING:
+    from shala_audio.inference.default import DefaultModel
     from shala_audio.inference.predictor import Predictor
 
 __version__ = "0.1.0"
@@ -25,16 +26,21 @@ __all__ = ["LabelDistribution", "__version__", "load"]
 allow_cpu_torchaudio()  # before anything imports peft, trl or torchaudio
 
 
-def load(model: str = "default", **options: Any) -> Predictor:
+def load(model: str = "default", **options: Any) -> Predictor | DefaultModel:
     """Load a trained model for prediction.
 
     Args:
-        model: folder of a trained model, as `shala-audio train` writes it, or of a recipe's experiment.
+        model: folder of a trained model, as `shala-audio train` writes it, or of a recipe's experiment; "default" is the
+            model that comes with the toolkit, for sound and for text.
         options: passed on to `Predictor.from_pretrained` (`device`, `batch_size`).
 
     Raises:
         UserError: the folder is missing or is not a model.
     """
-    from shala_audio.inference.predictor import Predictor  # torch loads only when a model is wanted
+    # torch loads only when a model is wanted
+    from shala_audio.inference.default import DefaultModel
+    from shala_audio.inference.predictor import Predictor
 
+    if model == "default":
+        return DefaultModel(**options)
     return Predictor.from_pretrained(model, **options)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import json
+import os
 import sys
 from collections.abc import Iterable, Iterator
 from itertools import islice
@@ -20,7 +21,7 @@ Prediction = tuple[dict[str, Any], LabelDistribution]
 
 
 def predict(
-    model: Annotated[str, typer.Argument(help="Folder of a trained model.")],
+    model: Annotated[str, typer.Argument(help="Folder of a trained model, or default: the one that comes with us.")],
     inputs: Annotated[
         list[str] | None, typer.Argument(help="Sound files, or manifests (.jsonl).", metavar="INPUT")
     ] = None,
@@ -46,7 +47,9 @@ def predict(
 ) -> None:
     """Predict the distribution of human judgement of clips, texts or the rows of a manifest.
 
-    shala-audio predict exp/crema_d/shala clip.wav
+    shala-audio predict default clip.wav
+
+    shala-audio predict default --text comment="Oh no, not again."
 
     shala-audio predict exp/goemotions/shala --text comment="Oh no, not again."
 
@@ -61,13 +64,15 @@ def predict(
     fields = _fields(text or [])
     if not inputs and not fields:
         raise UserError("nothing to predict: name sound files or a manifest, or give --text")
+    from shala_audio.inference import default
     from shala_audio.inference.predictor import Predictor
 
     if not skip_errors:
         for name in inputs or []:
-            if not Path(name).exists():
+            if not os.path.lexists(name):
                 raise UserError(f"{name}: no such file")  # before the model is loaded
-    predictor = Predictor.from_pretrained(model, batch_size=batch_size, calibration=calibration)
+    folder = default.part(sound=bool(inputs)) if model == "default" else model
+    predictor = Predictor.from_pretrained(folder, batch_size=batch_size, calibration=calibration)
     bad: list[str] = []
 
     def complain(error: UserError) -> None:

@@ -10,7 +10,7 @@ from shala_audio.errors import UserError
 
 
 def serve(
-    model: Annotated[str, typer.Argument(help="Folder of a trained model.")],
+    model: Annotated[str, typer.Argument(help="Folder of a trained model, or default (sound).")],
     host: Annotated[str, typer.Option(help="Address to listen on; loopback unless you say otherwise.")] = "127.0.0.1",
     port: Annotated[int, typer.Option(help="Port.")] = 8000,
 ) -> None:
@@ -21,6 +21,8 @@ def serve(
         from shala_audio.web.app import create_app
     except ImportError:
         raise UserError("the page needs FastAPI: pip install 'shala-audio[web]'") from None
+    from shala_audio.inference import default
     from shala_audio.inference.predictor import Predictor
 
-    uvicorn.run(create_app(Predictor.from_pretrained(model)), host=host, port=port, log_level="warning")
+    folder = default.part(sound=True) if model == "default" else model
+    uvicorn.run(create_app(Predictor.from_pretrained(folder)), host=host, port=port, log_level="warning")

@@ -79,8 +79,6 @@ class Predictor:
         """
         folder = Path(folder)
         if not folder.is_dir():
-            if str(folder) == "default":
-                raise UserError("default: no default model comes with this version; name the folder of a trained model")
             raise UserError(f"{folder}: no such folder; MODEL is a folder that `shala-audio train` or a recipe wrote")
         for inside in (folder, *(folder / name for name in ("shala", "shala_exact", "pack"))):
             if (inside / SETTINGS).is_file():
@@ -124,7 +122,7 @@ class Predictor:
         parts: list[tuple[Tensor | None, Mapping[str, str], float]] = []
         owner: list[int] = []
         for index, item in enumerate(inputs):
-            clip, text = _pair(item)
+            clip, text = as_pair(item)
             for features, fields, seconds in self._parts(clip, text):
                 parts.append((features, fields, seconds))
                 owner.append(index)
@@ -263,7 +261,7 @@ class Predictor:
         ]
 
 
-def _pair(item: Any) -> tuple[Clip | None, Text | None]:
+def as_pair(item: Any) -> tuple[Clip | None, Text | None]:
     """(clip, text) of an input, which may be a clip alone; (samples, rate) is a clip."""
     if isinstance(item, tuple) and not isinstance(item[0], np.ndarray):
         clip, text = item

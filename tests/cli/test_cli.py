@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import json
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -14,10 +15,11 @@ import soundfile
 from typer.testing import CliRunner
 
 from shala_audio.cli.main import app
-from shala_audio.data.rows import read_manifest
+from shala_audio.data.rows import Audio, Row, read_manifest, write_manifest
 from shala_audio.errors import UserError
 from shala_audio.files import write_json
 from shala_audio.tasks import load_task
+from tests.audio.broken import BROKEN, ODD
 from tests.tiny import tiny_model
 
 
@@ -139,6 +141,31 @@ def test_prepare_validate_and_models_list(tmp_path, monkeypatch):
     Path(manifest).write_text("\n".join([*lines, lines[0], "{"]))
     result = CliRunner().invoke(app, ["validate", manifest, "--audio-root", str(tmp_path)])
     assert result.exit_code == 2 and "3 faults" in result.stdout
+    good = tmp_path / "good.jsonl"
+    assert "23 rows; 3 left out" in invoke("validate", manifest, "--audio-root", tmp_path, "--good", good)
+    assert "23 rows, 0 faults" in invoke("validate", good, "--audio-root", tmp_path)
+
+
+def test_validate_names_every_broken_file(tmp_path):
+    rows = []
+    for name, (make, _) in (BROKEN | ODD).items():
+        make(tmp_path / name)
+        rows.append(Row(name, "crema_d", "predict", audio=Audio(name)))
+    write_manifest(tmp_path / "m.jsonl", rows)
+    done = run("validate", tmp_path / "m.jsonl", "--audio-root", tmp_path)
+    lines = done.stderr.splitlines()
+    assert done.returncode == 2 and done.stdout == f"{len(rows)} rows, {len(BROKEN)} faults, 2 notes\n"
+    for number, (name, (_, message)) in enumerate(BROKEN.items(), start=1):
+        (line,) = [line for line in lines if f":{number}: " in line]
+        assert re.search(f"{name}: .*({message})", line), line
+    assert sum(line.startswith("note: ") for line in lines) == 2
+
+
+@pytest.mark.parametrize("name", BROKEN)
+def test_predict_names_the_broken_file(experiment, tmp_path, name):
+    BROKEN[name][0](tmp_path / name)
+    with pytest.raises(UserError, match=f"{name}: .*({BROKEN[name][1]})"):
+        invoke("predict", experiment / "model", tmp_path / name)
 
 
 def test_baseline_score_report(tmp_path):

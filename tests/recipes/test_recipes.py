@@ -17,6 +17,7 @@ from typer.testing import CliRunner
 
 from shala_audio.cli.main import app
 from shala_audio.data.rows import read_manifest
+from shala_audio.errors import UserError
 from shala_audio.tasks import load_task
 from tests.recipes.make_msp_podcast import make_msp_podcast
 
@@ -86,6 +87,50 @@ def test_msp_podcast_all_stages(recipe, tmp_path):
     run_copy(script, *options, "--stage", "6", "--stop_stage", "6")
     assert not (tmp_path / "exp" / ".done_7").exists(), "what was packed is no longer current"
     assert (tmp_path / "exp" / "RESULTS.md").exists(), "a stage runs again alone"
+
+
+def prepare_msp_podcast(corpus: Path, out: Path, *options: str) -> bytes:
+    command = ["prepare", "msp_podcast", "--source", str(corpus), "--out", str(out), *options]
+    assert CliRunner().invoke(app, command, catch_exceptions=False).exit_code == 0
+    return (out / "manifest.jsonl").read_bytes()
+
+
+def test_msp_podcast_has_one_manifest_whatever_the_form(tmp_path):
+    found = set()
+    for form in ("1.6", "json", "txt"):
+        make_msp_podcast(tmp_path / form, turns=16, form=form)
+        found.add(prepare_msp_podcast(tmp_path / form, tmp_path / f"data {form}"))
+    assert len(found) == 1
+    nine = prepare_msp_podcast(tmp_path / "json", tmp_path / "nine", "--task", "msp_podcast_9", "--secondary", "0.3")
+    assert b'"task": "msp_podcast_9"' in nine and b".7" in nine
+    with pytest.raises(UserError, match="--task: of msp_podcast alone"):
+        prepare = ["prepare", "mini", "--out", str(tmp_path / "m"), "--task", "mini"]
+        CliRunner().invoke(app, prepare, catch_exceptions=False)
+
+
+@pytest.mark.parametrize("recipe", ["msp_podcast"], indirect=True)
+def test_bad_sound_stops_the_recipe_unless_it_may_be_skipped(recipe, tmp_path):
+    _, script, model = recipe
+    make_msp_podcast(tmp_path / "corpus", turns=36)
+    for name in ("MSP-PODCAST_0001_0001.wav", "MSP-PODCAST_0009_0009.wav"):
+        (tmp_path / "corpus" / "Audios" / name).write_bytes(b"")
+    options = ("--corpus_root", tmp_path / "corpus", "--model", model, "--exp", tmp_path / "exp", "--stop_stage", "2")
+    stopped = run_copy(script, *options, check=False)
+    assert stopped.returncode == 2 and "2 of 35 clips cannot be used; --skip-bad" in stopped.stderr
+    assert "row MSP-PODCAST_0001_0001: " in stopped.stderr and "the file is empty" in stopped.stderr
+    assert not (tmp_path / "exp" / ".done_2").exists()
+    done = run_copy(script, *options, "--skip_bad", "yes", "--copies", "1")
+    assert "33 rows; 2 left out" in done.stdout and (tmp_path / "exp" / ".done_2").exists()
+
+
+@pytest.mark.parametrize("recipe", ["msp_podcast"], indirect=True)
+def test_transcripts_can_go_in_without_the_sound(recipe, tmp_path):
+    _, script, model = recipe
+    make_msp_podcast(tmp_path / "corpus", turns=24)
+    options = ("--corpus_root", tmp_path / "corpus", "--model", model, "--stop_stage", "3", "--method", "zero_shot")
+    run_copy(script, *options, "--modality", "text", "--exp", tmp_path / "exp")
+    settings = json.loads((tmp_path / "exp" / "zero_shot" / "shala.json").read_text())
+    assert settings["task"]["modality"] == "text" and not (tmp_path / "exp" / ".done_2").exists()
 
 
 @pytest.mark.parametrize("recipe", ["mini"], indirect=True)

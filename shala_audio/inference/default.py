@@ -1,0 +1,59 @@
+"""The model that comes with the toolkit: one for sound, one for text, trained by the recipes."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+from shala_audio.distribution import LabelDistribution
+from shala_audio.inference.predictor import Clip, Predictor, Text, as_pair
+from shala_audio.inference.windows import Moment
+
+FOLDER = Path(__file__).parents[1] / "assets" / "default"
+
+
+def part(sound: bool) -> Path:
+    """The folder of the part for sound, or for text."""
+    return FOLDER / ("sound" if sound else "text")
+
+
+class DefaultModel:
+    """Six emotions for sound (CREMA-D's), GoEmotions' 28 labels for text; `assets/default/README.md` says how good it is.
+
+    Each part is loaded when it is first asked.
+
+    Args:
+        options: passed on to `Predictor.from_pretrained` (`device`, `batch_size`).
+    """
+
+    def __init__(self, **options: Any) -> None:
+        self.options = options
+
+    @cached_property
+    def sound(self) -> Predictor:
+        return Predictor.from_pretrained(part(sound=True), **self.options)
+
+    @cached_property
+    def text(self) -> Predictor:
+        return Predictor.from_pretrained(part(sound=False), **self.options)
+
+    def predict(self, clip: Clip | None = None, text: Text | None = None) -> LabelDistribution:
+        """As `Predictor.predict`, of sound or else of text."""
+        return (self.text if clip is None else self.sound).predict(clip, text)
+
+    def predict_batch(self, inputs: Sequence[Any]) -> list[LabelDistribution]:
+        """As `Predictor.predict_batch`; clips and texts may stand side by side."""
+        pairs = [as_pair(item) for item in inputs]
+        found: dict[int, LabelDistribution] = {}
+        for predictor, heard in (("sound", True), ("text", False)):
+            chosen = [index for index, (clip, _) in enumerate(pairs) if (clip is not None) == heard]
+            if chosen:
+                answers = getattr(self, predictor).predict_batch([pairs[index] for index in chosen])
+                found |= dict(zip(chosen, answers, strict=True))
+        return [found[index] for index in range(len(pairs))]
+
+    def timeline(self, clip: Clip, window: float = 4.0, hop: float = 2.0) -> list[Moment]:
+        """As `Predictor.timeline`."""
+        return self.sound.timeline(clip, window, hop)
