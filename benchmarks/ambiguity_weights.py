@@ -47,14 +47,14 @@ def run(out: Path, seed: int) -> None:
     manifest, features = folder / "data" / "manifest.jsonl", folder / "features"
     if not manifest.is_file():
         write_prepared(prepare(folder / "data", seed), load_task("mini"), folder / "data", seed)
-    config = load_model_config("speech")
+    config = load_model_config("speech_frozen")
     rows = [row for row in read_manifest(manifest) if row.audio is not None]
-    encoder = load_encoder(locate(str(config.encoder), print), config.encoder_layers, "cpu")
+    encoder = load_encoder(locate(str(config.encoder), print), config.cached_layers(), "cpu")
     write_features(rows, folder / "data", encoder, config.encoder_identity(), features)
     common = ["--manifest", str(manifest), "--features", str(features), "--seed", str(seed), "--save_strategy", "no"]
     warm = folder / "warm_start"
     if not (warm / "training.json").is_file():
-        start = ["--config", str(CONF / "warm_start.yaml"), "--task", "mini", "--model", "speech"]
+        start = ["--config", str(CONF / "warm_start.yaml"), "--task", "mini", "--model", "speech_frozen"]
         train(parse([*start, "--output_dir", str(warm), *common]))
     for name, options in SETTINGS.items():
         target = folder / name.replace(" ", "_")
