@@ -62,7 +62,9 @@ class ShalaTrainer(SpeechTrainer, GRPOTrainer):
         _check(args, self.prompts_per_step)
         self.batcher, self.weights = batcher, weights
         self.steps_without_signal = 0
-        self._audio: dict[str, Tensor] = {}  # of the batch at hand, for the hooks that TRL gives no room to pass it
+        # Of the batch at hand, for the hooks that TRL gives no room to pass them.
+        self._audio: dict[str, Tensor] = {}
+        self._rows: Tensor | None = None
         if self.exact:
             self.tree = label_tree(model)
         elif model.readout == "slots":
@@ -121,6 +123,7 @@ class ShalaTrainer(SpeechTrainer, GRPOTrainer):
     def _generate_and_score_completions(self, inputs: list[dict[str, Any]]) -> dict[str, Any]:
         inputs = self.batcher.hear(inputs)
         self._audio = self._prepare_input(self.batcher.audio(inputs))
+        self._rows = torch.tensor([row["row"] for row in inputs], device=self.accelerator.device)
         output = super()._generate_and_score_completions(inputs)
         if self.model.training:
             rows = [row["row"] for row in inputs]
@@ -129,7 +132,7 @@ class ShalaTrainer(SpeechTrainer, GRPOTrainer):
                 weights, dtype=torch.float32, device=output["advantages"].device
             )
             self._watch()
-        return {**output, **self._audio}
+        return {**output, **self._audio, "row": self._rows}
 
     def _calculate_rewards(self, inputs: Any, prompts: Any, completions: Any, completion_ids_list: Any) -> Tensor:
         rewards = super()._calculate_rewards(inputs, prompts, completions, completion_ids_list)
@@ -192,6 +195,7 @@ class ShalaTrainer(SpeechTrainer, GRPOTrainer):
         if self.exact:
             return self._exact_loss(inputs)
         self._audio = {name: inputs[name] for name in ("audio_features", "audio_lengths") if name in inputs}
+        self._rows = inputs["row"]
         return super()._compute_loss(model, inputs)
 
     def _exact_loss(self, inputs: dict[str, Any]) -> Tensor:
@@ -230,7 +234,7 @@ class ShalaTrainer(SpeechTrainer, GRPOTrainer):
         policy = self.accelerator.unwrap_model(model)
         inputs = {"input_ids": input_ids, "attention_mask": attention_mask, **self._audio}
         with self.accelerator.autocast():
-            log_probs, places = digit_log_probs(policy, self.template, inputs, self.temperature)
+            log_probs, places = digit_log_probs(policy, self.template, inputs, self.temperature, self._rows)
         places = places.to(input_ids.device)
         tokens = input_ids[:, -count:][:, places]
         chosen = (tokens[..., None] == self.template.digit_ids.to(tokens.device)).float()

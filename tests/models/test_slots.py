@@ -92,3 +92,31 @@ def test_rollouts_follow_their_own_probabilities(tiny_lm, tiny_encoder):
 
 def test_saying_nothing_is_uniform():
     assert from_percent(torch.zeros(1, 4)).tolist() == [[0.25] * 4]
+
+
+@pytest.mark.parametrize("speech", [False, True])
+def test_a_shared_prompt_changes_neither_values_nor_gradients(tiny_lm, tiny_encoder, speech):
+    """Answers in any order, of prompts of different lengths, two of which read alike but sound different."""
+    model = tiny_model(tiny_lm, tiny_encoder if speech else None, readout="slots")
+    template = slot_template(model)
+    builder = PromptBuilder(model)
+    if speech:
+        features = random_features(3, [9, 9, 20])
+        batch = builder.batch([builder.prompt({}, clip.shape[1]) for clip in features], features)
+    else:
+        batch = builder.batch([builder.prompt({"comment": text}, None) for text in ("a", "b", "much longer")])
+    rows = torch.tensor([2, 0, 1, 1, 2, 0, 2])
+    digits = torch.randint(10, (7, 3, 2), generator=torch.Generator().manual_seed(0))
+    answers = append_completions({name: value[rows] for name, value in batch.items()}, template.completion(digits))
+    weights = torch.randn(7, 6, 10, generator=torch.Generator().manual_seed(1))
+    found = {}
+    for name, shared in (("plain", None), ("shared", rows + 40)):
+        model.zero_grad()
+        log_probs, _ = digit_log_probs(model, template, answers, rows=shared)
+        (weights * log_probs).sum().backward()
+        gradients = {key: p.grad.clone() for key, p in model.named_parameters() if p.grad is not None}
+        found[name] = log_probs.detach(), gradients
+    torch.testing.assert_close(found["shared"][0], found["plain"][0], atol=1e-5, rtol=1e-5)
+    assert found["shared"][1].keys() == found["plain"][1].keys()
+    for key, gradient in found["plain"][1].items():
+        torch.testing.assert_close(found["shared"][1][key], gradient, atol=1e-4, rtol=1e-3, msg=key)

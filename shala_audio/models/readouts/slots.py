@@ -184,21 +184,53 @@ def slot_distributions(model: SpeechLM, template: SlotTemplate, batch: dict[str,
 
 
 def digit_log_probs(
-    model: SpeechLM, template: SlotTemplate, inputs: dict[str, Any], temperature: float = 1.0
+    model: SpeechLM,
+    template: SlotTemplate,
+    inputs: dict[str, Any],
+    temperature: float = 1.0,
+    rows: Tensor | None = None,
 ) -> tuple[Tensor, Tensor]:
     """Log-probabilities of all ten digits at the sampled places, (B, 2 K, 10) float32, and the places, (2 K,).
 
     Args:
         inputs: `input_ids`, `attention_mask` (B, prompt + C) whose completions follow the template, and features.
         temperature: what logits are divided by.
+        rows: (B,) numbers, the same for answers to the same prompt, which is then computed once, with its gradient; None
+            computes every prompt with its answer.
     """
     sampled = template.sampled()
     places = sampled.nonzero().squeeze(1)
     inputs = dict(inputs)
     mask = inputs["attention_mask"]
     positions = (mask.cumsum(dim=1) - 1).clamp(min=0)
-    outputs = model.model(**inputs, position_ids=positions, use_cache=False)
+    if rows is None:
+        hidden = model.model(**inputs, position_ids=positions, use_cache=False).last_hidden_state
+    else:
+        hidden = _states_of_answers(model, inputs, positions, len(sampled), rows)
     # The token at a place is predicted by the position before it.
-    before = outputs.last_hidden_state.shape[1] - len(sampled) + places - 1
-    logits = model.token_logits(outputs.last_hidden_state[:, before], template.digit_ids.to(mask.device))
+    before = hidden.shape[1] - len(sampled) + places - 1
+    logits = model.token_logits(hidden[:, before], template.digit_ids.to(mask.device))
     return (logits / temperature).log_softmax(dim=-1), places
+
+
+def _states_of_answers(model: SpeechLM, inputs: dict[str, Any], positions: Tensor, count: int, rows: Tensor) -> Tensor:
+    """Hidden states (B, C, D) of completions of `count` tokens; prompts of the same row share their pass."""
+    ids, mask = inputs.pop("input_ids"), inputs.pop("attention_mask")
+    distinct, which = torch.unique(rows, return_inverse=True)
+    first = which.new_zeros(len(distinct)).scatter_(0, which, torch.arange(len(rows), device=rows.device))
+    prompts = model.model(
+        input_ids=ids[first, :-count],
+        attention_mask=mask[first, :-count],
+        position_ids=positions[first, :-count],
+        use_cache=True,
+        **{name: tensor[first] for name, tensor in inputs.items()},
+    )
+    cache = prompts.past_key_values
+    cache.batch_select_indices(which)
+    return model.model(
+        input_ids=ids[:, -count:],
+        attention_mask=mask,
+        position_ids=positions[:, -count:],
+        past_key_values=cache,
+        use_cache=True,
+    ).last_hidden_state

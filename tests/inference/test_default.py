@@ -1,0 +1,45 @@
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import soundfile
+
+import shala_audio
+from shala_audio.inference import default
+from shala_audio.models.sources import is_pulled
+from tests.tiny import tiny_model
+
+
+def test_sound_and_text_each_find_their_part(tiny_lm, tiny_encoder, tmp_path, monkeypatch):
+    monkeypatch.setattr(default, "FOLDER", tmp_path)
+    tiny_model(tiny_lm, tiny_encoder).save_pretrained(tmp_path / "sound")
+    tiny_model(tiny_lm, seed=1).save_pretrained(tmp_path / "text")
+    clip = tmp_path / "a.wav"
+    soundfile.write(clip, 0.1 * np.random.default_rng(0).standard_normal(9_000), 16_000)
+    model = shala_audio.load(device="cpu")
+    heard, read = model.predict(clip), model.predict(text="oh no")
+    assert heard.probs != pytest.approx(read.probs)
+    together = model.predict_batch([(None, "oh no"), clip, (None, {"comment": "oh no"})])
+    for found, expected in zip(together, (read, heard, read), strict=True):
+        assert found.probs == pytest.approx(expected.probs, abs=1e-5)
+    assert len(model.timeline(clip, window=0.3, hop=0.3)) == 2
+
+
+@pytest.mark.skipif(
+    not (is_pulled("whisper-base") and is_pulled("smollm2-135m-instruct")),
+    reason="the default models are not in the cache: `shala-audio models pull`",
+)
+def test_the_default_model_answers(tmp_path):
+    clip = tmp_path / "a.wav"
+    soundfile.write(clip, 0.1 * np.random.default_rng(0).standard_normal(20_000), 16_000)
+    model = shala_audio.load(device="cpu")
+    heard = model.predict(clip)
+    assert heard.labels == ("anger", "disgust", "fear", "happy", "neutral", "sad")
+    assert sum(heard.values()) == pytest.approx(1)
+    read = model.predict(text="Thank you so much, you made my day!")
+    assert len(read) == 28 and read.top in ("gratitude", "joy", "admiration")
+
+
+def test_the_default_model_is_small():
+    size = sum(path.stat().st_size for path in default.FOLDER.rglob("*.safetensors"))
+    assert 0 < size < 12e6
