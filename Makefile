@@ -18,6 +18,7 @@ demo: setup
 	$(BIN)/shala-audio models pull
 	recipes/mini/run.sh --stop_stage 6 --exp recipes/mini/exp/demo
 	$(BIN)/shala-audio predict recipes/mini/exp/demo/shala recipes/mini/data/seed0/audio/mini_00000.wav
+	$(BIN)/shala-audio predict default recipes/mini/data/seed0/audio/mini_00000.wav
 
 test: setup
 	OMP_NUM_THREADS=$${OMP_NUM_THREADS:-2} $(BIN)/python -m pytest
