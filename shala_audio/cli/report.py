@@ -41,6 +41,13 @@ def report(
     lines += [markdown(rows), _key(systems), ""]
     lines += [markdown([row for row in rows if "terciles" in row[1]], AMBIGUITY)]
     lines += ["Thirds of the rows by the raters' entropy; rows of equal entropy stay together.", ""]
+    if attributes := sorted({key for _, found in rows for key in found if key.startswith("ccc_")}):
+        stating = [row for row in rows if any(key in row[1] for key in attributes)]
+        lines += [
+            markdown(stating, attributes),
+            "Concordance (CCC) of the stated attributes with the raters' means.",
+            "",
+        ]
     lines += _trainings(runs)
     lines += _pictures(systems, rows, runs, out)
     write_text(out.with_suffix(".csv"), as_csv(rows))

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -81,7 +81,7 @@ def validate(
         raise typer.Exit(2)
 
 
-def _rows(manifest: Path, fault: object) -> Iterator[tuple[str, Row]]:
+def _rows(manifest: Path, fault: Callable[[str], None]) -> Iterator[tuple[str, Row]]:
     """Rows whose fields and votes are right, with their place; the others are told to `fault`."""
     from functools import cache
 
@@ -90,7 +90,6 @@ def _rows(manifest: Path, fault: object) -> Iterator[tuple[str, Row]]:
     from shala_audio.tasks import load_task
 
     labels = cache(lambda task: load_task(task).label_names)
-    assert callable(fault)
     for number, line in enumerate(manifest.read_text(encoding="utf-8").removesuffix("\n").split("\n"), start=1):
         where = f"{manifest}:{number}"
         try:

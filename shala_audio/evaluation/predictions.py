@@ -28,12 +28,25 @@ def prediction_line(identity: str, distribution: LabelDistribution) -> str:
 
 
 def read_attributes(path: str | Path, names: Sequence[str]) -> Floats:
-    """Attributes that predictions in JSON Lines state, (rows, A) in the order of the rows; NaN where one is not stated."""
+    """Attributes that predictions in JSON Lines state, (rows, A) in the order of the rows; NaN where one is not stated.
+
+    Raises:
+        UserError: one that is not a number; the message names the line.
+    """
     if Path(path).suffix == ".csv":
         return np.zeros((0, len(names)))
+    rows: list[list[float]] = []
     with open(path, encoding="utf-8-sig") as file:
-        stated = [json.loads(line).get("attributes") or {} for line in file if line.strip()]
-    return np.array([[record.get(name, np.nan) for name in names] for record in stated], dtype=np.float64)
+        for number, line in enumerate(file, start=1):
+            if line.strip():
+                stated = json.loads(line).get("attributes") or {}
+                try:
+                    rows.append([float(stated.get(name, np.nan)) for name in names])
+                except (TypeError, ValueError, AttributeError):
+                    raise UserError(
+                        f"{path}:{number}: attributes must be an object of numbers; found {stated!r}"
+                    ) from None
+    return np.array(rows, dtype=np.float64).reshape(-1, len(names))
 
 
 def read_predictions(path: str | Path, labels: Sequence[str]) -> tuple[list[str], Floats]:

@@ -46,6 +46,6 @@ def create_app(predictor: Predictor) -> FastAPI:
             found = await run_in_threadpool(predictor.predict, sound, text)
         except UserError as error:
             raise HTTPException(422, str(error)) from None
-        return {"probs": found.to_dict(), "entropy": found.entropy, "top": found.top, "contested": found.contested}
+        return {**found.to_record(), "top": found.top, "contested": found.contested}
 
     return app

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from dataclasses import replace
 from typing import Any
 
@@ -10,14 +11,18 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
+from typer.testing import CliRunner
 
-from shala_audio.data.rows import Row, row_attributes
+from shala_audio.cli.main import app
+from shala_audio.data.rows import Row, row_attributes, write_manifest
 from shala_audio.data.votes import vote_counts
 from shala_audio.errors import UserError
 from shala_audio.evaluation.measures import attribute_measures, concordance
+from shala_audio.evaluation.score import score
+from shala_audio.files import write_json
 from shala_audio.inference.predictor import Predictor
 from shala_audio.models.speech_lm import SpeechLM
-from shala_audio.tasks import Attribute
+from shala_audio.tasks import Attribute, load_task
 from shala_audio.training.ambiguity import AmbiguityWeights
 from shala_audio.training.data import Batcher, build_dataset
 from shala_audio.training.objective import concordance_loss
@@ -94,3 +99,37 @@ def test_a_head_needs_attributes_and_label_tokens(tiny_lm):
     for task, readout in ((TEXT_TASK, "label_token"), (TASK, "slots")):
         with pytest.raises(UserError, match="readout label_token and a task with attributes"):
             SpeechLM.build(tiny_config(tiny_lm), task, readout, attributes=True)
+
+
+def test_they_are_scored_and_reported(tmp_path):
+    labels = load_task("msp_podcast").label_names
+    rng = np.random.default_rng(0)
+    rows, lines = [], []
+    for index in range(30):
+        value = float(rng.uniform(1, 7))
+        rows.append(
+            Row(
+                f"r{index}",
+                "msp_podcast",
+                "test",
+                votes={"anger": 3, "fear": 2},
+                text={"a": "b"},
+                extra={"arousal": value},
+            )
+        )
+        probs = dict.fromkeys(labels, 1 / len(labels))
+        stated = {"attributes": {"arousal": value + rng.normal()}} if index % 3 else {}
+        lines.append(json.dumps({"id": f"r{index}", "probs": probs, **stated}))
+    write_manifest(tmp_path / "m.jsonl", rows)
+    (tmp_path / "s").mkdir()
+    (tmp_path / "s" / "predictions.jsonl").write_text("\n".join(lines))
+    found = score(tmp_path / "s" / "predictions.jsonl", tmp_path / "m.jsonl", draws=50)
+    assert found["ccc_arousal"]["n"] == 20 and "ccc_valence" not in found
+    assert found["ccc_arousal"]["low"] < found["ccc_arousal"]["value"] < found["ccc_arousal"]["high"]
+    write_json(tmp_path / "s" / "score.json", found)
+    report = ["report", str(tmp_path / "s"), "--out", str(tmp_path / "R.md")]
+    assert CliRunner().invoke(app, report, catch_exceptions=False).exit_code == 0
+    assert "ccc_arousal" in (tmp_path / "R.md").read_text()
+    (tmp_path / "bad.jsonl").write_text(json.dumps({**json.loads(lines[0]), "attributes": {"arousal": "loud"}}))
+    with pytest.raises(UserError, match="bad.jsonl:1: attributes must be an object of numbers"):
+        score(tmp_path / "bad.jsonl", tmp_path / "m.jsonl", draws=0)
