@@ -135,8 +135,17 @@ def task_from_dict(fields: Mapping[str, Any], source: str) -> Task:
     if len(labels) < 2:
         raise UserError(f"{source}: a task needs two labels or more")
     prompt, answer = str(fields["prompt"]), str(fields["answer"])
+    if "audio" in fields["modality"] and "audio" not in meta.find_undeclared_variables(_parsed(prompt, source)):
+        raise UserError(f"{source}: sound goes in, but the prompt has no {{{{ audio }}}}")
     attributes = tuple(_attribute(attribute, source) for attribute in fields.get("attributes") or ())
     return Task(str(fields["name"]), fields["modality"], tuple(labels), prompt, answer, attributes)
+
+
+def _parsed(prompt: str, source: str) -> jinja2.nodes.Template:
+    try:
+        return _JINJA.parse(prompt)
+    except jinja2.TemplateSyntaxError as error:
+        raise UserError(f"{source}: the prompt is not a Jinja template ({error})") from None
 
 
 def _attribute(fields: Any, source: str) -> Attribute:

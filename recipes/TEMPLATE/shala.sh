@@ -13,6 +13,7 @@ usage="Usage: $(basename "$(dirname "$0")")/run.sh [options]
   --method NAME      one of the methods below, several with commas, or all (shala)
   --readout NAME     label_token, slots or verbalized (label_token)
   --config FILE      settings of stage 4 (conf/shala_<readout>.yaml, else conf/shala.yaml)
+  --title TEXT       title of the table
   --exp NAME         name of the experiment in the recipe's exp/, or a path (<method>_<readout>_seed<seed>)
   --nproc N          CPU threads (all)
   --max_rows N       keep so many rows of the corpus (all)
@@ -32,9 +33,9 @@ the same warm start (sft_hard after one on hard labels). The method named last i
 constant prior, and for sound a linear and an attentive classifier, stand in every table."
 
 arguments=("$@")
-corpus= modality=text model= part=snli task= secondary= copies=0 skip_bad=
+corpus= modality=text model= part=snli task= secondary= copies=0 skip_bad= title=
 stage=1 stop_stage=7 corpus_root= method=shala readout=label_token config= exp= nproc= max_rows= seed=0 fold=
-options="corpus modality model part task secondary copies skip_bad recipe stage stop_stage corpus_root method readout config exp nproc max_rows seed fold"
+options="corpus modality model part task secondary copies skip_bad title recipe stage stop_stage corpus_root method readout config exp nproc max_rows seed fold"
 recipe=
 
 die() { echo "$0: error: $*" >&2; exit 2; }
@@ -130,6 +131,8 @@ features=$recipe/features/$(basename "$model" .yaml) # the same for every split 
 [ "$corpus" != mini ] || features=${features}_$split # whose sound is another for each seed
 [ "$corpus" = mini ] && corpus_root=$data
 if [ -z "$corpus_root" ] && [ -n "${SHALA_CORPORA:-}" ]; then corpus_root=$SHALA_CORPORA/$corpus; fi
+manifest=$data/manifest.jsonl # of stage 1; without the rows whose sound is bad, if that is wanted
+if [ -n "$skip_bad" ] && [ -n "$hears" ]; then manifest=$data/usable.jsonl; fi
 mkdir -p "$exp"
 
 wants() { [ "$stage" -le "$1" ] && [ "$stop_stage" -ge "$1" ]; }
@@ -159,7 +162,9 @@ equal_prompts() { # options under which a supervised step sees as many prompts a
 }
 feature_options=()
 if [ -n "$hears" ]; then feature_options=(--features "$features"); fi
-common=(--manifest "$data/manifest.jsonl" --seed "$seed" "${feature_options[@]}")
+common=(--manifest "$manifest" --seed "$seed" "${feature_options[@]}")
+hearing=()
+if [ -n "$hears" ] && [ "$copies" -gt 0 ]; then hearing=(--copies "$copies"); fi
 fresh=(--task "${task:-$corpus}" --modality "$modality" --model "$model" --readout "$readout")
 
 # What the methods need: a warm start, unless nothing is trained, or hard labels alone are learnt.
@@ -183,10 +188,6 @@ if wants 1; then
       ${max_rows:+--max-rows "$max_rows"} ${fold:+--fold "$fold"} \
       ${task:+--task "$task"} ${secondary:+--secondary "$secondary"}
   fi
-  if [ -n "$skip_bad" ] && [ -n "$hears" ]; then
-    need_corpus
-    shala-audio validate "$data/manifest.jsonl" --audio-root "$corpus_root" --good "$data/manifest.jsonl"
-  fi
   touch "$exp/.done_1"
 fi
 
@@ -194,13 +195,14 @@ if wants 2 && [ -n "$hears" ]; then
   begin 2 "features"
   need "$data/manifest.jsonl" 1
   need_corpus
-  shala-audio features "$data/manifest.jsonl" --model "$model" --audio-root "$corpus_root" --out "$features" --copies "$copies"
+  shala-audio features "$data/manifest.jsonl" --model "$model" --audio-root "$corpus_root" --out "$features" \
+    --copies "$copies" ${nproc:+--nproc "$nproc"} ${skip_bad:+--skip-bad --good "$manifest"}
   touch "$exp/.done_2"
 fi
 
 if wants 3; then
   begin 3 "warm start"
-  need "$data/manifest.jsonl" 1
+  need "$manifest" 1
   shala-audio train --config "$(conf warm_start)" --method zero_shot --output_dir "$exp/zero_shot" "${common[@]}" "${fresh[@]}"
   for name in $chosen; do
     case $name in
@@ -208,11 +210,12 @@ if wants 3; then
         shala-audio train --config "$(conf warm_start)" --method few_shot --output_dir "$exp/few_shot" "${common[@]}" "${fresh[@]}" ;;
       sft_hard)
         "${train_cmd[@]}" train --config "$(conf warm_start)" --method sft_hard --output_dir "$exp/warm_start_hard" \
-          "${common[@]}" "${fresh[@]}" --resume ;;
+          "${common[@]}" "${fresh[@]}" "${hearing[@]}" --resume ;;
     esac
   done
   if [ -n "$warm" ]; then
-    "${train_cmd[@]}" train --config "$(conf warm_start)" --output_dir "$exp/warm_start" "${common[@]}" "${fresh[@]}" --resume
+    "${train_cmd[@]}" train --config "$(conf warm_start)" --output_dir "$exp/warm_start" "${common[@]}" "${fresh[@]}" \
+      "${hearing[@]}" --resume
   fi
   for name in $chosen; do rm -rf "$exp/$name"/checkpoint-*; done # of an older warm start
   touch "$exp/.done_3"
@@ -229,7 +232,7 @@ if wants 4; then
       sft_*) budget=($(equal_prompts "$settings")) ;;
     esac
     "${train_cmd[@]}" train --config "$settings" --method "$name" --init "$start" --output_dir "$exp/$name" \
-      "${common[@]}" "${budget[@]}" --resume
+      "${common[@]}" "${hearing[@]}" "${budget[@]}" --resume
   done
   touch "$exp/.done_4"
 fi
@@ -241,18 +244,18 @@ if wants 5; then
   begin 5 "predict"
   need "$exp/.done_3" 3
   for system in "${systems[@]}"; do rm -f "$exp/$system"/{predictions,score,calibration}*.json*; done
-  shala-audio baseline prior "$data/manifest.jsonl" --out "$exp/prior/predictions.jsonl"
+  shala-audio baseline prior "$manifest" --out "$exp/prior/predictions.jsonl"
   for system in "${trained[@]}"; do
     case $system in zero_shot | few_shot | warm_start) ;; *) need "$exp/.done_4" 4 ;; esac
-    shala-audio predict "$exp/$system" "$data/manifest.jsonl" --split test "${feature_options[@]}" \
+    shala-audio predict "$exp/$system" "$manifest" --split test "${feature_options[@]}" \
       --format jsonl --out "$exp/$system/predictions.jsonl"
   done
   last=${trained[-1]} # calibrated on dev as well
-  shala-audio predict "$exp/$last" "$data/manifest.jsonl" --split dev "${feature_options[@]}" \
+  shala-audio predict "$exp/$last" "$manifest" --split dev "${feature_options[@]}" \
     --format jsonl --out "$exp/$last/predictions_dev.jsonl"
   if [ "$(wc -l < "$exp/$last/predictions_dev.jsonl")" -ge 10 ]; then
     for kind in temperature dirichlet; do
-      shala-audio calibrate "$exp/$last" "$exp/$last/predictions_dev.jsonl" "$data/manifest.jsonl" --kind $kind \
+      shala-audio calibrate "$exp/$last" "$exp/$last/predictions_dev.jsonl" "$manifest" --kind $kind \
         --apply "$exp/$last/predictions.jsonl" --out "$exp/$last/predictions_$kind.jsonl"
     done
   else
@@ -260,7 +263,7 @@ if wants 5; then
   fi
   if [ -n "$hears" ]; then
     for kind in linear attentive; do
-      shala-audio baseline $kind "$data/manifest.jsonl" --features "$features" --seed "$seed" --out "$exp/$kind/predictions.jsonl"
+      shala-audio baseline $kind "$manifest" --features "$features" --seed "$seed" --out "$exp/$kind/predictions.jsonl"
     done
   fi
   touch "$exp/.done_5"
@@ -274,12 +277,12 @@ if wants 6; then
     rm -f "$exp/$system"/score*.json
     for predictions in "$exp/$system"/predictions*.jsonl; do
       case $predictions in *_dev.jsonl) continue ;; esac
-      shala-audio score "$predictions" "$data/manifest.jsonl" --out "$(score_file "$predictions")"
+      shala-audio score "$predictions" "$manifest" --out "$(score_file "$predictions")"
     done
     folders+=("$exp/$system")
   done
   shala-audio report "${folders[@]}" --data "$data" --out "$exp/RESULTS.md" \
-    --title "$corpus, $readout, seed $seed${fold:+, fold $fold}"
+    --title "${title:-$corpus, $readout, seed $seed${fold:+, fold $fold}}"
   touch "$exp/.done_6"
 fi
 

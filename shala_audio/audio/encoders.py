@@ -12,6 +12,7 @@ from collections.abc import Sequence
 
 import numpy as np
 import torch
+from safetensors import SafetensorError
 from torch import Tensor, nn
 
 from shala_audio.audio.layers import EncoderLayers
@@ -201,13 +202,15 @@ def load_encoder(source: str, layers: Sequence[int], device: str = "cpu") -> Aud
         if config.model_type == "whisper":
             alone = "WhisperEncoder" in (config.architectures or [])
             model = (modeling_whisper.WhisperEncoder if alone else WhisperModel).from_pretrained(
-                source, use_safetensors=True
+                source, use_safetensors=True, dtype=torch.float32
             )
             encoder = WhisperEncoder(model if alone else model.encoder, extractor, layers)
         else:
             encoder = WaveEncoder(
-                AutoModel.from_pretrained(source, use_safetensors=True), extractor.do_normalize, layers
+                AutoModel.from_pretrained(source, use_safetensors=True, dtype=torch.float32),
+                extractor.do_normalize,
+                layers,
             )
-    except (OSError, ValueError, AttributeError) as error:
+    except (OSError, ValueError, AttributeError, SafetensorError) as error:
         raise UserError(f"encoder {source}: cannot be loaded ({str(error).splitlines()[0]})") from None
     return encoder.eval().requires_grad_(False).to(device)

@@ -26,7 +26,7 @@ from torch import Tensor
 from tqdm import tqdm
 
 from shala_audio.audio.augment import perturb
-from shala_audio.audio.sound import SAMPLE_RATE, Samples, read_row_audio, trim_silence
+from shala_audio.audio.sound import SAMPLE_RATE, SHORTEST, Samples, read_row_audio, trim_silence
 from shala_audio.data.rows import Row
 from shala_audio.errors import UserError
 from shala_audio.files import read_json, write_beside, write_json
@@ -41,9 +41,6 @@ BATCH_SECONDS = 60.0  # sound encoded in one batch
 class FeatureStore:
     """Features of rows by id.
 
-    Attributes:
-        copies: how many perturbed copies of a training row there are beside the clip itself.
-
     Raises:
         UserError: the folder has no index, or was made by another encoder than `encoder` names.
     """
@@ -55,18 +52,17 @@ class FeatureStore:
         self.encoder: dict[str, Any] = read_json(self.folder / "encoder.json")
         if encoder is not None:
             check_encoder(self.folder, self.encoder, encoder)
-        self.entries = {entry["id"]: entry for entry in _read_index(self.folder)}
+        self.entries = _current(self.folder)
         self._open = lru_cache(maxsize=128)(lambda name: safe_open(self.folder / name, framework="pt"))
 
     def __contains__(self, row_id: str) -> bool:
         return row_id in self.entries
 
-    def copies(self, row_id: str) -> int:
-        """Perturbed copies of a row."""
-        count = 0
-        while copy_id(row_id, count + 1) in self.entries:
-            count += 1
-        return count
+    def copies(self, row_id: str, most: int) -> list[str]:
+        """Keys of a row's perturbed copies 1 to `most`, of the sound that the row has now; some may not be usable."""
+        sound = self._entry(row_id)["sound"]
+        keys = (copy_id(row_id, copy) for copy in range(1, most + 1))
+        return [key for key in keys if key in self.entries and self.entries[key]["sound"].startswith(f"{sound}:")]
 
     def frames(self, row_id: str) -> int:
         """Number of frames T of a row, or of a copy (`copy_id`)."""
@@ -127,10 +123,12 @@ def pad_features(features: Sequence[Tensor]) -> tuple[Tensor, Tensor]:
 
 @dataclass
 class Encoded:
-    """What `write_features` did: clips encoded, clips that were there, and rows whose sound is bad, with the reason."""
+    """What `write_features` did: clips encoded, clips that were there, perturbed copies that became too short or too long to
+    be heard, and rows whose sound is bad, with the reason."""
 
     new: int = 0
     old: int = 0
+    unfit: int = 0
     bad: dict[str, str] = field(default_factory=dict)
 
 
@@ -163,7 +161,7 @@ def write_features(
             check_encoder(out, read_json(out / "encoder.json"), identity)
         else:
             write_json(out / "encoder.json", identity)
-    known = {entry["id"]: entry for entry in _read_index(out)}
+    known = _current(out)
     done = Encoded()
     with ThreadPoolExecutor() as pool:
         keys = dict(zip((row.id for row in rows), pool.map(lambda row: _sound_key(row, root), rows), strict=True))
@@ -181,7 +179,7 @@ def write_features(
             part = wanted[start : start + SHARD_CLIPS]
             features: dict[str, Tensor] = {}
             lines = []
-            for batch in _batches(part, root, encoder.longest, identity.get("trim_db"), seed, done.bad):
+            for batch in _batches(part, root, encoder.longest, identity.get("trim_db"), seed, done):
                 for (row, copy, _), states in zip(batch, encoder.encode([clip for _, _, clip in batch]), strict=True):
                     identifier = copy_id(row.id, copy) if copy else row.id
                     features[identifier] = states.to(torch.float16).contiguous()
@@ -191,21 +189,23 @@ def write_features(
                     )
             bar.update(len(part))
             if features:
-                _add_shard(out, features, lines)
+                shard = f"features-{hashlib.sha256(json.dumps(lines).encode()).hexdigest()[:16]}.safetensors"
+                with write_beside(out / shard) as beside:
+                    save_file(features, beside)
+                _add_lines(out, [{**line, "shard": shard} for line in lines])
                 done.new += len(features)
+    if gone := sorted(done.bad.keys() & known.keys()):  # what was there is of sound that is no longer there
+        _add_lines(out, [{"id": row_id, "shard": None} for row_id in gone])
     return done
 
 
-def _add_shard(out: Path, features: dict[str, Tensor], lines: list[dict[str, Any]]) -> None:
-    shard = f"features-{hashlib.sha256(json.dumps(lines).encode()).hexdigest()[:16]}.safetensors"
-    with write_beside(out / shard) as beside:
-        save_file(features, beside)
+def _add_lines(out: Path, lines: list[dict[str, Any]]) -> None:
     with _locked(out), open(out / "index.jsonl", "a+b") as file:
         if file.tell():
             file.seek(-1, os.SEEK_END)
             if file.read(1) != b"\n":  # an interruption cut the last line short; it does not count
                 file.write(b"\n")
-        file.write("".join(json.dumps({**line, "shard": shard}) + "\n" for line in lines).encode())
+        file.write("".join(json.dumps(line) + "\n" for line in lines).encode())
         file.flush()
         os.fsync(file.fileno())
 
@@ -216,6 +216,12 @@ def _locked(folder: Path) -> Iterator[None]:
     with open(folder / ".lock", "w") as file:
         fcntl.flock(file, fcntl.LOCK_EX)
         yield
+
+
+def _current(folder: Path) -> dict[str, dict[str, Any]]:
+    """The last entry of every id, but those that were taken back."""
+    entries = {entry["id"]: entry for entry in _read_index(folder)}
+    return {key: entry for key, entry in entries.items() if entry["shard"] is not None}
 
 
 def _read_index(folder: Path) -> Iterator[dict[str, Any]]:
@@ -232,7 +238,7 @@ def _read_index(folder: Path) -> Iterator[dict[str, Any]]:
 def _stretch(row: Row) -> str:
     """Which sound a row is, as its manifest says it."""
     assert row.audio is not None
-    return f"{row.audio.path} {row.audio.offset:g} {'end' if row.audio.duration is None else format(row.audio.duration, 'g')}"
+    return f"{row.audio.path} {row.audio.offset!r} {row.audio.duration!r}"
 
 
 def _sound_key(row: Row, root: Path) -> str:
@@ -241,7 +247,7 @@ def _sound_key(row: Row, root: Path) -> str:
     assert row.audio is not None
     try:
         digest = hashlib.sha256((root / row.audio.path).read_bytes())
-    except OSError:
+    except (OSError, ValueError):
         return ""
     digest.update(f"{row.audio.offset}:{row.audio.duration}".encode())
     return digest.hexdigest()[:16]
@@ -253,9 +259,9 @@ def _key(sound: str, copy: int, seed: int) -> str:
 
 
 def _batches(
-    wanted: Sequence[tuple[Row, int]], root: Path, longest: float, trim_db: float | None, seed: int, bad: dict[str, str]
+    wanted: Sequence[tuple[Row, int]], root: Path, longest: float, trim_db: float | None, seed: int, done: Encoded
 ) -> Iterator[list[tuple[Row, int, Samples]]]:
-    """Clips in batches of similar length and bounded total length; what cannot be used is noted in `bad`."""
+    """Clips in batches of similar length and bounded total length; what cannot be used is noted in `done`."""
     clips: list[tuple[Row, int, Samples]] = []
     for row, copy in wanted:
         assert row.audio is not None
@@ -263,14 +269,17 @@ def _batches(
             samples = read_row_audio(row.audio, root)
             if trim_db is not None:
                 samples = trim_silence(samples, trim_db)
-            if copy:
-                samples = perturb(samples, int(hashlib.sha256(f"{seed}:{row.id}".encode()).hexdigest()[:8], 16), copy)
             if len(samples) > longest * SAMPLE_RATE:
                 seconds = len(samples) / SAMPLE_RATE
                 raise UserError(f"{row.audio.path} lasts {seconds:.1f} s; the encoder hears {longest:.0f} s at once")
         except UserError as error:
-            bad[row.id] = str(error)
+            done.bad[row.id] = str(error)
             continue
+        if copy:
+            samples = perturb(samples, int(hashlib.sha256(f"{seed}:{row.id}".encode()).hexdigest()[:8], 16), copy)
+            if not SHORTEST <= len(samples) <= longest * SAMPLE_RATE:
+                done.unfit += 1
+                continue
         clips.append((row, copy, samples))
     clips.sort(key=lambda item: len(item[2]))
     batch: list[tuple[Row, int, Samples]] = []

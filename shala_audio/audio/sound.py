@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import os
 import struct
 from collections.abc import Iterator
@@ -22,6 +23,7 @@ SHORTEST = 400  # samples (25 ms): one analysis window; less than that cannot be
 SUFFIXES = (".wav", ".flac", ".ogg", ".mp3", ".opus", ".aiff", ".aif", ".au")
 BLOCK = 1 << 22  # frames read at once: long files need not fit into memory at their own rate
 FRAME, HOP = 400, 160  # samples (25 ms, 10 ms) over which energy is taken
+UNKNOWN = 0x7FFFF000  # bytes; from here on, a header's size stands for one that was not known yet (SoX, ffmpeg)
 FULL_SCALE = 0.9999  # a sample of so much or more may have been clipped
 CLIPPED = 0.001  # share of such samples from which on a clip is called clipped
 
@@ -76,7 +78,9 @@ def read_sound(source: str | Path | BinaryIO, offset: float = 0.0, duration: flo
     Raises:
         UserError: the file is missing, empty, cut short or not sound, or is shorter than the stretch; the message names it.
     """
-    name = str(source) if isinstance(source, (str, Path)) else getattr(source, "name", "sound")
+    name = repr(str(source))[1:-1] if isinstance(source, (str, Path)) else getattr(source, "name", "sound")
+    if not isinstance(source, (str, Path)) and not source.seekable():
+        source = io.BytesIO(source.read())
     try:
         with _opened(source) as file:
             _check_wav_header(file)
@@ -98,7 +102,9 @@ def _opened(source: str | Path | BinaryIO) -> Iterator[BinaryIO]:
             if os.fstat(file.fileno()).st_size == 0:
                 raise UserError("the file is empty")
             yield file
-    except OSError as error:  # missing, unreadable, or a link that leads back to itself
+    except (OSError, ValueError) as error:  # missing, unreadable, a link that leads back to itself, or no name at all
+        if isinstance(error, ValueError):
+            raise UserError(f"no file can have this name ({error})") from None
         raise UserError(
             (error.strerror or "cannot be read").lower().replace("no such file or directory", "no such file")
         ) from None
@@ -115,7 +121,7 @@ def _check_wav_header(file: BinaryIO) -> None:
                 there = file.seek(0, os.SEEK_END) - start
                 if size == 0 and there:
                     raise UserError("the header says that there is no sound in it")
-                if there < size < 0xFFFFFFFF:  # the largest number stands for a length that was not known yet
+                if there < size < UNKNOWN:
                     raise UserError(f"cut short: {size} bytes of sound are promised, {there} are there")
                 break
             file.seek(size + size % 2, os.SEEK_CUR)
@@ -128,7 +134,8 @@ def _read(source: BinaryIO, offset: float, duration: float | None) -> Samples:
         with soundfile.SoundFile(source) as file:
             rate, frames = file.samplerate, file.frames
             start = min(round(offset * rate), frames)
-            file.seek(start)
+            if start:  # what was written to a pipe cannot be sought in
+                file.seek(start)
             wanted = frames - start if duration is None else round(duration * rate)
             stream = soxr.ResampleStream(rate, SAMPLE_RATE, 1, dtype="float32")
             parts: list[Samples] = []

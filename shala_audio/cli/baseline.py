@@ -48,6 +48,7 @@ def baseline(
         from shala_audio.audio.features import FeatureStore
 
         store = FeatureStore(features)
+        store.check(rows)
         if kind == "linear":
             from shala_audio.training.linear import train_linear
 

@@ -23,6 +23,9 @@ def features(
     ] = 0,
     seed: Annotated[int, typer.Option(help="Seed of these copies.")] = 0,
     skip_bad: Annotated[bool, typer.Option(help="Go on without clips that cannot be used; each is named.")] = False,
+    good: Annotated[
+        Path | None, typer.Option(help="With --skip-bad: write a manifest without the rows whose sound cannot be used.")
+    ] = None,
     nproc: Annotated[int, typer.Option(help="Processes that share the work, on CPUs.")] = 1,
     shard: Annotated[
         str | None, typer.Option(help="Encode part I of N alone, as I/N: for jobs on several machines.")
@@ -35,29 +38,34 @@ def features(
     if copies < 0 or nproc < 1:
         raise UserError("--copies takes 0 or more, --nproc 1 or more")
     part, parts = _shard(shard)
+    if good is not None and (not skip_bad or shard):
+        raise UserError("--good goes with --skip-bad, and not with --shard")
     if nproc > 1:
         if shard is not None:
             raise UserError("--shard and --nproc: use one of them")
-        _in_processes(nproc)
-        return
+        _in_processes(nproc, manifest, model)  # after which the rest of this finds everything there
     import torch
 
     from shala_audio.audio.encoders import load_encoder
     from shala_audio.audio.features import write_features
-    from shala_audio.data.rows import read_manifest
+    from shala_audio.data.rows import read_manifest, write_manifest
     from shala_audio.models.config import load_model_config
     from shala_audio.models.sources import locate
 
     config = load_model_config(model)
     if config.encoder is None:
         raise UserError(f"--model: {model} has no encoder")
-    rows = [row for row in read_manifest(manifest) if row.audio is not None][part - 1 :: parts]
+    everything = read_manifest(manifest)
+    rows = [row for row in everything if row.audio is not None]
     if not rows:
         raise UserError(f"{manifest}: no row has sound")
+    rows = rows[part - 1 :: parts]
     device = str(torch.accelerator.current_accelerator()) if torch.accelerator.is_available() else "cpu"
     encoder = load_encoder(locate(config.encoder, print), config.cached_layers(), device)
     done = write_features(rows, audio_root, encoder, config.encoder_identity(), out, copies, seed)
     print(f"{out}: {done.new} clips encoded, {done.old} were there")
+    if done.unfit:
+        print(f"{done.unfit} perturbed copies became too short or too long to be heard, and are left out")
     for identity, reason in sorted(done.bad.items()):
         print(f"row {identity}: {reason}", file=sys.stderr)
     if done.bad and not skip_bad:
@@ -66,6 +74,8 @@ def features(
         )
     if done.bad:
         print(f"{len(done.bad)} of {len(rows)} clips are left out")
+    if good is not None:
+        write_manifest(good, [row for row in everything if row.id not in done.bad])
 
 
 def _shard(shard: str | None) -> tuple[int, int]:
@@ -77,14 +87,21 @@ def _shard(shard: str | None) -> tuple[int, int]:
     return int(part), int(parts)
 
 
-def _in_processes(count: int) -> None:
+def _in_processes(count: int, manifest: Path, model: str) -> None:
     """The same command in several processes, each with its share of the rows and of the CPU's threads."""
+    from shala_audio.models.config import load_model_config
+    from shala_audio.models.sources import locate
+
+    if not manifest.is_file():
+        raise UserError(f"{manifest}: no such manifest")
+    locate(str(load_model_config(model).encoder), print)  # once, before they all want it
     threads = max(1, (os.cpu_count() or 1) // count)
     environment = {**os.environ, "OMP_NUM_THREADS": str(threads)}
-    given = [argument for argument in sys.argv[1:] if not argument.startswith("--nproc=")]
-    while "--nproc" in given:
-        at = given.index("--nproc")
-        del given[at : at + 2]
+    given = [argument for argument in sys.argv[1:] if not argument.startswith(("--nproc=", "--good="))]
+    for option in ("--nproc", "--good"):
+        while option in given:
+            at = given.index(option)
+            del given[at : at + 2]
     running = [
         subprocess.Popen(
             [sys.executable, "-m", "shala_audio.cli.main", *given, "--shard", f"{part}/{count}"], env=environment

@@ -61,6 +61,8 @@ def predict(
         raise UserError(f"--format is {format!r}; use one of {', '.join(FORMATS)}")
     if hop is not None and window is None:
         raise UserError("--hop needs --window")
+    if window is not None and (text or any(name.endswith(".jsonl") for name in inputs or [])):
+        raise UserError("--window makes a timeline of sound files, not of manifests, and takes no --text")
     fields = _fields(text or [])
     if not inputs and not fields:
         raise UserError("nothing to predict: name sound files or a manifest, or give --text")
@@ -71,7 +73,7 @@ def predict(
         for name in inputs or []:
             if not os.path.lexists(name):
                 raise UserError(f"{name}: no such file")  # before the model is loaded
-    folder = default.part(sound=bool(inputs)) if model == "default" else model
+    folder = default.part(sound=_have_sound(inputs or [])) if model == "default" else model
     predictor = Predictor.from_pretrained(folder, batch_size=batch_size, calibration=calibration)
     bad: list[str] = []
 
@@ -85,7 +87,7 @@ def predict(
         manifests = [name for name in inputs or [] if name.endswith(".jsonl")]
         for name in manifests:
             try:
-                yield from _manifest(predictor, name, split, features, audio_root)
+                yield from _manifest(predictor, name, split, features, audio_root, complain if skip_errors else None)
             except UserError as error:
                 complain(error)
         clips = [name for name in inputs or [] if not name.endswith(".jsonl")]
@@ -104,6 +106,18 @@ def predict(
         raise typer.Exit(2)
 
 
+def _have_sound(inputs: list[str]) -> bool:
+    """Whether the inputs, sound files or manifests, have sound; a manifest's first row tells."""
+    from itertools import islice
+
+    from shala_audio.data.rows import iterate_manifest
+
+    manifests = [name for name in inputs if name.endswith(".jsonl")]
+    if len(manifests) < len(inputs):
+        return True
+    return any(row.audio is not None for name in manifests for row in islice(iterate_manifest(name), 1))
+
+
 def _fields(pairs: list[str]) -> dict[str, str]:
     if wrong := [pair for pair in pairs if "=" not in pair]:
         raise UserError(f"--text {wrong[0]!r}: write it as name=value")
@@ -111,7 +125,7 @@ def _fields(pairs: list[str]) -> dict[str, str]:
 
 
 def _manifest(
-    predictor: Any, name: str, split: str | None, features: Path | None, audio_root: Path | None
+    predictor: Any, name: str, split: str | None, features: Path | None, audio_root: Path | None, complain: Any
 ) -> Iterator[Prediction]:
     from shala_audio.audio.features import FeatureStore
     from shala_audio.data.rows import read_manifest
@@ -122,6 +136,11 @@ def _manifest(
     store = None
     if features is not None and predictor.task.has_audio:
         store = FeatureStore(features, predictor.model.model_config.encoder_identity())
+        store.check(rows)
+        for row in rows if complain else []:
+            if row.id not in store:
+                complain(UserError(f"row {row.id}: {features} has no features of its sound"))
+        rows = [row for row in rows if row.id in store] if complain else rows
     for identity, distribution in predictor.predict_rows(rows, store, audio_root):
         yield {"id": identity}, distribution
 

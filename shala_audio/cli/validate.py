@@ -90,7 +90,11 @@ def _rows(manifest: Path, fault: Callable[[str], None]) -> Iterator[tuple[str, R
     from shala_audio.tasks import load_task
 
     labels = cache(lambda task: load_task(task).label_names)
-    for number, line in enumerate(manifest.read_text(encoding="utf-8").removesuffix("\n").split("\n"), start=1):
+    try:
+        lines = manifest.read_text(encoding="utf-8").removesuffix("\n").split("\n")
+    except UnicodeDecodeError as error:
+        raise UserError(f"{manifest}: not UTF-8 ({error})") from None
+    for number, line in enumerate(lines, start=1):
         where = f"{manifest}:{number}"
         try:
             row = row_from_json(line, where)

@@ -30,6 +30,10 @@ SPLITS = {
     "test3": "test3",
 }
 
+NUANCES = ("Amused", "Frustrated", "Depressed", "Concerned", "Disappointed", "Excited", "Confused", "Annoyed")
+PRIMARY = ("Angry", "Sad", "Happy", "Surprise", "Fear", "Disgust", "Contempt", "Neutral", "Other")
+SECONDARY = {*PRIMARY, *NUANCES}
+
 # WORKER99999999; Happy; Happy,Excited; A:5.000000; V:6.000000; D:5.000000;
 _RATING = re.compile(r"([^;]+);\s*(.*?);\s*(.*?);\s*A:([^;]*);\s*V:([^;]*);\s*D:([^;]*);?\s*")
 # MSP-PODCAST_9999_0001.wav; H; A:5.200000; V:5.600000; D:4.800000;
@@ -62,8 +66,14 @@ class Rating:
 
     @property
     def secondaries(self) -> list[str]:
-        """The comma-separated secondary choices."""
-        return [choice.strip() for choice in self.secondary.split(",") if choice.strip()]
+        """The comma-separated secondary choices; what follows `Other-` up to the next known choice belongs to it."""
+        choices: list[str] = []
+        for part in (part.strip() for part in self.secondary.split(",")):
+            if choices and choices[-1].startswith("Other") and part.split("-")[0] not in SECONDARY:
+                choices[-1] += f", {part}"
+            elif part:
+                choices.append(part)
+        return choices
 
 
 def find(folder: Path, names: Iterable[str]) -> Path | None:
@@ -92,9 +102,9 @@ def read_turns(source: Path, folder: Path) -> tuple[dict[str, Turn], int]:
             raise UserError(f"{folder}: has no labels_consensus.csv, labels_consensus.json or labels.txt")
         if not partition:
             raise UserError(f"{source}: labels.txt tells no splits, and there is no Partition.txt")
-        turns = dict(_block_turns(blocks, partition, speakers, genders))
+        path, turns = blocks, _once(_block_turns(blocks, partition, speakers, genders), blocks)
     elif path.suffix == ".csv":
-        turns = dict(_turn(record["FileName"], record, where) for where, record in _csv(path, "FileName"))
+        turns = _once((_turn(record["FileName"], record, where) for where, record in _csv(path, "FileName")), path)
     else:
         turns = dict(_turn(name, record, f"{path}: {name}") for name, record in _json(path).items())
     moved = sum(partition.get(name, turn.split) != turn.split for name, turn in turns.items())
@@ -105,8 +115,8 @@ def read_turns(source: Path, folder: Path) -> tuple[dict[str, Turn], int]:
     return turns, moved
 
 
-def read_ratings(folder: Path) -> dict[str, list[Rating]]:
-    """Ratings by file name, each turn's in the order of its raters' ids.
+def read_ratings(folder: Path) -> tuple[dict[str, list[Rating]], int]:
+    """Ratings by file name, each turn's in the order of its raters' ids, and how many a later one of the same rater replaced.
 
     Raises:
         UserError: no file with ratings, or a line of one is not understood.
@@ -120,12 +130,26 @@ def read_ratings(folder: Path) -> dict[str, list[Rating]]:
         found = _csv_ratings(path)
     else:
         found = _json_ratings(path)
-    ratings: dict[str, list[Rating]] = {}
+    ratings: dict[str, dict[str, Rating]] = {}
+    repeated = 0
     for name, rating in found:
-        ratings.setdefault(name, []).append(rating)
-    for members in ratings.values():
-        members.sort(key=lambda rating: rating.worker)
-    return ratings
+        mine = ratings.setdefault(name, {})
+        repeated += rating.worker in mine
+        mine[rating.worker] = rating
+    return {name: [mine[worker] for worker in sorted(mine)] for name, mine in ratings.items()}, repeated
+
+
+def _once(found: Iterable[tuple[str, Turn]], path: Path) -> dict[str, Turn]:
+    """Turns by name.
+
+    Raises:
+        UserError: one is listed twice, and differently.
+    """
+    turns: dict[str, Turn] = {}
+    for name, turn in found:
+        if turns.setdefault(name, turn) != turn:
+            raise UserError(f"{path}: {name} is listed twice, and not alike")
+    return turns
 
 
 def _turn(name: str, record: Mapping[str, Any], where: str) -> tuple[str, Turn]:
@@ -236,7 +260,8 @@ def _partition(source: Path) -> dict[str, str]:
         if line.strip():
             split, _, name = line.partition(";")
             try:
-                found[name.strip()] = _split(split)
+                if found.setdefault(name.strip(), _split(split)) != _split(split):
+                    raise UserError(f"{path}:{number}: {name.strip()} is in two splits")
             except KeyError:
                 raise UserError(f"{path}:{number}: no split is called {split.strip()!r}") from None
     return found
@@ -273,15 +298,19 @@ def _csv(path: Path, needed: str) -> Iterator[tuple[str, dict[str, str]]]:
         header = [name.strip() for name in next(reader, [])]
         if needed not in header:
             raise UserError(f"{path}:1: has no column {needed}")
-        for values in reader:
-            if len(values) < len(header):
-                raise UserError(f"{path}:{reader.line_num}: {len(values)} columns, {len(header)} are needed")
-            yield f"{path}:{reader.line_num}", dict(zip(header, values, strict=False))
+        try:
+            for values in reader:
+                if (len(values) < len(header) and any(values)) or any(values[len(header) :]):
+                    raise UserError(f"{path}:{reader.line_num}: {len(values)} columns, {len(header)} are needed")
+                if any(values):
+                    yield f"{path}:{reader.line_num}", dict(zip(header, values, strict=False))
+        except csv.Error as error:
+            raise UserError(f"{path}:{reader.line_num}: not CSV ({error})") from None
 
 
 def _json(path: Path) -> dict[str, Any]:
     try:
-        found = json.loads(path.read_text(encoding="utf-8-sig"))
+        found = json.loads(path.read_text(encoding="utf-8-sig", errors="replace"))
     except ValueError as error:
         raise UserError(f"{path}: not JSON ({error})") from None
     if not isinstance(found, dict) or not all(isinstance(record, dict) for record in found.values()):

@@ -12,7 +12,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from shala_audio.data.msp_labels import Rating, Turn, read_ratings, read_turns
+from shala_audio.data.msp_labels import SECONDARY, Rating, Turn, read_ratings, read_turns
 from shala_audio.data.prepare import Prepared, need_file, sound_durations
 from shala_audio.data.rows import Audio, Row
 from shala_audio.data.splits import shared_speakers
@@ -70,13 +70,24 @@ def prepare(source: Path, seed: int, task: str = "msp_podcast", secondary: float
         raise UserError(f"--secondary is {secondary}; use 0 to below 1")
     folder = need_file(source, *LABEL_FOLDERS)
     turns, moved = read_turns(source, folder)
-    ratings = read_ratings(folder)
+    ratings, repeated = read_ratings(folder)
+    if not turns.keys() & ratings.keys():
+        raise UserError(f"{folder}: no turn of the consensus labels has a rating in the detailed labels")
     audio_folder = need_file(source, "Audios", "Audio", "audios")
     present = {entry.name for entry in os.scandir(audio_folder)}
     transcripts = source / "Transcripts"
     written = {entry.name for entry in os.scandir(transcripts)} if transcripts.is_dir() else set()
 
-    left_out = Counter({"turns without a sound file": len(turns.keys() - present)})
+    left_out: Counter[str] = Counter(
+        {
+            "turns without a sound file": len(turns.keys() - present),
+            "turns with ratings that no consensus label lists": len(ratings.keys() - turns.keys()),
+            "sound files that no label file lists": len(
+                {name for name in present if name.endswith(".wav")} - turns.keys()
+            ),
+            "ratings that a later one of the same rater and turn replaced": repeated,
+        }
+    )
     names = [name for name in turns if name in present]
     if task == "msp_podcast_4":
         kept = [name for name in names if turns[name].code in FOUR or name not in ratings]
@@ -93,7 +104,9 @@ def prepare(source: Path, seed: int, task: str = "msp_podcast", secondary: float
             split = "predict"
         text = {}
         if f"{stem}.txt" in written:
-            text = {"transcript": (transcripts / f"{stem}.txt").read_text(encoding="utf-8", errors="replace").strip()}
+            text = {
+                "transcript": (transcripts / f"{stem}.txt").read_text(encoding="utf-8-sig", errors="replace").strip()
+            }
         audio = Audio(f"{audio_folder.name}/{name}", 0.0, duration)
         rows.append(Row(stem, task, split, turn.speaker, audio, text, votes, _extra(turn, mine)))
     caveat = _speaker_caveat([row for row in rows if row.votes])
@@ -129,6 +142,8 @@ def to_votes(
         mass[CLASSES[primary]] += 1 - secondary if others else 1  # type: ignore[assignment]
         for choice in others:
             choice = choice.split("-")[0].strip().capitalize()
+            if choice not in SECONDARY:
+                left_out[f"secondary choices {choice!r}, which are not MSP-Podcast's (counted as other)"] += 1
             mass[CLASSES.get(NUANCES.get(choice, choice), "other")] += secondary / len(others)  # type: ignore[assignment]
     for label in mass.keys() - set(labels):
         left_out[f"votes for {label}"] += mass[label]

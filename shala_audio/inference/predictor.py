@@ -101,7 +101,9 @@ class Predictor:
             config = self.model.model_config
             if config.encoder is None or not self.task.has_audio:
                 raise UserError(f"task {self.task.name} takes text, not sound")
-            self._encoder = load_encoder(locate(config.encoder), config.cached_layers(), self.device)
+            self._encoder = load_encoder(
+                locate(config.encoder, sha256=self.model.encoder_sha256), config.cached_layers(), self.device
+            )
         return self._encoder
 
     def predict(self, clip: Clip | None = None, text: Text | None = None) -> LabelDistribution:
@@ -163,13 +165,15 @@ class Predictor:
         with tqdm(total=len(rows), unit="row", desc="predict", disable=None) as bar:
             for start in range(0, len(ordered), self.batch_size):
                 batch = ordered[start : start + self.batch_size]
-                states: list[Tensor | None] = [None] * len(batch)
-                if self.task.has_audio and features is not None:
-                    states = [features[row.id] for row in batch]
-                elif self.task.has_audio:
+                if self.task.has_audio and features is None:  # long sound comes in windows, as that of a clip does
                     assert audio_root is not None
-                    states = list(self._encode([read_row_audio(_audio(row), audio_root) for row in batch]))
-                for row, answer in zip(batch, self._answers(states, [row.text for row in batch]), strict=True):
+                    clips = [(read_row_audio(_audio(row), audio_root), SAMPLE_RATE) for row in batch]
+                    texts = [row.text if "text" in self.task.modality else None for row in batch]
+                    answers = self.predict_batch(list(zip(clips, texts, strict=True)))
+                else:
+                    states = [features[row.id] if self.task.has_audio and features else None for row in batch]
+                    answers = self._answers(states, [row.text for row in batch])
+                for row, answer in zip(batch, answers, strict=True):
                     yield row.id, answer
                 bar.update(len(batch))
 
@@ -217,8 +221,9 @@ class Predictor:
         if trim_db is not None:
             clips = [trim_silence(clip, trim_db) for clip in clips]
         for start in range(0, len(clips), self.batch_size):
-            states += self.encoder.encode(clips[start : start + self.batch_size])
-        return [clip.to(torch.float16) for clip in states]
+            found = self.encoder.encode(clips[start : start + self.batch_size])
+            states += [clip.to(torch.float16) for clip in found]
+        return states
 
     def _answers(
         self, features: Sequence[Tensor | None], texts: Sequence[Mapping[str, str]]

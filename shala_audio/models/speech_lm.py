@@ -96,11 +96,12 @@ class SpeechLM(PreTrainedModel, GenerationMixin):
         encoder: AudioEncoder | None,
         lm_sha256: str = "",
         attributes: bool = False,
+        encoder_sha256: str = "",
     ) -> None:
         super().__init__(lm.config)
         self.tokenizer = tokenizer
         self.model_config, self.task, self.readout = model_config, task, readout
-        self.lm_sha256 = lm_sha256
+        self.lm_sha256, self.encoder_sha256 = lm_sha256, encoder_sha256
         self.examples: tuple[dict[str, Any], ...] = ()
         lm.requires_grad_(False)
         ear = None
@@ -127,13 +128,14 @@ class SpeechLM(PreTrainedModel, GenerationMixin):
         dtype: torch.dtype = torch.float32,
         attributes: bool = False,
         lm_sha256: str = "",
+        encoder_sha256: str = "",
     ) -> SpeechLM:
         """Load the base models and put fresh trainable parts on them.
 
         Args:
             model_config, task, readout: what to build.
             dtype: of the language model.
-            lm_sha256: of the language model's weights, where it must be certain ones.
+            lm_sha256, encoder_sha256: of the base models' weights, where they must be certain ones.
             attributes: add a head for the task's attributes, which reads the state that the label words follow.
 
         Raises:
@@ -153,10 +155,11 @@ class SpeechLM(PreTrainedModel, GenerationMixin):
         except (OSError, ValueError) as error:
             raise UserError(f"lm {model_config.lm}: cannot be loaded ({str(error).splitlines()[0]})") from None
         prepare_tokenizer(tokenizer)
-        encoder = None
+        encoder, heard_with = None, ""
         if task.has_audio:
-            encoder = load_encoder(locate(str(model_config.encoder)), model_config.cached_layers())
-        return cls(lm, tokenizer, model_config, task, readout, encoder, base_sha256(source), attributes)
+            where = locate(str(model_config.encoder), sha256=encoder_sha256)
+            encoder, heard_with = load_encoder(where, model_config.cached_layers()), base_sha256(where)
+        return cls(lm, tokenizer, model_config, task, readout, encoder, base_sha256(source), attributes, heard_with)
 
     @classmethod
     def from_pretrained(cls, folder: str | Path, dtype: torch.dtype = torch.float32) -> SpeechLM:  # type: ignore[override]
@@ -172,8 +175,10 @@ class SpeechLM(PreTrainedModel, GenerationMixin):
         source = str(folder / SETTINGS)
         config = model_config_from_dict(settings["model"], source)
         task, attributes = task_from_dict(settings["task"], source), bool(settings.get("attributes"))
-        wanted = settings["lm_sha256"]
-        model = cls.build(config, task, settings["readout"], dtype, attributes, wanted)
+        wanted, heard_with = settings["lm_sha256"], settings.get("encoder_sha256", "")
+        model = cls.build(config, task, settings["readout"], dtype, attributes, wanted, heard_with)
+        if heard_with and model.encoder_sha256 and heard_with != model.encoder_sha256:
+            raise UserError(f"{folder}: was trained on other weights of the encoder {config.encoder} than those here")
         if wanted and model.lm_sha256 and wanted != model.lm_sha256:
             raise UserError(
                 f"{folder}: was trained on other weights of {config.lm} than those here; `shala-audio models list` tells "
@@ -199,6 +204,7 @@ class SpeechLM(PreTrainedModel, GenerationMixin):
                 "task": self.task.to_dict(),
                 "readout": self.readout,
                 "lm_sha256": self.lm_sha256,
+                "encoder_sha256": self.encoder_sha256,
                 "examples": list(self.examples),
                 "attributes": self.attribute_head is not None,
             },

@@ -99,6 +99,10 @@ class ShalaConfig(GRPOConfig):
     ear_epochs: int = field(
         default=0, metadata={"help": "Warm start of a task with sound: passes that train the ear alone, first."}
     )
+    copies: int = field(
+        default=0,
+        metadata={"help": "Perturbed copies of each clip to hear in turn, of those that `features --copies` has made."},
+    )
     skip_bad: bool = field(
         default=False, metadata={"help": "Leave out rows whose sound is bad and so has no features, and say how many."}
     )

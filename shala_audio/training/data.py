@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from datasets import Dataset
 
-from shala_audio.audio.features import FeatureStore, copy_id, pad_features
+from shala_audio.audio.features import FeatureStore, pad_features
 from shala_audio.data.rows import Row, row_attributes
 from shala_audio.data.splits import check_speakers
 from shala_audio.data.votes import human_distributions, plurality, to_distribution
@@ -33,8 +33,11 @@ def training_rows(rows: Sequence[Row], model: SpeechLM) -> list[Row]:
     for row in chosen:
         if row.task != model.task.name:
             raise UserError(f"row {row.id} is of task {row.task}, but the model answers {model.task.name}")
-    if model.task.name != "msp_podcast":  # that corpus's own partition is kept, and its summary names shared speakers
-        check_speakers([row for row in rows if row.votes])
+        if model.task.modality == "text" and not row.text:
+            raise UserError(
+                f"row {row.id}: has no text, and sound does not go in; leave it out, or let sound go in too"
+            )
+    check_speakers([row for row in rows if row.votes])
     return chosen
 
 
@@ -99,24 +102,23 @@ class Batcher:
     """Dataset rows to tensors: a data collator for `Trainer`.
 
     Attributes:
-        epoch: of training; where the features hold perturbed copies of a clip, each pass hears the next one. None: no
-            copies, the clips themselves.
+        epoch: of training; each pass hears the next one of a clip and its perturbed copies. None: the clips themselves.
+        copies: how many perturbed copies of a clip are heard, of those that the features hold.
     """
 
-    def __init__(self, model: SpeechLM, features: FeatureStore | None) -> None:
+    def __init__(self, model: SpeechLM, features: FeatureStore | None, copies: int = 0) -> None:
         self.builder = PromptBuilder(model)
-        self.features = features
+        self.features, self.copies = features, copies
         self.epoch: int | None = None
 
     def hear(self, rows: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
         """Rows with `sound`, the key of the features that this pass hears, and room for it in their `prompt`."""
-        if self.features is None or self.epoch is None:
+        if self.features is None or self.epoch is None or not self.copies:
             return list(rows)
         heard = []
         for row in rows:
-            copies = self.features.copies(row["id"])
-            copy = (self.epoch + zlib.crc32(row["id"].encode())) % (copies + 1)
-            sound = copy_id(row["id"], copy) if copy else row["id"]
+            choices = [row["id"], *self.features.copies(row["id"], self.copies)]
+            sound = choices[(self.epoch + zlib.crc32(row["id"].encode())) % len(choices)]
             places = self.builder.places(self.features.frames(sound))
             own = AUDIO_TOKEN * row["prompt"].count(AUDIO_TOKEN)
             heard.append({**row, "sound": sound, "prompt": row["prompt"].replace(own, places)})

@@ -8,6 +8,7 @@ part of the time, and when the language model joins in, an angry clip already lo
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import torch
@@ -69,7 +70,12 @@ def warm_up_ear(model: SpeechLM, dataset: Dataset, batcher: Batcher, config: Sha
     )
     batches = -(-len(dataset) // BATCH)
     steps = config.ear_epochs * batches
-    schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, list(groups), total_steps=steps, pct_start=0.1)
+    warm = max(1, steps // 10)
+
+    def share(step: int) -> float:
+        return min((step + 1) / warm, (1 + math.cos(math.pi * max(0, step - warm) / max(1, steps - warm))) / 2)
+
+    schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, share)
     losses = []
     ear.train()
     with tqdm(total=steps, unit="step", desc="ear", disable=None) as bar:

@@ -64,13 +64,18 @@ def train(config: ShalaConfig) -> Path:
 
 def _model(config: ShalaConfig) -> SpeechLM:
     if config.init:
-        return SpeechLM.from_pretrained(config.init)
+        model = SpeechLM.from_pretrained(config.init)
+        if config.attribute_weight and model.attribute_head is None:
+            raise UserError(
+                f"attribute_weight: {config.init} has no head for attributes; give its warm start the weight too"
+            )
+        return model
     if not config.task or not config.model:
         raise UserError("task and model: name both, or give a trained model with --init")
     task = load_task(config.task)
     if config.modality:
         task = task.with_input(config.modality)
-    attributes = config.attribute_weight > 0
+    attributes = config.attribute_weight > 0 and METHODS[config.method].loss != "none"
     return SpeechLM.build(load_model_config(config.model), task, config.readout, attributes=attributes)
 
 
@@ -85,13 +90,23 @@ def _fit(model: SpeechLM, config: ShalaConfig) -> bool:
         if config.skip_bad:
             every, rows = len(rows), [row for row in rows if row.id in features]
             print(f"{every - len(rows)} of {every} rows are left out, because there are no features of their sound")
+            if not rows:
+                raise UserError(f"features: {config.features} has none of any training row")
+        if config.copies and not any(features.copies(row.id, config.copies) for row in rows if row.id in features):
+            raise UserError(
+                f"copies: {config.features} has no perturbed copies; `shala-audio features --copies` makes them"
+            )
+        if config.copies and config.dataloader_num_workers:
+            raise UserError(
+                "copies: the data loader's workers cannot know which pass it is; leave dataloader_num_workers at 0"
+            )
     if config.target == "hard":
         every, rows = len(rows), hard_rows(rows, model.task.label_names)
         print(f"{every - len(rows)} of {every} rows without a plurality label are left out")
         if not rows:
             raise UserError("target: no train row has a plurality label")
     dataset = build_dataset(rows, model, features)
-    batcher = Batcher(model, features)
+    batcher = Batcher(model, features, config.copies)
     if model.readout == "verbalized":
         config.max_completion_length = longest_answer(model)  # no longer answer can be valid
     if config.world_size > 1 or config.n_gpu > 1:
@@ -100,6 +115,7 @@ def _fit(model: SpeechLM, config: ShalaConfig) -> bool:
     checkpoint = _checkpoint(config, mine)
     supervised = METHODS[config.method].loss == "supervised"
     if supervised and not config.init and features is not None and config.ear_epochs and checkpoint is None:
+        model.to(config.device)  # no trainer has moved it yet
         losses = warm_up_ear(model, dataset, batcher, config)
         print(f"ear: loss {losses[0]:.3f} in the first pass, {losses[-1]:.3f} in the last")
     trainer: Any

@@ -19,9 +19,9 @@ from shala_audio.training.sampling import RowSampler, visit_order
 def learning_rate(name: str, args: Any) -> float:
     """Peak learning rate of a parameter: the ear and the encoder's trained layers in it may have their own."""
     ear = getattr(args, "ear_learning_rate", None) or args.learning_rate
-    if "ear.top." in name:
+    if ".ear.top." in f".{name}":
         return getattr(args, "encoder_learning_rate", None) or ear
-    return ear if name == "ear" or "ear." in name else args.learning_rate
+    return ear if "ear" in name.split(".") else args.learning_rate
 
 
 class SpeechTrainer:

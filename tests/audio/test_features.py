@@ -126,11 +126,38 @@ def test_copies_of_training_rows_sound_different(tmp_path, tiny_encoder):
     out = tmp_path / "features"
     assert write_features(rows, tmp_path, encoder, ENCODER, out, copies=2).new == 4
     store = FeatureStore(out)
-    assert [store.copies(row.id) for row in rows] == [2, 0]
+    assert [len(store.copies(row.id, 2)) for row in rows] == [2, 0]
+    assert store.copies("row 0", 1) == [copy_id("row 0", 1)]
     slow, fast = (store.frames(copy_id("row 0", copy)) for copy in (1, 2))
     assert slow > store.frames("row 0") > fast
     assert write_features(rows, tmp_path, encoder, ENCODER, out, copies=2).new == 0
     assert write_features(rows, tmp_path, encoder, ENCODER, out, copies=2, seed=1).new == 2
+    soundfile.write(tmp_path / "0.wav", voice(0.4), 16_000)
+    assert write_features(rows, tmp_path, encoder, ENCODER, out).new == 1
+    assert FeatureStore(out).copies("row 0", 2) == [], "copies of sound that is no longer there are not heard"
+
+
+def test_a_clip_that_turned_bad_is_taken_back(tmp_path, tiny_encoder):
+    rows = make_rows(tmp_path, 2)
+    encoder = load_encoder(str(tiny_encoder), [1, 2])
+    write_features(rows, tmp_path, encoder, ENCODER, tmp_path / "features")
+    whole = (tmp_path / "1.wav").read_bytes()
+    (tmp_path / "1.wav").write_bytes(whole[:2000])
+    assert set(write_features(rows, tmp_path, encoder, ENCODER, tmp_path / "features").bad) == {"row 1"}
+    assert "row 1" not in FeatureStore(tmp_path / "features")
+    (tmp_path / "1.wav").write_bytes(whole)
+    assert write_features(rows, tmp_path, encoder, ENCODER, tmp_path / "features").new == 1
+
+
+def test_copies_that_do_not_fit_are_counted_and_the_clip_kept(tmp_path, tiny_encoder):
+    """A clip of nearly 30 s is too long when slowed down, one of 26 ms too short when sped up."""
+    for name, seconds in (("0.wav", 29.0), ("1.wav", 0.026)):
+        soundfile.write(tmp_path / name, voice(seconds), 16_000)
+    rows = [Row(f"row {index}", "t", "train", audio=Audio(f"{index}.wav")) for index in range(2)]
+    done = write_features(rows, tmp_path, load_encoder(str(tiny_encoder), [1, 2]), ENCODER, tmp_path / "f", copies=2)
+    assert (done.new, done.unfit, done.bad) == (4, 2, {})
+    store = FeatureStore(tmp_path / "f")
+    assert [store.copies(row.id, 2) for row in rows] == [[copy_id("row 0", 2)], [copy_id("row 1", 1)]]
 
 
 @pytest.mark.parametrize("copy", [1, 2, 3])
@@ -173,5 +200,5 @@ def test_processes_share_the_work(tmp_path, tiny_encoder):
     command = [sys.executable, "-m", "shala_audio.cli.main", "features", "manifest.jsonl", "--model", "m.yaml"]
     command += ["--out", "features", "--audio-root", ".", "--nproc", "2"]
     done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=True)
-    assert sorted(re.findall(r"(\d) clips encoded", done.stdout)) == ["2", "3"]
+    assert sorted(re.findall(r"(\d) clips encoded", done.stdout)) == ["0", "2", "3"], "two shares, and all is there"
     assert len(FeatureStore(tmp_path / "features").entries) == 5

@@ -161,6 +161,19 @@ def test_validate_names_every_broken_file(tmp_path):
     assert sum(line.startswith("note: ") for line in lines) == 2
 
 
+def test_manifests_are_predicted_row_by_row(experiment, tmp_path):
+    """Long sound comes in windows, a row without features is named, and what has no meaning is refused."""
+    soundfile.write(tmp_path / "long.wav", np.tile([0.1, -0.2, 0.3, -0.1], 130_000), 16_000)
+    manifest = tmp_path / "m.jsonl"
+    write_manifest(manifest, [Row("long", "tiny_speech", "test", audio=Audio("long.wav"))])
+    options = ("predict", experiment / "model", manifest, "--format", "jsonl")
+    (line,) = invoke(*options, "--audio-root", tmp_path).splitlines()
+    assert json.loads(line)["id"] == "long"
+    for more in (("--window", "1"), ("--window", "1", "--text", "transcript=so")):
+        with pytest.raises(UserError, match="--window makes a timeline of sound files"):
+            invoke("predict", experiment / "model", *([manifest] if len(more) == 2 else []), *more)
+
+
 @pytest.mark.parametrize("name", BROKEN)
 def test_predict_names_the_broken_file(experiment, tmp_path, name):
     BROKEN[name][0](tmp_path / name)

@@ -125,6 +125,37 @@ def test_secondary_choices_share_a_vote():
     rating = Rating("w", "Happy", "Happy,Excited,Annoyed,Concerned", None, None, None)
     votes = msp_podcast.to_votes([rating], msp_podcast.LABELS["msp_podcast_9"], 0.4, Counter(), "turn")
     assert votes == pytest.approx({"happiness": 0.8, "anger": 0.1, "other": 0.1})
+    tired = Rating("w", "Sad", "Sad,Other-tired, bored,Exited", None, None, None)
+    assert tired.secondaries == ["Sad", "Other-tired, bored, Exited"]
+    counted: Counter[str] = Counter()
+    msp_podcast.to_votes([Rating("w", "Sad", "Exited", None, None, None)], ("sadness",), 0.2, counted, "turn")
+    assert any("'Exited'" in reason for reason in counted)
+
+
+def test_what_is_there_twice_counts_once_and_what_is_not_listed_is_counted(tmp_path):
+    names = [f"MSP-PODCAST_0001_000{index}.wav" for index in range(3)]
+    turns = {name: Turn("train", "H", 1.0, 1.0, 1.0, "7", "Male") for name in names[:2]}
+    once = [Rating("WORKER1", "Happy", "", 1, 1, 1), Rating("WORKER2", "Sad", "", 1, 1, 1)]
+    ratings = {names[0]: once, names[1]: [*once, Rating("WORKER1", "Angry", "", 1, 1, 1)]}
+    (tmp_path / "Audios").mkdir()
+    for name in names:
+        (tmp_path / "Audios" / name).touch()
+    write_labels(tmp_path, turns, ratings, FORMS["2.0"])
+    detailed = tmp_path / "Labels" / "labels_detailed.csv"
+    detailed.write_text("\ufeff" + detailed.read_text().replace("\n", "\r\n") + "MSP-PODCAST_9_9.wav,W,Sad,,1,1,1\n\n")
+    prepared = msp_podcast.prepare(tmp_path, seed=0)
+    assert [sum(row.votes.values()) for row in prepared.rows] == [2, 2]
+    assert prepared.rows[1].votes == {"anger": 1, "sadness": 1}
+    for reason in (
+        "ratings that a later one",
+        "turns with ratings that no consensus",
+        "sound files that no label file",
+    ):
+        assert [count for key, count in prepared.left_out.items() if key.startswith(reason)] == [1], reason
+    consensus = tmp_path / "Labels" / "labels_consensus.csv"
+    consensus.write_text(consensus.read_text() + f"{names[0]},S,1,1,1,7,Male,Test1\n")
+    with pytest.raises(UserError, match=f"{names[0]} is listed twice, and not alike"):
+        msp_podcast.prepare(tmp_path, seed=0)
 
 
 @pytest.mark.parametrize(

@@ -1,11 +1,13 @@
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from shala_audio.data.rows import Row
-from shala_audio.data.splits import check_speakers, fold_split, split_by_group
+from shala_audio.data.splits import check_speakers, fold_split, shared_speakers, split_by_group
 from shala_audio.errors import UserError
 
 SHARES = {"train": 0.7, "dev": 0.1, "test": 0.2}
@@ -56,3 +58,11 @@ def test_a_part_of_the_corpus_has_the_folds_of_the_whole():
     assert {g for g, s in part.items() if s == "test"} == {g for g in members[:9] if whole[g] == "test"}
     with pytest.raises(UserError, match="use 0 to 4"):
         fold_split(members, 5, 0, 0.1)
+
+
+def test_msp_podcast_keeps_its_own_partition():
+    rows = [Row("a", "msp_podcast_9", "train", "7"), Row("b", "msp_podcast_9", "test", "7")]
+    check_speakers(rows)
+    with pytest.raises(UserError, match="speaker 7 is in train and in test"):
+        check_speakers([replace(row, task="crema_d") for row in rows])
+    assert shared_speakers(rows) == ["7"] and shared_speakers(rows[:1]) == []

@@ -7,6 +7,7 @@ from typing import Any
 
 from torch import Tensor
 
+from shala_audio.audio.features import copy_id
 from shala_audio.data.rows import Audio, Row
 from shala_audio.data.votes import vote_counts
 from shala_audio.models.speech_lm import SpeechLM
@@ -26,8 +27,8 @@ class TinyStore:
     def __init__(self, features: dict[str, Tensor]) -> None:
         self.features = features
 
-    def copies(self, row_id: str) -> int:
-        return sum(name.startswith(f"{row_id}\t") for name in self.features)
+    def copies(self, row_id: str, most: int) -> list[str]:
+        return [key for copy in range(1, most + 1) if (key := copy_id(row_id, copy)) in self.features]
 
     def frames(self, row_id: str) -> int:
         return self.features[row_id].shape[1]

@@ -73,7 +73,7 @@ def test_each_pass_hears_the_next_copy_of_a_clip(tiny_lm, tiny_encoder):
         for copy, frames in ((1, 40), (2, 21)):
             (store.features[copy_id(row.id, copy)],) = random_features(1, [frames], seed=copy)
     dataset = build_dataset(rows, model, store)
-    batcher = Batcher(model, store)
+    batcher = Batcher(model, store, copies=2)
     plain = [row["prompt"] for row in batcher.hear(list(dataset))]
     assert plain == dataset["prompt"], "outside training the clips themselves are heard"
     heard = []
