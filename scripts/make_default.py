@@ -9,15 +9,15 @@ from __future__ import annotations
 
 import argparse
 import json
-import shutil
 from pathlib import Path
 from typing import Any
 
 import torch
 from safetensors.torch import load_file, save_file
 
-from shala_audio.files import read_json, write_beside, write_text
+from shala_audio.files import read_json, write_beside, write_json, write_text
 from shala_audio.inference.default import FOLDER, part
+from shala_audio.models.sources import base_sha256
 from shala_audio.models.speech_lm import SETTINGS, TRAINED
 
 CARD = Path(__file__).with_name("default_card.md")
@@ -26,7 +26,10 @@ CARD = Path(__file__).with_name("default_card.md")
 def shrink(source: Path, target: Path) -> float:
     """Copy a trained model with its weights in half precision; return its size in MB."""
     target.mkdir(parents=True, exist_ok=True)
-    shutil.copy(source / SETTINGS, target / SETTINGS)
+    settings = read_json(source / SETTINGS)
+    if encoder := settings["model"]["encoder"]:
+        settings["encoder_sha256"] = base_sha256(encoder)
+    write_json(target / SETTINGS, settings)
     state = {name: value.to(torch.float16) for name, value in load_file(source / TRAINED).items()}
     with write_beside(target / TRAINED) as beside:
         save_file(state, beside, metadata={"format": "pt"})

@@ -126,7 +126,7 @@ def to_votes(
     >>> rated = [Rating("a", "Happy", "Happy,Annoyed", None, None, None), Rating("b", "Other-shy", "", None, None, None)]
     >>> counted = Counter()
     >>> to_votes(rated, LABELS["msp_podcast"], 0.5, counted, "turn"), dict(counted)
-    ({'anger': 0.25, 'happiness': 0.75}, {'votes for other': 1.0})
+    ({'anger': 0.25, 'happiness': 0.75}, {'votes for other': 1})
 
     Raises:
         UserError: a primary choice that MSP-Podcast does not have.
