@@ -107,8 +107,8 @@ def check_encoder(folder: Path, found: dict[str, Any], needed: dict[str, Any]) -
 
 
 def copy_id(row_id: str, copy: int) -> str:
-    """The key of a perturbed copy of a row."""
-    return f"{row_id}\t{copy}"
+    """The key of a row's features: of the clip itself, copy 0, or of a perturbed copy."""
+    return f"{row_id}\t{copy}" if copy else row_id
 
 
 def pad_features(features: Sequence[Tensor]) -> tuple[Tensor, Tensor]:
@@ -168,7 +168,7 @@ def write_features(
     wanted: list[tuple[Row, int]] = []
     for row in rows:
         for copy in range(1 + (copies if row.split == "train" else 0)):
-            identifier = copy_id(row.id, copy) if copy else row.id
+            identifier = copy_id(row.id, copy)
             if known.get(identifier, {}).get("sound") == _key(keys[row.id], copy, seed):
                 done.old += 1
             else:
@@ -181,7 +181,7 @@ def write_features(
             lines = []
             for batch in _batches(part, root, encoder.longest, identity.get("trim_db"), seed, done):
                 for (row, copy, _), states in zip(batch, encoder.encode([clip for _, _, clip in batch]), strict=True):
-                    identifier = copy_id(row.id, copy) if copy else row.id
+                    identifier = copy_id(row.id, copy)
                     features[identifier] = states.to(torch.float16).contiguous()
                     sound = _key(keys[row.id], copy, seed)
                     lines.append(
