@@ -226,7 +226,9 @@ def _states_of_answers(model: SpeechLM, inputs: dict[str, Any], positions: Tenso
         **{name: tensor[first] for name, tensor in inputs.items()},
     )
     cache = prompts.past_key_values
-    cache.batch_select_indices(which)
+    for layer in cache.layers:
+        # The cache's own `keys[which]` adds its gradients up in an order that changes from run to run.
+        layer.keys, layer.values = layer.keys.index_select(0, which), layer.values.index_select(0, which)
     return model.model(
         input_ids=ids[:, -count:],
         attention_mask=mask,
