@@ -95,3 +95,8 @@ def config_path(kind: str, name_or_path: str) -> Path:
             return candidate
     known = ", ".join(sorted(path.stem for path in (CONFIGS / kind).glob("*.yaml")))
     raise UserError(f"{name_or_path}: no such file, and no configuration of that name in configs/{kind} ({known})")
+
+
+def is_main_process() -> bool:
+    """Whether this is the only process, or the first of those that `accelerate launch` or `torchrun` has started."""
+    return os.environ.get("RANK", "0") == "0"

@@ -25,6 +25,7 @@ from shala_audio.cli import (
     validate,
 )
 from shala_audio.errors import UserError
+from shala_audio.files import is_main_process
 
 app = typer.Typer(
     name="shala-audio",
@@ -84,7 +85,8 @@ def main() -> None:
     try:
         app()
     except UserError as error:
-        print(f"shala-audio: error: {error}", file=sys.stderr)
+        if is_main_process():  # of several, all with the same complaint
+            print(f"shala-audio: error: {error}", file=sys.stderr)
         sys.exit(2)
 
 

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from shala_audio.errors import UserError
+from shala_audio.files import is_main_process
 
 if TYPE_CHECKING:
     from shala_audio.training.config import ShalaConfig
@@ -42,7 +43,9 @@ def run(arguments: list[str]) -> None:
     if "--help_all" in arguments:
         parser_for(ShalaConfig).print_help()
         return
-    print(train(parse(arguments)))
+    folder = train(parse(arguments))
+    if is_main_process():
+        print(folder)
 
 
 def parser_for(config_class: type) -> Any:

@@ -29,7 +29,7 @@ from shala_audio.errors import UserError
 from shala_audio.evaluation.calibration import KINDS, Calibration, load_calibration
 from shala_audio.inference.windows import Moment, average, window_bounds
 from shala_audio.models.prompts import PromptBuilder
-from shala_audio.models.readouts.label_token import label_states, label_tree, tree_log_probs
+from shala_audio.models.readouts.label_token import label_answers, label_tree
 from shala_audio.models.readouts.slots import slot_distributions, slot_template
 from shala_audio.models.readouts.verbalized import parse_answer, write_answers
 from shala_audio.models.sources import locate
@@ -245,12 +245,11 @@ class Predictor:
         attributes: list[dict[str, float]] = [{} for _ in batch["input_ids"]]
         if self.model.readout == "label_token":
             tree = label_tree(self.model)
-            hidden = label_states(self.model, tree, batch)
-            probs = tree_log_probs(self.model, tree, hidden).exp().double().cpu().numpy()
-            if self.model.attribute_head is not None:
+            log_probs, stated = label_answers(self.model, tree, batch)
+            probs = log_probs.exp().double().cpu().numpy()
+            if stated is not None:
                 names = [attribute.name for attribute in self.task.attributes]
-                stated = self.model.stated_attributes(hidden[:, 0]).tolist()
-                attributes = [dict(zip(names, values, strict=True)) for values in stated]
+                attributes = [dict(zip(names, values, strict=True)) for values in stated.tolist()]
         elif self.model.readout == "slots":
             probs = slot_distributions(self.model, slot_template(self.model), batch).double().cpu().numpy()
         else:

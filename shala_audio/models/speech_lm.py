@@ -6,6 +6,7 @@ a merge in `forward` of the whole model would reach generation and not the loss.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -252,14 +253,19 @@ class SpeechLM(PreTrainedModel, GenerationMixin):
         audio_features: Tensor | None = None,
         audio_lengths: Tensor | None = None,
         logits_to_keep: int = 0,
+        compute: Callable[[SpeechLM], Any] | None = None,
         **kwargs: Any,
-    ) -> CausalLMOutputWithPast:
+    ) -> Any:
         """Next-token logits (B, L or `logits_to_keep`, vocabulary).
 
         Args:
             input_ids: (B, L), with the placeholder's id once for every token of sound.
             audio_features: (B, S, T, D) encoder features; audio_lengths: (B,) their frames.
+            compute: computes something else with this model, whose result is returned instead. Autocast, DDP, FSDP and
+                DeepSpeed hook onto `forward`, so what trains the model must come through it.
         """
+        if compute is not None:
+            return compute(self)
         outputs = self.model(
             input_ids=input_ids,
             attention_mask=attention_mask,

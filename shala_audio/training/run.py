@@ -11,6 +11,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from accelerate.utils import gather_object
 from transformers import TrainerCallback, set_seed
 from transformers.trainer_utils import get_last_checkpoint
 
@@ -47,13 +48,15 @@ def train(config: ShalaConfig) -> Path:
     set_seed(config.seed)
     model = _model(config)
     out = Path(str(config.output_dir))
-    resumed = False
+    resumed, state = False, None
     if METHODS[config.method].loss != "none":
-        resumed = _fit(model, config)
+        resumed, state = _fit(model, config)
     elif config.method == "few_shot":
         rows = training_rows(read_manifest(config.manifest), model)
         model.examples = few_shot_examples(rows, model, config.few_shot_examples, config.seed)
-    model.save_pretrained(out)
+    if config.process_index != 0:  # of several processes, the first one writes
+        return out
+    model.save_pretrained(out, state_dict=state)
     for stale in (*out.glob("calibration_*.json"), *out.glob("predictions*.jsonl"), *out.glob("score*.json")):
         stale.unlink()  # of the model that was here before
     for checkpoint in out.glob("checkpoint-*"):  # they are for going on after an interruption, and there was none
@@ -79,8 +82,18 @@ def _model(config: ShalaConfig) -> SpeechLM:
     return SpeechLM.build(load_model_config(config.model), task, config.readout, attributes=attributes)
 
 
-def _fit(model: SpeechLM, config: ShalaConfig) -> bool:
-    """Train the model in place; return whether an interrupted run was gone on with."""
+def _fit(model: SpeechLM, config: ShalaConfig) -> tuple[bool, dict[str, Any] | None]:
+    """Train the model in place.
+
+    Returns:
+        Whether an interrupted run was gone on with, and the model's parameters where they are spread over processes.
+    """
+    say = print if config.process_index == 0 else (lambda *_: None)
+    if config.n_gpu > 1:
+        raise UserError(
+            f"{config.n_gpu} GPUs are visible to one process: start it with `accelerate launch` (configs/accelerate), or "
+            "let it see one GPU (CUDA_VISIBLE_DEVICES=0)"
+        )
     features = None
     if model.task.has_audio and config.features:
         features = FeatureStore(config.features, model.model_config.encoder_identity())
@@ -89,7 +102,7 @@ def _fit(model: SpeechLM, config: ShalaConfig) -> bool:
         features.check(rows)
         if config.skip_bad:
             every, rows = len(rows), [row for row in rows if row.id in features]
-            print(f"{every - len(rows)} of {every} rows are left out, because there are no features of their sound")
+            say(f"{every - len(rows)} of {every} rows are left out, because there are no features of their sound")
             if not rows:
                 raise UserError(f"features: {config.features} has none of any training row")
         if config.copies and not any(features.copies(row.id, config.copies) for row in rows if row.id in features):
@@ -102,22 +115,20 @@ def _fit(model: SpeechLM, config: ShalaConfig) -> bool:
             )
     if config.target == "hard":
         every, rows = len(rows), hard_rows(rows, model.task.label_names)
-        print(f"{every - len(rows)} of {every} rows without a plurality label are left out")
+        say(f"{every - len(rows)} of {every} rows without a plurality label are left out")
         if not rows:
             raise UserError("target: no train row has a plurality label")
     dataset = build_dataset(rows, model, features)
     batcher = Batcher(model, features, config.copies)
     if model.readout == "verbalized":
         config.max_completion_length = longest_answer(model)  # no longer answer can be valid
-    if config.world_size > 1 or config.n_gpu > 1:
-        raise UserError("training runs in one process on one device; start it without a launcher, with one GPU visible")
     mine = fingerprint(config, model)
     checkpoint = _checkpoint(config, mine)
     supervised = METHODS[config.method].loss == "supervised"
     if supervised and not config.init and features is not None and config.ear_epochs and checkpoint is None:
         model.to(config.device)  # no trainer has moved it yet
-        losses = warm_up_ear(model, dataset, batcher, config)
-        print(f"ear: loss {losses[0]:.3f} in the first pass, {losses[-1]:.3f} in the last")
+        losses = warm_up_ear(model, dataset, batcher, config)  # a small part of the work: each process does all of it
+        say(f"ear: loss {losses[0]:.3f} in the first pass, {losses[-1]:.3f} in the last")
     trainer: Any
     if supervised:
         trainer = WarmStartTrainer(model, batcher, args=config, train_dataset=dataset)
@@ -125,20 +136,28 @@ def _fit(model: SpeechLM, config: ShalaConfig) -> bool:
         weights = AmbiguityWeights(vote_counts(rows, model.task.label_names), config.ambiguity_settings())
         trainer = ShalaTrainer(model, config, dataset, batcher, weights)
         if config.ambiguity == "dynamic" and checkpoint is None:
-            print(f"dynamic weights: first, what the model says of all {len(rows)} training rows")
-            weights.begin(_distances(model, rows, features))
+            say(f"dynamic weights: first, what the model says of all {len(rows)} training rows")
+            weights.begin(_distances(model, rows, features, config))
     out = Path(str(config.output_dir))
-    if checkpoint is None:  # nothing of an earlier run may be gone on from as if it were this one's
-        for stale in out.glob("checkpoint-*"):
-            shutil.rmtree(stale)
-        write_json(out / "run.json", mine)
-    trainer.add_callback(_JsonLog(out / "log.jsonl", _step(checkpoint)))
+    if config.process_index == 0:
+        if checkpoint is None:  # nothing of an earlier run may be gone on from as if it were this one's
+            for stale in out.glob("checkpoint-*"):
+                shutil.rmtree(stale)
+            write_json(out / "run.json", mine)
+        trainer.add_callback(_JsonLog(out / "log.jsonl", _step(checkpoint)))
     before = {name: p.detach().clone() for name, p in model.named_parameters() if p.requires_grad}
     trainer.train(resume_from_checkpoint=checkpoint)
-    unmoved = [name for name, p in model.named_parameters() if name in before and torch.equal(p, before[name])]
-    if len(unmoved) == len(before) and trainer.state.global_step > 1:  # the first step has a learning rate of 0
+    state = None
+    if trainer.is_fsdp_enabled or trainer.is_deepspeed_enabled:
+        state = trainer.accelerator.get_state_dict(trainer.model_wrapped)  # gathered by all, for the first process to keep
+    after = dict(model.named_parameters()) if state is None else state
+    if (
+        config.process_index == 0
+        and trainer.state.global_step > 1  # the first step has a learning rate of 0
+        and all(torch.equal(after[name].to(value), value) for name, value in before.items())
+    ):
         raise RuntimeError("training changed no parameter: no gradient reached the ear or the adapter")
-    return checkpoint is not None
+    return checkpoint is not None, state
 
 
 def _checkpoint(config: ShalaConfig, mine: dict[str, Any]) -> str | None:
@@ -163,9 +182,10 @@ def _step(checkpoint: str | None) -> int:
     return int(checkpoint.rsplit("-", 1)[1]) if checkpoint else 0
 
 
-def _distances(model: SpeechLM, rows: Sequence[Row], features: FeatureStore | None) -> Floats:
-    """(rows,) jsd of what the model says before its training."""
-    found = dict(Predictor(model).predict_rows(rows, features))
+def _distances(model: SpeechLM, rows: Sequence[Row], features: FeatureStore | None, config: ShalaConfig) -> Floats:
+    """(rows,) jsd of what the model says before its training; each process asks it about its share of the rows."""
+    mine = rows[config.process_index :: config.world_size]
+    found = dict(gather_object(list(Predictor(model, str(config.device)).predict_rows(mine, features))))
     model.train()
     return jsd(human_distributions(rows, model.task.label_names), np.stack([found[row.id].probs for row in rows]))
 

@@ -11,7 +11,6 @@ from __future__ import annotations
 import sys
 from typing import Any
 
-import numpy as np
 import torch
 from datasets import Dataset
 from torch import Tensor
@@ -21,7 +20,7 @@ from trl.trainer.utils import RepeatSampler
 
 from shala_audio.distribution import Floats
 from shala_audio.errors import UserError
-from shala_audio.models.readouts.label_token import label_states, label_tree, tree_log_probs
+from shala_audio.models.readouts.label_token import label_answers, label_tree
 from shala_audio.models.readouts.slots import digit_log_probs, fill_slots, slot_template
 from shala_audio.models.speech_lm import SpeechLM
 from shala_audio.training.ambiguity import AmbiguityWeights
@@ -57,9 +56,9 @@ class ShalaTrainer(SpeechTrainer, GRPOTrainer):
         **options: Any,
     ) -> None:
         self.exact = model.readout == "label_token"
-        rows = args.per_device_train_batch_size * args.gradient_accumulation_steps
+        rows = args.per_device_train_batch_size * args.gradient_accumulation_steps * args.world_size
         self.prompts_per_step = rows if self.exact else rows // args.num_generations
-        _check(args, self.prompts_per_step)
+        _check(args, self.prompts_per_step, model.readout)
         self.batcher, self.weights = batcher, weights
         self.steps_without_signal = 0
         # Of the batch at hand, for the hooks that TRL gives no room to pass them.
@@ -126,36 +125,39 @@ class ShalaTrainer(SpeechTrainer, GRPOTrainer):
         self._rows = torch.tensor([row["row"] for row in inputs], device=self.accelerator.device)
         output = super()._generate_and_score_completions(inputs)
         if self.model.training:
-            rows = [row["row"] for row in inputs]
-            weights = self._weigh(rows, 1 - np.clip(self._rewards, 0, 1))
-            output["advantages"] = output["advantages"] * torch.tensor(
-                weights, dtype=torch.float32, device=output["advantages"].device
-            )
+            mine = slice(self.accelerator.process_index * len(inputs), (self.accelerator.process_index + 1) * len(inputs))
+            output["advantages"] = output["advantages"] * self._weigh(self._rows, 1 - self._rewards[mine].clamp(0, 1))
             self._watch()
         return {**output, **self._audio, "row": self._rows}
 
     def _calculate_rewards(self, inputs: Any, prompts: Any, completions: Any, completion_ids_list: Any) -> Tensor:
         rewards = super()._calculate_rewards(inputs, prompts, completions, completion_ids_list)
-        self._rewards = rewards[:, 0].cpu().numpy()  # one reward function; kept for the running 1 - r
+        self._rewards = rewards[:, 0]  # one reward function, all processes; kept for the running 1 - r
         return rewards
 
-    def _weigh(self, rows: list[int], gap: Floats) -> Floats:
-        """The weights of a batch's rows, logged; then what the batch showed of them is remembered."""
-        weights = self.weights.of(rows, self._progress())
-        shown = self.weights.all(self._progress())[rows]  # also where rows were drawn by weight
-        self.weights.update(rows, gap)
+    def _weigh(self, rows: Tensor, gap: Tensor) -> Tensor:
+        """The weights (B,) of a batch's rows, logged; then what the batch showed of them is remembered.
+
+        Args:
+            rows, gap: (B,) numbers of this process's rows and their 1 - r; every process remembers those of all.
+        """
+        weights = self.weights.of(rows.tolist(), self._progress())
+        every = self.accelerator.gather(rows).tolist()
+        shown = self.weights.all(self._progress())[every]  # also where rows were drawn by weight
+        self.weights.update(every, self.accelerator.gather(gap.float()).cpu().numpy())
         for name, value in self.weights.statistics(shown).items():
             self._metrics["train"][name].append(value)
         if self.weights.settings.kind != "off":
             self._metrics["train"]["weight/lambda"].append(self.weights.strength(self._progress()))
-        return weights
+        return torch.tensor(weights, dtype=torch.float32, device=rows.device)
 
     def _watch(self) -> None:
         """Say when all rollouts of every prompt earned the same, so that nothing is learnt from the batch."""
-        silent = bool(np.ptp(self._rewards.reshape(-1, self.num_generations), axis=1).max() < 1e-6)
+        groups = self._rewards.view(-1, self.num_generations)
+        silent = bool((groups.amax(dim=1) - groups.amin(dim=1)).max() < 1e-6)
         self._metrics["train"]["without_signal"].append(float(silent))
         self.steps_without_signal += silent
-        if silent and self.steps_without_signal in (1, 10, 100, 1000):
+        if silent and self.steps_without_signal in (1, 10, 100, 1000) and self.accelerator.is_main_process:
             print(
                 f"step {self.state.global_step + 1}: all rollouts of every prompt earned the same "
                 f"({float(self._rewards.mean()):.3f} on average), so nothing is learnt from this batch "
@@ -178,8 +180,9 @@ class ShalaTrainer(SpeechTrainer, GRPOTrainer):
         policy = self.accelerator.unwrap_model(self.model)
         training = policy.training
         policy.eval()
-        with self.accelerator.autocast():
-            digits, _ = fill_slots(policy, self.template, batch, group, self.temperature)
+        digits, _ = self.model_wrapped(
+            compute=lambda lm: fill_slots(lm, self.template, batch, group, self.temperature)
+        )
         policy.train(training)
         completions = self.template.completion(digits)
         return {
@@ -193,18 +196,14 @@ class ShalaTrainer(SpeechTrainer, GRPOTrainer):
 
     def _compute_loss(self, model: Any, inputs: dict[str, Any]) -> Tensor:
         if self.exact:
-            return self._exact_loss(inputs)
+            return self._exact_loss(model, inputs)
         self._audio = {name: inputs[name] for name in ("audio_features", "audio_lengths") if name in inputs}
         self._rows = inputs["row"]
         return super()._compute_loss(model, inputs)
 
-    def _exact_loss(self, inputs: dict[str, Any]) -> Tensor:
+    def _exact_loss(self, model: Any, inputs: dict[str, Any]) -> Tensor:
         """Mean over rows of w · JS divergence in nats, or of w · JS distance."""
-        policy = self.accelerator.unwrap_model(self.model)
-        # `Trainer` puts autocast around the model's own `forward`, which this goes beneath.
-        with self.accelerator.autocast():
-            hidden = label_states(policy, self.tree, inputs["prompt"])
-            log_q = tree_log_probs(policy, self.tree, hidden)
+        log_q, stated = model(compute=lambda lm: label_answers(lm, self.tree, inputs["prompt"]))
         divergence = js_divergence(inputs["human"], log_q)
         distances = js_distance(divergence.detach())
         mode = "train" if self.model.training else "eval"
@@ -212,9 +211,8 @@ class ShalaTrainer(SpeechTrainer, GRPOTrainer):
         loss = js_distance(divergence) if self.args.exact_loss == "distance" else divergence
         if mode == "eval":
             return loss.mean()
-        weights = self._weigh(inputs["row"].tolist(), distances.float().cpu().numpy())
-        weighted = torch.tensor(weights, dtype=loss.dtype, device=loss.device) * loss
-        whole = weighted.mean() + self._attribute_loss(policy, hidden[:, 0], inputs)
+        weighted = self._weigh(inputs["row"], distances) * loss
+        whole = weighted.mean() + self._attribute_loss(stated, inputs)
         return whole / self.current_gradient_accumulation_steps
 
     def _get_per_token_logps_and_entropies(
@@ -231,10 +229,10 @@ class ShalaTrainer(SpeechTrainer, GRPOTrainer):
         self, model: Any, input_ids: Tensor, attention_mask: Tensor, count: int
     ) -> tuple[Tensor, Tensor, None]:
         """Log-probabilities among the ten digits, as they were sampled; 0 for forced tokens."""
-        policy = self.accelerator.unwrap_model(model)
         inputs = {"input_ids": input_ids, "attention_mask": attention_mask, **self._audio}
-        with self.accelerator.autocast():
-            log_probs, places = digit_log_probs(policy, self.template, inputs, self.temperature, self._rows)
+        log_probs, places = model(
+            compute=lambda lm: digit_log_probs(lm, self.template, inputs, self.temperature, self._rows)
+        )
         places = places.to(input_ids.device)
         tokens = input_ids[:, -count:][:, places]
         chosen = (tokens[..., None] == self.template.digit_ids.to(tokens.device)).float()
@@ -245,7 +243,7 @@ class ShalaTrainer(SpeechTrainer, GRPOTrainer):
         return logps, entropies, None
 
 
-def _check(args: ShalaConfig, prompts: int) -> None:
+def _check(args: ShalaConfig, prompts: int, readout: str) -> None:
     """Refuse settings that would be ignored, and those under which the ambiguity weight cancels out.
 
     Raises:
@@ -255,6 +253,11 @@ def _check(args: ShalaConfig, prompts: int) -> None:
         raise UserError("beta: no reference model is kept, so a KL term cannot be computed; leave it at 0")
     if args.reward not in REWARDS:
         raise UserError(f"reward is {args.reward!r}; use one of {', '.join(REWARDS)}")
+    if readout == "slots" and args.per_device_train_batch_size * args.steps_per_generation % args.num_generations:
+        raise UserError(
+            f"per_device_train_batch_size: each process samples whole groups of {args.num_generations} answers "
+            "(num_generations), so make it a multiple of that"
+        )
     plain = str(args.optim).lower().endswith("sgd") and not args.max_grad_norm
     if args.ambiguity != "off" and not args.ambiguity_sampling and prompts < 2 and not plain:
         raise UserError(

@@ -10,7 +10,6 @@ import torch
 from torch import Tensor
 
 from shala_audio.distribution import Floats
-from shala_audio.models.speech_lm import SpeechLM
 from shala_audio.training.data import Batcher
 from shala_audio.training.objective import concordance_loss
 from shala_audio.training.sampling import RowSampler, visit_order
@@ -50,7 +49,7 @@ class SpeechTrainer:
     def _get_train_sampler(self, dataset: Any = None) -> RowSampler:
         """Batches of rows of similar length, in an order that depends on the seed and the epoch alone."""
         dataset = self.train_dataset if dataset is None else dataset
-        lengths, batch = dataset["length"], self.args.per_device_train_batch_size
+        lengths, batch = dataset["length"], self.args.per_device_train_batch_size * self.args.world_size
         return RowSampler(lambda epoch: self._order(lengths, batch, epoch), len(lengths))
 
     def _order(self, lengths: Sequence[int], batch: int, epoch: int) -> list[int]:
@@ -62,11 +61,9 @@ class SpeechTrainer:
         """Weights by which an epoch's rows are drawn; None visits each once."""
         return None
 
-    def _attribute_loss(self, model: SpeechLM, hidden: Tensor, inputs: dict[str, Any]) -> Tensor | float:
-        """What the attributes add to the loss of a batch, from the states (B, D) that the label words follow."""
-        if model.attribute_head is None:
-            return 0.0
-        return self.args.attribute_weight * concordance_loss(model.stated_attributes(hidden), inputs["attributes"])
+    def _attribute_loss(self, stated: Tensor | None, inputs: dict[str, Any]) -> Tensor | float:
+        """What the attributes (B, A) that the model states add to the loss of a batch."""
+        return 0.0 if stated is None else self.args.attribute_weight * concordance_loss(stated, inputs["attributes"])
 
     def create_optimizer(self, model: Any = None) -> torch.optim.Optimizer:
         if self.optimizer is None:

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 from transformers import Trainer
 
-from shala_audio.models.readouts.label_token import label_states, label_tree, tree_log_probs
+from shala_audio.models.readouts.label_token import label_answers, label_tree
 from shala_audio.models.readouts.slots import digit_log_probs, slot_template, to_digits
 from shala_audio.models.readouts.verbalized import write_answer
 from shala_audio.models.speech_lm import SpeechLM
@@ -37,19 +37,16 @@ class WarmStartTrainer(SpeechTrainer, Trainer):
     def compute_loss(
         self, model: Any, inputs: dict[str, Any], return_outputs: bool = False, num_items_in_batch: Any = None
     ) -> Any:
-        lm: SpeechLM = self.accelerator.unwrap_model(model)
-        human = inputs["human"]
-        # `Trainer` puts autocast around the model's own `forward`, which these go beneath.
-        with self.accelerator.autocast():
-            if lm.readout == "label_token":
-                hidden = label_states(lm, self.tree, inputs["prompt"])
-                loss = soft_cross_entropy(human, tree_log_probs(lm, self.tree, hidden)).mean()
-                loss = loss + self._attribute_loss(lm, hidden[:, 0], inputs)
-            elif lm.readout == "slots":
-                loss = self._slots_loss(lm, inputs["prompt"], human)
-            else:
-                loss = self._verbalized_loss(lm, inputs["prompt"], human)
+        loss = model(compute=lambda lm: self._loss(lm, inputs))
         return (loss, {}) if return_outputs else loss
+
+    def _loss(self, lm: SpeechLM, inputs: dict[str, Any]) -> Tensor:
+        if lm.readout == "label_token":
+            log_q, stated = label_answers(lm, self.tree, inputs["prompt"])
+            return soft_cross_entropy(inputs["human"], log_q).mean() + self._attribute_loss(stated, inputs)
+        if lm.readout == "slots":
+            return self._slots_loss(lm, inputs["prompt"], inputs["human"])
+        return self._verbalized_loss(lm, inputs["prompt"], inputs["human"])
 
     def _slots_loss(self, lm: SpeechLM, prompt: dict[str, Any], human: Tensor) -> Tensor:
         """Mean cross-entropy of the digits that state the human distribution."""

@@ -2,7 +2,6 @@ from __future__ import annotations
 
 from zlib import crc32
 
-import numpy as np
 import pytest
 import torch
 from scipy.spatial.distance import jensenshannon
@@ -204,7 +203,7 @@ def test_the_same_reward_for_all_is_said(tiny_lm, tmp_path, capsys):
 def test_equal_rewards_are_seen_whatever_they_are(tiny_lm, tmp_path, rewards, silent):
     """Not by advantages that are exactly 0: a mean of equal numbers is off by a rounding error."""
     trainer = shala_trainer(tiny_model(tiny_lm, readout="slots"), tmp_path)
-    trainer._rewards = np.array(rewards, dtype=np.float32)
+    trainer._rewards = torch.tensor(rewards)
     trainer._watch()
     assert trainer.steps_without_signal == silent
 

@@ -100,7 +100,14 @@ def label_tree(model: SpeechLM) -> LabelTree:
 
 def label_log_probs(model: SpeechLM, tree: LabelTree, batch: dict[str, Any]) -> Tensor:
     """Log-probabilities of the labels, (B, K) float32, with their gradient; arguments as of `label_states`."""
-    return tree_log_probs(model, tree, label_states(model, tree, batch))
+    return label_answers(model, tree, batch)[0]
+
+
+def label_answers(model: SpeechLM, tree: LabelTree, batch: dict[str, Any]) -> tuple[Tensor, Tensor | None]:
+    """`label_log_probs`, and the attributes (B, A) that a model with a head for them states."""
+    hidden = label_states(model, tree, batch)
+    stated = None if model.attribute_head is None else model.stated_attributes(hidden[:, 0])
+    return tree_log_probs(model, tree, hidden), stated
 
 
 def label_states(model: SpeechLM, tree: LabelTree, batch: dict[str, Any]) -> Tensor:

@@ -1,0 +1,55 @@
+"""Trains tiny models as one of several processes, or alone, and writes their losses and weights.
+
+python -m tests.training.processes FOLDER ROWS_A_PROCESS       FOLDER holds `lm` and `encoder`
+"""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+import torch
+from safetensors.torch import save_file
+
+from shala_audio.files import is_main_process, write_json
+from tests.tiny import tiny_model
+from tests.training.helpers import shala_trainer, warm_start_trainer
+
+RUNS = {
+    "warm_start_text": (warm_start_trainer, False, {}),
+    "shala_text": (shala_trainer, False, {"ambiguity": "dynamic"}),
+    "shala_speech": (shala_trainer, True, {"gradient_accumulation_steps": 2}),
+    "slots_speech": (warm_start_trainer, True, {"readout": "slots"}),
+}
+
+
+def main(folder: Path, batch: int) -> None:
+    """One run after another, into `folder`."""
+    for name, (trainer_of, speech, given) in RUNS.items():
+        options = {**given}
+        encoder = folder / "encoder" if speech else None
+        model = tiny_model(folder / "lm", encoder, readout=options.pop("readout", "label_token"))
+        trainer = trainer_of(model, folder / name, count=40, max_steps=10, per_device_train_batch_size=batch, **options)
+        trainer.train()
+        if is_main_process():
+            trained = {key: value.detach().clone() for key, value in model.named_parameters() if value.requires_grad}
+            save_file(trained, folder / f"{name}.safetensors")
+            losses = [entry["loss"] for entry in trainer.state.log_history if "loss" in entry]
+            extra = {} if trainer_of is warm_start_trainer else {"unlearnt": trainer.weights.unlearnt.tolist()}
+            write_json(folder / f"{name}.json", {"losses": losses, **extra})
+    # Rollouts are drawn anew in every process, so that only their sameness of weights can be held against one process.
+    torch.manual_seed(0)
+    model = tiny_model(folder / "lm", readout="slots")
+    trainer = shala_trainer(model, folder / "slots", count=8, max_steps=3, per_device_train_batch_size=batch)
+    trainer.train()
+    mine = torch.cat([value.detach().flatten() for value in model.parameters() if value.requires_grad])
+    everyone = trainer.accelerator.gather(mine[None])
+    if is_main_process():
+        reward = [entry["reward"] for entry in trainer.state.log_history if "reward" in entry]
+        write_json(
+            folder / "slots.json", {"reward": reward, "spread": float((everyone - everyone[:1]).abs().max())}
+        )
+
+
+if __name__ == "__main__":
+    main(Path(sys.argv[1]), int(sys.argv[2]))

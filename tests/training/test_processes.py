@@ -1,0 +1,71 @@
+"""Two processes with half the rows each compute what one computes."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from shala_audio.files import read_json
+from tests.tiny import make_tiny_encoder, make_tiny_lm
+from tests.training.processes import RUNS
+
+PROJECT = Path(__file__).parents[2]
+
+
+def launch(*command: str) -> subprocess.CompletedProcess[str]:
+    """Run a module in two processes, one CPU thread each."""
+    settings = str(PROJECT / "configs" / "accelerate" / "cpu_2.yaml")
+    return subprocess.run(
+        [sys.executable, "-m", "accelerate.commands.launch", "--config_file", settings, "-m", *command],
+        cwd=PROJECT,
+        env={**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(PROJECT)},
+        capture_output=True,
+        text=True,
+    )
+
+
+@pytest.fixture(scope="module")
+def folders(tmp_path_factory):
+    """Folders of what two processes wrote, and one."""
+    found = []
+    for name in ("two", "one"):
+        folder = tmp_path_factory.mktemp(name)
+        make_tiny_lm(folder / "lm")
+        make_tiny_encoder(folder / "encoder")
+        found.append(folder)
+    two, one = found
+    run = launch("tests.training.processes", str(two), "4")
+    assert run.returncode == 0, run.stderr[-3000:]
+    run = subprocess.run(
+        [sys.executable, "-m", "tests.training.processes", str(one), "8"], cwd=PROJECT, capture_output=True, text=True
+    )
+    assert run.returncode == 0, run.stderr[-3000:]
+    return two, one
+
+
+@pytest.mark.parametrize("name", RUNS)
+def test_two_processes_train_as_one_does(folders, name):
+    two, one = (read_json(folder / f"{name}.json") for folder in folders)
+    assert len(one["losses"]) == 10
+    assert two["losses"] == pytest.approx(one["losses"], abs=1e-5)
+    assert two.get("unlearnt") == pytest.approx(one.get("unlearnt"), abs=1e-5)
+    theirs, ours = (load_file(folder / f"{name}.safetensors") for folder in folders)
+    for key, value in ours.items():
+        torch.testing.assert_close(theirs[key], value, atol=1e-5, rtol=0)
+
+
+def test_two_processes_draw_rollouts_and_keep_the_same_weights(folders):
+    two = read_json(folders[0] / "slots.json")
+    assert two["spread"] == 0 and len(two["reward"]) == 3 and min(two["reward"]) > 0
+
+
+def test_a_users_error_is_said_once(tmp_path):
+    run = launch("shala_audio", "train", "--output_dir", str(tmp_path), "--method", "shala")
+    assert run.returncode != 0
+    assert run.stderr.count("shala-audio: error: manifest") == 1
