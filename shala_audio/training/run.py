@@ -149,7 +149,9 @@ def _fit(model: SpeechLM, config: ShalaConfig) -> tuple[bool, dict[str, Any] | N
     trainer.train(resume_from_checkpoint=checkpoint)
     state = None
     if trainer.is_fsdp_enabled or trainer.is_deepspeed_enabled:
-        state = trainer.accelerator.get_state_dict(trainer.model_wrapped)  # gathered by all, for the first process to keep
+        state = trainer.accelerator.get_state_dict(
+            trainer.model_wrapped
+        )  # gathered by all, for the first process to keep
     after = dict(model.named_parameters()) if state is None else state
     if (
         config.process_index == 0

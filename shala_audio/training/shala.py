@@ -125,7 +125,9 @@ class ShalaTrainer(SpeechTrainer, GRPOTrainer):
         self._rows = torch.tensor([row["row"] for row in inputs], device=self.accelerator.device)
         output = super()._generate_and_score_completions(inputs)
         if self.model.training:
-            mine = slice(self.accelerator.process_index * len(inputs), (self.accelerator.process_index + 1) * len(inputs))
+            mine = slice(
+                self.accelerator.process_index * len(inputs), (self.accelerator.process_index + 1) * len(inputs)
+            )
             output["advantages"] = output["advantages"] * self._weigh(self._rows, 1 - self._rewards[mine].clamp(0, 1))
             self._watch()
         return {**output, **self._audio, "row": self._rows}
@@ -180,9 +182,7 @@ class ShalaTrainer(SpeechTrainer, GRPOTrainer):
         policy = self.accelerator.unwrap_model(self.model)
         training = policy.training
         policy.eval()
-        digits, _ = self.model_wrapped(
-            compute=lambda lm: fill_slots(lm, self.template, batch, group, self.temperature)
-        )
+        digits, _ = self.model_wrapped(compute=lambda lm: fill_slots(lm, self.template, batch, group, self.temperature))
         policy.train(training)
         completions = self.template.completion(digits)
         return {

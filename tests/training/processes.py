@@ -9,9 +9,13 @@ import sys
 from pathlib import Path
 
 import torch
+from accelerate import PartialState
 from safetensors.torch import save_file
+from torch.distributed.device_mesh import init_device_mesh
+from torch.distributed.fsdp import fully_shard
 
 from shala_audio.files import is_main_process, write_json
+from shala_audio.models.readouts.label_token import label_log_probs, label_tree
 from tests.tiny import tiny_model
 from tests.training.helpers import shala_trainer, warm_start_trainer
 
@@ -46,9 +50,33 @@ def main(folder: Path, batch: int) -> None:
     everyone = trainer.accelerator.gather(mine[None])
     if is_main_process():
         reward = [entry["reward"] for entry in trainer.state.log_history if "reward" in entry]
-        write_json(
-            folder / "slots.json", {"reward": reward, "spread": float((everyone - everyone[:1]).abs().max())}
-        )
+        write_json(folder / "slots.json", {"reward": reward, "spread": float((everyone - everyone[:1]).abs().max())})
+    if PartialState().num_processes > 1:
+        write_json(folder / f"sharded_{PartialState().process_index}.json", sharded(folder))
+
+
+def sharded(folder: Path) -> dict[str, float]:
+    """The exact loss and a gradient of a model that FSDP 2 has spread over the processes, less those of a whole model."""
+    ids = torch.randint(2, 200, (3, 12), generator=torch.Generator().manual_seed(0))  # the same everywhere
+    inputs = {"input_ids": ids, "attention_mask": torch.ones(3, 12, dtype=torch.long)}
+    found = []
+    for spread in (False, True):
+        model = tiny_model(folder / "lm")
+        if spread:
+            mesh = init_device_mesh("cpu", (PartialState().num_processes,))
+            for layer in model.model.decoder.layers:
+                fully_shard(layer, mesh=mesh)
+            fully_shard(model, mesh=mesh)
+        tree = label_tree(model)
+        loss = model(compute=lambda lm, tree=tree: label_log_probs(lm, tree, inputs)).sum()
+        loss.backward()
+        gradient = next(p for name, p in model.named_parameters() if "lora_B" in name).grad
+        found.append((loss.detach(), gradient.full_tensor() if spread else gradient))
+    (loss, gradient), (spread_loss, spread_gradient) = found
+    return {
+        "loss": float((spread_loss - loss).abs()),
+        "gradient": float((spread_gradient - gradient).abs().max() / gradient.abs().max()),
+    }
 
 
 if __name__ == "__main__":

@@ -65,6 +65,12 @@ def test_two_processes_draw_rollouts_and_keep_the_same_weights(folders):
     assert two["spread"] == 0 and len(two["reward"]) == 3 and min(two["reward"]) > 0
 
 
+@pytest.mark.parametrize("process", [0, 1])
+def test_a_model_spread_over_processes_has_the_same_loss_and_gradient(folders, process):
+    difference = read_json(folders[0] / f"sharded_{process}.json")
+    assert difference["loss"] < 1e-4 and difference["gradient"] < 1e-4
+
+
 def test_a_users_error_is_said_once(tmp_path):
     run = launch("shala_audio", "train", "--output_dir", str(tmp_path), "--method", "shala")
     assert run.returncode != 0
