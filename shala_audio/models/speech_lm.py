@@ -84,6 +84,7 @@ class SpeechLM(PreTrainedModel, GenerationMixin):
     """
 
     base_model_prefix = "model"
+    supports_gradient_checkpointing = True
     _supports_sdpa = True
     _supports_flash_attn = True
 
@@ -262,7 +263,7 @@ class SpeechLM(PreTrainedModel, GenerationMixin):
             input_ids: (B, L), with the placeholder's id once for every token of sound.
             audio_features: (B, S, T, D) encoder features; audio_lengths: (B,) their frames.
             compute: computes something else with this model, whose result is returned instead. Autocast, DDP, FSDP and
-                DeepSpeed hook onto `forward`, so what trains the model must come through it.
+                DeepSpeed hook onto `forward`, so what trains the model must come through it; once, not in itself again.
         """
         if compute is not None:
             return compute(self)

@@ -62,7 +62,9 @@ class WarmStartTrainer(SpeechTrainer, Trainer):
         completions, valid = pad_right([[*ids, lm.tokenizer.eos_token_id] for ids in tokens], human.device)
         inputs = append_completions(prompt, completions, valid)
         count = completions.shape[1]
-        logits = lm(**inputs, logits_to_keep=count + 1).logits[:, :-1].float()
+        # Not by the model's own forward, which this is called by: autocast cannot be entered twice.
+        hidden = lm.model(**inputs, use_cache=False).last_hidden_state[:, -count - 1 : -1]
+        logits = lm.lm_head(hidden).float()
         losses = torch.nn.functional.cross_entropy(logits.transpose(1, 2), completions, reduction="none")
         return (losses * valid).sum() / valid.sum()
 

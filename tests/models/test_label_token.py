@@ -6,8 +6,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from shala_audio.models.prompts import PromptBuilder
-from shala_audio.models.readouts.label_token import LabelTree, label_log_probs, label_tree
-from tests.tiny import tiny_model
+from shala_audio.models.readouts.label_token import LabelTree, label_log_probs, label_tree, shared_beginning
+from tests.tiny import random_features, tiny_model
 
 END = 9
 WORDS = st.lists(st.lists(st.integers(0, 3), min_size=1, max_size=4).map(tuple), min_size=2, max_size=8, unique=True)
@@ -59,3 +59,34 @@ def test_labels_that_begin_alike_are_told_apart(tiny_lm):
     builder = PromptBuilder(model)
     probs = label_log_probs(model, tree, builder.batch([builder.prompt({"comment": "x"}, None)])).exp()[0]
     assert probs[1] != probs[2]
+
+
+def test_a_shared_beginning_changes_neither_values_nor_gradients(tiny_lm, tiny_encoder):
+    """Against one row at a time, where nothing is shared: for words of several tokens and for sound."""
+    for encoder in (None, tiny_encoder):
+        model = tiny_model(tiny_lm, encoder).eval()
+        tree, builder = label_tree(model), PromptBuilder(model)
+        features = random_features(4) if encoder else None
+        comments = ("oh no", "a rather longer comment", "oh", "oh no, not")
+        texts = [{} if encoder else {"comment": comment} for comment in comments]
+        frames = [clip.shape[1] for clip in features] if features else [None] * 4
+        prompts = [builder.prompt(text, count) for text, count in zip(texts, frames, strict=True)]
+        batch = builder.batch(prompts, features)
+        assert shared_beginning(batch["input_ids"], batch["attention_mask"], model.model.audio_token_id) > 5
+
+        def gradients(log_probs, model=model):
+            model.zero_grad()
+            (log_probs * torch.tensor([1.0, -2.0, 0.5])).sum().backward()
+            return {name: p.grad.clone() for name, p in model.named_parameters() if p.grad is not None}
+
+        together = label_log_probs(model, tree, batch)
+        shared = gradients(together)
+        alone = torch.cat(
+            [
+                label_log_probs(model, tree, builder.batch([prompt], [features[row]] if features else None))
+                for row, prompt in enumerate(prompts)
+            ]
+        )
+        assert torch.allclose(together, alone, atol=1e-5)
+        for name, expected in gradients(alone).items():
+            assert torch.allclose(shared[name], expected, atol=1e-4 * expected.abs().max() + 1e-7), name

@@ -289,3 +289,15 @@ def test_one_flag_chooses_a_rival(tmp_path, capsys, method, settings):
 def test_a_preset_is_whole(tmp_path):
     assert config(tmp_path, method="sft_soft", target="hard", readout="slots").target == "soft"
     assert config(tmp_path, method="shala_unweighted", ambiguity_sampling=True).ambiguity_sampling is False
+
+
+@pytest.mark.parametrize("readout", ["label_token", "slots"])
+def test_recomputing_activations_changes_nothing(tiny_lm, tiny_encoder, tmp_path, readout):
+    """`gradient_checkpointing` keeps no cache, so nothing can be shared between rows, and the losses are the same."""
+    norms = []
+    for recompute in (False, True):
+        model = tiny_model(tiny_lm, tiny_encoder, readout=readout)
+        trainer = shala_trainer(model, tmp_path / str(recompute), max_steps=3, gradient_checkpointing=recompute)
+        trainer.train()
+        norms.append([entry["grad_norm"] for entry in trainer.state.log_history if "grad_norm" in entry])
+    assert norms[1] == pytest.approx(norms[0], rel=1e-4) and min(norms[0]) > 0

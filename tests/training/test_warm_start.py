@@ -74,7 +74,7 @@ def test_padding_on_the_right():
 @pytest.mark.parametrize("readout", ["label_token", "slots", "verbalized"])
 @pytest.mark.parametrize("method", ["warm_start", "shala"])
 def test_bf16_reaches_the_backbone(tiny_lm, tmp_path, readout, method, monkeypatch):
-    """The losses go beneath the model's own forward, which is where `Trainer` puts autocast."""
+    """What computes the losses goes through the model's own forward, which is where `Trainer` puts autocast."""
     monkeypatch.setattr("shala_audio.training.config.bf16_slowdown", lambda: 0.5)
     model = tiny_model(tiny_lm, readout=readout)
     make = warm_start_trainer if method == "warm_start" else shala_trainer
@@ -83,3 +83,4 @@ def test_bf16_reaches_the_backbone(tiny_lm, tmp_path, readout, method, monkeypat
     model.model.register_forward_hook(lambda *_: seen.append(torch.is_autocast_enabled("cpu") and model.training))
     trainer.train()
     assert any(seen), "no forward pass of training ran under autocast"
+    assert not torch.is_autocast_enabled("cpu"), "autocast goes on after the training"

@@ -122,15 +122,51 @@ def label_states(model: SpeechLM, tree: LabelTree, batch: dict[str, Any]) -> Ten
     ids, mask = batch.pop("input_ids"), batch.pop("attention_mask")
     count = len(tree.tokens)
     positions = (mask.cumsum(dim=1) - 1).clamp(min=0)
-    attention: Tensor = mask
+    # Activations that are computed again keep no cache.
+    alone = model.training and model.is_activation_checkpointing
+    shared = 0 if alone else shared_beginning(ids, mask, model.model.audio_token_id)
+    cache = None
+    if shared:
+        # Every row's instruction begins alike: one row computes that, with its gradient.
+        longest = int(mask.sum(dim=1).argmax())
+        beginning = ids[longest : longest + 1, ids.shape[1] - int(mask[longest].sum()) :][:, :shared]
+        cache = model.model(input_ids=beginning, use_cache=True).past_key_values
+        for layer in cache.layers:
+            layer.keys = layer.keys.expand(len(ids), -1, -1, -1)
+            layer.values = layer.values.expand(len(ids), -1, -1, -1)
+        mask = mask * (positions >= shared)
+        width = int(mask.sum(dim=1).max())
+        ids, mask, positions = ids[:, -width:], mask[:, -width:], positions[:, -width:]
     if count:
         suffix = torch.tensor(tree.tokens, device=ids.device).expand(len(ids), -1)
-        depths = tree.depths().to(ids.device)
-        attention = _tree_attention(mask, tree)
-        positions = torch.cat([positions, positions[:, -1:] + depths], dim=1)
+        positions = torch.cat([positions, positions[:, -1:] + tree.depths().to(ids.device)], dim=1)
         ids = torch.cat([ids, suffix], dim=1)
-    outputs = model.model(input_ids=ids, attention_mask=attention, position_ids=positions, use_cache=False, **batch)
+    outputs = model.model(
+        input_ids=ids,
+        attention_mask=_tree_attention(mask, tree, shared) if count or shared else mask,
+        position_ids=positions,
+        past_key_values=cache,
+        use_cache=cache is not None,
+        **batch,
+    )
     return outputs.last_hidden_state[:, -1 - count :]
+
+
+def shared_beginning(ids: Tensor, mask: Tensor, audio_token_id: int) -> int:
+    """How many tokens all rows of a left-padded batch (B, L) begin with alike; none of them sound, nor a row's last.
+
+    >>> ids = torch.tensor([[0, 5, 6, 7, 8], [5, 6, 9, 7, 8]])
+    >>> shared_beginning(ids, torch.tensor([[0, 1, 1, 1, 1], [1, 1, 1, 1, 1]]), audio_token_id=3)
+    2
+    """
+    if len(ids) == 1:
+        return 0
+    lengths = mask.sum(dim=1)
+    shortest = int(lengths.min())
+    columns = torch.arange(shortest - 1, device=ids.device) + (ids.shape[1] - lengths)[:, None]
+    begin = ids.gather(1, columns)
+    alike = ((begin == begin[:1]) & (begin != audio_token_id)).all(dim=0)
+    return int(alike.long().cumprod(dim=0).sum())
 
 
 def tree_log_probs(model: SpeechLM, tree: LabelTree, hidden: Tensor) -> Tensor:
@@ -147,8 +183,9 @@ def tree_log_probs(model: SpeechLM, tree: LabelTree, hidden: Tensor) -> Tensor:
     return log_probs
 
 
-def _tree_attention(mask: Tensor, tree: LabelTree) -> Tensor:
-    """(B, 1, L + n, L + n) bool: the prompt is causal, a node sees the prompt and its own ancestors."""
+def _tree_attention(mask: Tensor, tree: LabelTree, shared: int) -> Tensor:
+    """(B, 1, L + n, P + L + n) bool: the prompt is causal, a node sees the prompt and its own ancestors, and all see the
+    P tokens that were computed before."""
     batch, length = mask.shape
     count = len(tree.tokens)
     total = length + count
@@ -158,4 +195,4 @@ def _tree_attention(mask: Tensor, tree: LabelTree) -> Tensor:
     allowed = allowed & valid[:, None, :]
     # A padded position sees itself, so that no row of the softmax is empty.
     allowed = allowed | torch.eye(total, dtype=torch.bool, device=mask.device)
-    return allowed[:, None]
+    return torch.cat([allowed.new_ones(batch, total, shared), allowed], dim=2)[:, None]
