@@ -247,11 +247,11 @@ if wants 5; then
   shala-audio baseline prior "$manifest" --out "$exp/prior/predictions.jsonl"
   for system in "${trained[@]}"; do
     case $system in zero_shot | few_shot | warm_start) ;; *) need "$exp/.done_4" 4 ;; esac
-    shala-audio predict "$exp/$system" "$manifest" --split test "${feature_options[@]}" \
+    "${predict_cmd[@]}" predict "$exp/$system" "$manifest" --split test "${feature_options[@]}" \
       --format jsonl --out "$exp/$system/predictions.jsonl"
   done
   last=${trained[-1]} # calibrated on dev as well
-  shala-audio predict "$exp/$last" "$manifest" --split dev "${feature_options[@]}" \
+  "${predict_cmd[@]}" predict "$exp/$last" "$manifest" --split dev "${feature_options[@]}" \
     --format jsonl --out "$exp/$last/predictions_dev.jsonl"
   if [ "$(wc -l < "$exp/$last/predictions_dev.jsonl")" -ge 10 ]; then
     for kind in temperature dirichlet; do

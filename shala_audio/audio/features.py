@@ -11,7 +11,7 @@ import fcntl
 import hashlib
 import json
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -72,7 +72,7 @@ class FeatureStore:
         """Features of a row or a copy, (S, T, D) float16."""
         return self._open(self._entry(row_id)["shard"]).get_tensor(row_id)
 
-    def check(self, rows: Sequence[Row]) -> None:
+    def check(self, rows: Iterable[Row]) -> None:
         """Raise where a row is now another stretch of sound than the one whose features are here.
 
         Raises:

@@ -10,6 +10,7 @@ from typing import Annotated
 
 import typer
 
+from shala_audio.cli.shards import parse_shard
 from shala_audio.errors import UserError
 
 
@@ -37,7 +38,7 @@ def features(
     """
     if copies < 0 or nproc < 1:
         raise UserError("--copies takes 0 or more, --nproc 1 or more")
-    part, parts = _shard(shard)
+    part, parts = parse_shard(shard)
     if good is not None and (not skip_bad or shard):
         raise UserError("--good goes with --skip-bad, and not with --shard")
     if nproc > 1:
@@ -76,15 +77,6 @@ def features(
         print(f"{len(done.bad)} of {len(rows)} clips are left out")
     if good is not None:
         write_manifest(good, [row for row in everything if row.id not in done.bad])
-
-
-def _shard(shard: str | None) -> tuple[int, int]:
-    if shard is None:
-        return 1, 1
-    part, _, parts = shard.partition("/")
-    if not (part.isdecimal() and parts.isdecimal() and 1 <= int(part) <= int(parts)):
-        raise UserError(f"--shard is {shard!r}; write it as 1/4, 2/4, ...")
-    return int(part), int(parts)
 
 
 def _in_processes(count: int, manifest: Path, model: str) -> None:

@@ -14,6 +14,7 @@ from shala_audio.cli import (
     calibrate,
     doctor,
     features,
+    merge,
     models,
     pool,
     predict,
@@ -39,6 +40,7 @@ app.command("prepare")(prepare.prepare)
 app.command("validate")(validate.validate)
 app.command("features")(features.features)
 app.command("predict")(predict.predict)
+app.command("merge")(merge.merge)
 app.command("calibrate")(calibrate.calibrate)
 app.command("score")(score.score)
 app.command("compare")(score.compare)

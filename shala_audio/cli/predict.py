@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import csv
-import json
 import os
 import sys
 from collections.abc import Iterable, Iterator
@@ -13,17 +11,17 @@ from typing import Annotated, Any
 
 import typer
 
-from shala_audio.distribution import LabelDistribution
+from shala_audio.cli.inputs import ManifestRows, sound_files
+from shala_audio.cli.outputs import FORMATS, Prediction, write, write_together
+from shala_audio.cli.shards import Shard, launched_shard, parse_shard
 from shala_audio.errors import UserError
-
-FORMATS = ("table", "json", "jsonl", "csv")
-Prediction = tuple[dict[str, Any], LabelDistribution]
 
 
 def predict(
     model: Annotated[str, typer.Argument(help="Folder of a trained model, or default: the one that comes with us.")],
     inputs: Annotated[
-        list[str] | None, typer.Argument(help="Sound files, or manifests (.jsonl).", metavar="INPUT")
+        list[str] | None,
+        typer.Argument(help="Sound files, folders of them, or manifests (.jsonl).", metavar="INPUT"),
     ] = None,
     text: Annotated[list[str] | None, typer.Option(help="Text field as name=value; repeat for several.")] = None,
     format: Annotated[str, typer.Option(help="table, json, jsonl or csv.")] = "table",
@@ -44,6 +42,10 @@ def predict(
     calibration: Annotated[
         str | None, typer.Option(help="temperature or dirichlet, as `shala-audio calibrate` fitted it.")
     ] = None,
+    shard: Annotated[
+        str | None,
+        typer.Option(help="Of a manifest: every Nth row from the Ith on, as I/N, for jobs that `merge` puts together."),
+    ] = None,
 ) -> None:
     """Predict the distribution of human judgement of clips, texts or the rows of a manifest.
 
@@ -55,7 +57,12 @@ def predict(
 
     shala-audio predict exp/crema_d/shala *.flac --format jsonl --out predictions.jsonl
 
+    shala-audio predict exp/crema_d/shala recordings --format csv --out predictions.csv
+
     shala-audio predict exp/crema_d/shala talk.wav --window 4 --hop 2
+
+    accelerate launch --num_processes 4 -m shala_audio predict exp/crema_d/shala data/manifest.jsonl --split test
+    --features features --format jsonl --out predictions.jsonl
     """
     if format not in FORMATS:
         raise UserError(f"--format is {format!r}; use one of {', '.join(FORMATS)}")
@@ -66,6 +73,16 @@ def predict(
     fields = _fields(text or [])
     if not inputs and not fields:
         raise UserError("nothing to predict: name sound files or a manifest, or give --text")
+    manifests = [name for name in inputs or [] if name.endswith(".jsonl")]
+    share, launched = parse_shard(shard), launched_shard()
+    if share[1] > 1 and len(manifests) < len(inputs or []):
+        raise UserError("--shard is for manifests; name sound files to the job that shall hear them")
+    if launched[1] > 1:
+        if len(manifests) != 1 or len(inputs or []) != 1 or format != "jsonl" or out is None or shard is not None:
+            raise UserError("several processes predict one manifest, with --format jsonl and --out, without --shard")
+        if skip_errors:
+            raise UserError("--skip-errors: not with several processes, whose rows are checked to be complete")
+        share = launched
     from shala_audio.inference import default
     from shala_audio.inference.predictor import Predictor
 
@@ -74,7 +91,7 @@ def predict(
             if not os.path.lexists(name):
                 raise UserError(f"{name}: no such file")  # before the model is loaded
     folder = default.part(sound=_have_sound(inputs or [])) if model == "default" else model
-    predictor = Predictor.from_pretrained(folder, batch_size=batch_size, calibration=calibration)
+    predictor = Predictor.from_pretrained(folder, calibration, _device(launched), batch_size=batch_size)
     bad: list[str] = []
 
     def complain(error: UserError) -> None:
@@ -84,13 +101,13 @@ def predict(
         print(f"shala-audio: error: {error}", file=sys.stderr)
 
     def everything() -> Iterator[Prediction]:
-        manifests = [name for name in inputs or [] if name.endswith(".jsonl")]
         for name in manifests:
             try:
-                yield from _manifest(predictor, name, split, features, audio_root, complain if skip_errors else None)
+                rows = ManifestRows(name, split, share)
+                yield from _manifest(predictor, rows, features, audio_root, complain if skip_errors else None)
             except UserError as error:
                 complain(error)
-        clips = [name for name in inputs or [] if not name.endswith(".jsonl")]
+        clips = sound_files([name for name in inputs or [] if not name.endswith(".jsonl")], complain)
         if window is not None:
             yield from _timelines(predictor, clips, window, hop or window, complain)
         else:
@@ -98,7 +115,11 @@ def predict(
         if not inputs:
             yield {"id": "text"}, predictor.predict(text=fields)
 
-    _write(everything(), format, out)
+    if launched[1] > 1:
+        assert out is not None
+        write_together(everything(), manifests[0], split, out, launched)
+    else:
+        write(everything(), format, out)
     if predictor.unparsed:
         print(f"{predictor.unparsed} answers did not parse and count as uniform", file=sys.stderr)
     if bad:
@@ -125,27 +146,34 @@ def _fields(pairs: list[str]) -> dict[str, str]:
 
 
 def _manifest(
-    predictor: Any, name: str, split: str | None, features: Path | None, audio_root: Path | None, complain: Any
+    predictor: Any, rows: ManifestRows, features: Path | None, audio_root: Path | None, complain: Any
 ) -> Iterator[Prediction]:
     from shala_audio.audio.features import FeatureStore
-    from shala_audio.data.rows import read_manifest
 
-    rows = read_manifest(name, split)
-    if not rows:
-        raise UserError(f"{name}: no rows" + (f" in split {split}" if split else ""))
-    store = None
+    store, total = None, rows.count
+    wanted: Iterable[Any] = rows
     if features is not None and predictor.task.has_audio:
         store = FeatureStore(features, predictor.model.model_config.encoder_identity())
         store.check(rows)
         for row in rows if complain else []:
             if row.id not in store:
                 complain(UserError(f"row {row.id}: {features} has no features of its sound"))
-        rows = [row for row in rows if row.id in store] if complain else rows
-    for identity, distribution in predictor.predict_rows(rows, store, audio_root):
+                total -= 1
+        wanted = (row for row in rows if row.id in store) if complain else rows
+    for identity, distribution in predictor.predict_rows(wanted, store, audio_root, total):
         yield {"id": identity}, distribution
 
 
-def _clips(predictor: Any, names: list[str], fields: dict[str, str], complain: Any) -> Iterator[Prediction]:
+def _device(launched: Shard) -> str | None:
+    """The device of a process; its own one where there are several."""
+    if launched[1] == 1:
+        return None
+    from accelerate import PartialState
+
+    return str(PartialState().device)
+
+
+def _clips(predictor: Any, names: Iterable[str], fields: dict[str, str], complain: Any) -> Iterator[Prediction]:
     """Batches of clips; a bad one is complained of and does not spoil its batch."""
     from shala_audio.audio.sound import SAMPLE_RATE, read_sound
 
@@ -163,7 +191,7 @@ def _clips(predictor: Any, names: list[str], fields: dict[str, str], complain: A
             yield {"id": name}, distribution
 
 
-def _timelines(predictor: Any, names: list[str], window: float, hop: float, complain: Any) -> Iterator[Prediction]:
+def _timelines(predictor: Any, names: Iterable[str], window: float, hop: float, complain: Any) -> Iterator[Prediction]:
     for name in names:
         try:
             for moment in predictor.timeline(name, window, hop):
@@ -171,46 +199,3 @@ def _timelines(predictor: Any, names: list[str], window: float, hop: float, comp
                 yield head, moment.distribution
         except UserError as error:
             complain(error)
-
-
-def _record(head: dict[str, Any], distribution: LabelDistribution) -> dict[str, Any]:
-    return {**head, **distribution.to_record()}
-
-
-def _write(predictions: Iterable[Prediction], format: str, out: Path | None) -> None:
-    from shala_audio.files import write_beside
-
-    if out is None:
-        _write_to(predictions, format, sys.stdout)
-        return
-    with write_beside(out) as beside, open(beside, "w", encoding="utf-8", newline="") as file:
-        _write_to(predictions, format, file)
-
-
-def _write_to(predictions: Iterable[Prediction], format: str, file: Any) -> None:
-    if format == "json":
-        json.dump([_record(*prediction) for prediction in predictions], file, indent=2, ensure_ascii=False)
-        file.write("\n")
-    elif format == "csv":
-        writer = None
-        for head, distribution in predictions:
-            flat = {**head, **distribution.to_dict(), "entropy": distribution.entropy, **distribution.attributes}
-            if writer is None:
-                writer = csv.DictWriter(file, list(flat))
-                writer.writeheader()
-            writer.writerow(flat)
-    elif format == "jsonl":
-        for prediction in predictions:
-            file.write(json.dumps(_record(*prediction), ensure_ascii=False) + "\n")
-            file.flush()
-    else:
-        from rich.console import Console
-        from rich.markup import escape
-
-        console = Console(file=file, highlight=False, width=None if file is sys.stdout else 100)
-        for head, distribution in predictions:
-            place = (
-                f" {head['start']:.2f} to {head['end']:.2f} s, voice in {head['voiced']:.0%}" if "start" in head else ""
-            )
-            console.print(f"[bold]{escape(head['id'])}[/bold]{place}")
-            console.print(distribution)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -49,7 +49,7 @@ def pool_folds(folds: Sequence[Fold], out: Path) -> list[str]:
     for system in systems:
         files = {path.name for fold in folds for path in (fold.experiment / system).glob("predictions*.jsonl")}
         for name in sorted(files - {"predictions_dev.jsonl"}):
-            _pool_file([fold.experiment / system / name for fold in folds], set(rows), out / system / name)
+            merge_predictions([fold.experiment / system / name for fold in folds], rows, out / system / name)
         records = [fold.experiment / system / "training.json" for fold in folds]
         if all(record.is_file() for record in records):
             found = [read_json(record) for record in records]
@@ -58,16 +58,28 @@ def pool_folds(folds: Sequence[Fold], out: Path) -> list[str]:
     return systems
 
 
-def _pool_file(paths: Sequence[Path], wanted: set[str], out: Path) -> None:
+def merge_predictions(paths: Sequence[Path], wanted: Iterable[str], out: Path) -> None:
+    """Put files of predictions together into `out`.
+
+    Args:
+        paths: JSON Lines, each of some of the rows.
+        wanted: ids of all rows.
+
+    Raises:
+        UserError: a file is missing or no predictions, or a row is predicted twice, not at all, or not wanted.
+    """
     lines: dict[str, str] = {}
     for path in paths:
         if not path.is_file():
-            raise UserError(f"{path}: missing; the other folds have it")
-        for line in path.read_text(encoding="utf-8").splitlines():
-            identity = json.loads(line)["id"]
+            raise UserError(f"{path}: no such file")
+        for number, line in enumerate(path.read_text(encoding="utf-8").splitlines(), start=1):
+            try:
+                identity = json.loads(line)["id"]
+            except (ValueError, KeyError, TypeError):
+                raise UserError(f"{path}:{number}: not a prediction as JSON with an `id`") from None
             if identity in lines:
-                raise UserError(f"{path}: row {identity} is predicted in another fold too")
+                raise UserError(f"{path}:{number}: row {identity} is predicted twice, here and before")
             lines[identity] = line
-    if odd := sorted(wanted ^ set(lines)):
-        raise UserError(f"{out.name}: {len(odd)} rows are not predicted or not in test, such as {odd[0]}")
+    if odd := sorted(set(wanted) ^ set(lines)):
+        raise UserError(f"{out.name}: {len(odd)} rows are not predicted, or not wanted, such as {odd[0]}")
     write_text(out, "\n".join(lines.values()) + "\n")

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence, Sized
+from itertools import islice
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -37,6 +38,7 @@ from shala_audio.models.speech_lm import SETTINGS, SpeechLM
 
 Clip = str | Path | BinaryIO | tuple[np.ndarray, int]
 Text = str | Mapping[str, str]
+BATCHES_HELD = 64  # among whose rows those of similar length are put together
 
 
 class Predictor:
@@ -59,8 +61,7 @@ class Predictor:
         batch_size: int = 16,
         calibration: Calibration | None = None,
     ) -> None:
-        accelerator = torch.accelerator.current_accelerator() if torch.accelerator.is_available() else None
-        self.device = device or str(accelerator or "cpu")
+        self.device = device or _default_device()
         self.model = model.eval().to(self.device)
         self.task = model.task
         self.batch_size, self.calibration = batch_size, calibration
@@ -69,13 +70,22 @@ class Predictor:
         self._encoder: AudioEncoder | None = None
 
     @classmethod
-    def from_pretrained(cls, folder: str | Path, calibration: str | None = None, **options: Any) -> Predictor:
+    def from_pretrained(
+        cls,
+        folder: str | Path,
+        calibration: str | None = None,
+        device: str | None = None,
+        dtype: torch.dtype | None = None,
+        **options: Any,
+    ) -> Predictor:
         """Load the model of a folder: a trained model's, or a recipe's experiment, of which SHALA's model is taken.
 
         Args:
             folder: where it is.
             calibration: "temperature" or "dirichlet", if `shala-audio calibrate` has fitted one for this model.
-            options: `device`, `batch_size`.
+            device: where to compute; the accelerator where there is one.
+            dtype: of the language model; where None, bfloat16 on an accelerator and float32 on a CPU.
+            options: `batch_size`.
         """
         folder = Path(folder)
         if not folder.is_dir():
@@ -91,7 +101,13 @@ class Predictor:
                     if not path.is_file():
                         raise UserError(f"{path}: no such file; `shala-audio calibrate` fits one on the dev split")
                     fitted = load_calibration(str(path), model.task.label_names)
-                return cls(model, calibration=fitted, **options)
+                device = device or _default_device()
+                if dtype is None:
+                    dtype = torch.float32 if device == "cpu" else torch.bfloat16
+                model.merge_adapter()  # in float32, and rounded once
+                model.model.decoder.to(dtype)
+                model.lm_head.to(dtype)
+                return cls(model, device, calibration=fitted, **options)
         raise UserError(f"{folder}: holds no model ({SETTINGS} is missing)")
 
     @property
@@ -155,16 +171,25 @@ class Predictor:
         ]
 
     def predict_rows(
-        self, rows: Sequence[Row], features: FeatureStore | None = None, audio_root: str | Path | None = None
+        self,
+        rows: Iterable[Row],
+        features: FeatureStore | None = None,
+        audio_root: str | Path | None = None,
+        total: int | None = None,
     ) -> Iterator[tuple[str, LabelDistribution]]:
-        """Predictions of a manifest's rows, in order of length for speed; from the feature cache where there is one."""
+        """Predictions of rows, from the feature cache where there is one.
+
+        Args:
+            rows: any number, in constant memory: some are held at once, and go in order of length for speed.
+            features: of their sound.
+            audio_root: where their sound lies, if there are no features.
+            total: how many rows there are, if `rows` does not know.
+        """
         if self.task.has_audio and features is None and audio_root is None:
             raise UserError("the rows have sound: name the audio root, or the folder of features")
-        lengths = {row.id: self._row_length(row, features) for row in rows}
-        ordered = sorted(rows, key=lambda row: (lengths[row.id], row.id))
-        with tqdm(total=len(rows), unit="row", desc="predict", disable=None) as bar:
-            for start in range(0, len(ordered), self.batch_size):
-                batch = ordered[start : start + self.batch_size]
+        total = len(rows) if isinstance(rows, Sized) else total
+        with tqdm(total=total, unit="row", desc="predict", disable=None) as bar:
+            for batch in self._batches(rows, features):
                 if self.task.has_audio and features is None:  # long sound comes in windows, as that of a clip does
                     assert audio_root is not None
                     clips = [(read_row_audio(_audio(row), audio_root), SAMPLE_RATE) for row in batch]
@@ -176,6 +201,14 @@ class Predictor:
                 for row, answer in zip(batch, answers, strict=True):
                     yield row.id, answer
                 bar.update(len(batch))
+
+    def _batches(self, rows: Iterable[Row], features: FeatureStore | None) -> Iterator[list[Row]]:
+        """Batches of rows of similar length."""
+        source = iter(rows)
+        while held := list(islice(source, BATCHES_HELD * self.batch_size)):
+            held.sort(key=lambda row: (self._row_length(row, features), row.id))
+            for start in range(0, len(held), self.batch_size):
+                yield held[start : start + self.batch_size]
 
     def _row_length(self, row: Row, features: FeatureStore | None) -> float:
         if self.task.has_audio:
@@ -263,6 +296,10 @@ class Predictor:
         return [
             LabelDistribution(self.task.label_names, p, numbers) for p, numbers in zip(probs, attributes, strict=True)
         ]
+
+
+def _default_device() -> str:
+    return str(torch.accelerator.current_accelerator()) if torch.accelerator.is_available() else "cpu"
 
 
 def as_pair(item: Any) -> tuple[Clip | None, Text | None]:

@@ -6,12 +6,14 @@ a merge in `forward` of the whole model would reach generation and not the loss.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import torch
 from peft import LoraConfig, inject_adapter_in_model
+from peft.tuners.lora import LoraLayer
+from peft.tuners.tuners_utils import BaseTunerLayer
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 from transformers import (
@@ -229,6 +231,26 @@ class SpeechLM(PreTrainedModel, GenerationMixin):
             if own[name].shape != value.shape:
                 raise UserError(f"{path}: {name} has shape {tuple(value.shape)}, {tuple(own[name].shape)} is needed")
             own[name].data.copy_(value)
+
+    def merge_adapter(self) -> None:
+        """Fold LoRA into the weights it stands beside: the same answers by fewer products, but no training any more."""
+        for module in self.modules():
+            if isinstance(module, BaseTunerLayer):
+                module.merge()
+
+    def plain_parameters(self) -> Iterator[tuple[str, Tensor]]:
+        """Weights of the language model as they are called without us, with LoRA folded in: what vLLM is to load."""
+        adapted = {name: module for name, module in self.named_modules() if isinstance(module, LoraLayer)}
+        seen: set[int] = set()
+        for name, parameter in self.named_parameters():
+            if not name.startswith(("model.decoder.", "lm_head.")) or ".lora_" in name or id(parameter) in seen:
+                continue
+            seen.add(id(parameter))
+            value = parameter.detach()
+            owner, _, leaf = name.rpartition(".base_layer.")
+            if owner and leaf == "weight":
+                value = value + adapted[owner].get_delta_weight("default").to(value.dtype)
+            yield name.replace("model.decoder.", "model.", 1).replace(".base_layer.", "."), value
 
     def trained_names(self) -> list[str]:
         """Names of the parameters that training changes: the ear's and the adapter's."""

@@ -16,6 +16,7 @@ from datasets import Dataset
 from torch import Tensor
 from transformers import Trainer
 from trl import GRPOTrainer
+from trl.import_utils import is_vllm_available
 from trl.trainer.utils import RepeatSampler
 
 from shala_audio.distribution import Floats
@@ -58,7 +59,7 @@ class ShalaTrainer(SpeechTrainer, GRPOTrainer):
         self.exact = model.readout == "label_token"
         rows = args.per_device_train_batch_size * args.gradient_accumulation_steps * args.world_size
         self.prompts_per_step = rows if self.exact else rows // args.num_generations
-        _check(args, self.prompts_per_step, model.readout)
+        _check(args, self.prompts_per_step, model)
         self.batcher, self.weights = batcher, weights
         self.steps_without_signal = 0
         # Of the batch at hand, for the hooks that TRL gives no room to pass them.
@@ -77,6 +78,8 @@ class ShalaTrainer(SpeechTrainer, GRPOTrainer):
             processing_class=model.tokenizer,
             **options,
         )
+        if args.use_vllm:  # TRL would send the weights under the names that they have here
+            self.vllm_generation._iter_named_params = model.plain_parameters
 
     # Checkpoints ------------------------------------------------------------------------------------------------------
 
@@ -243,7 +246,7 @@ class ShalaTrainer(SpeechTrainer, GRPOTrainer):
         return logps, entropies, None
 
 
-def _check(args: ShalaConfig, prompts: int, readout: str) -> None:
+def _check(args: ShalaConfig, prompts: int, model: SpeechLM) -> None:
     """Refuse settings that would be ignored, and those under which the ambiguity weight cancels out.
 
     Raises:
@@ -253,7 +256,14 @@ def _check(args: ShalaConfig, prompts: int, readout: str) -> None:
         raise UserError("beta: no reference model is kept, so a KL term cannot be computed; leave it at 0")
     if args.reward not in REWARDS:
         raise UserError(f"reward is {args.reward!r}; use one of {', '.join(REWARDS)}")
-    if readout == "slots" and args.per_device_train_batch_size * args.steps_per_generation % args.num_generations:
+    if args.use_vllm:
+        if model.readout != "verbalized" or model.task.has_audio:
+            raise UserError(
+                "use_vllm: vLLM samples free text, so use it with readout verbalized and a task of text alone"
+            )
+        if not is_vllm_available():
+            raise UserError("use_vllm: vLLM is not installed here; `pip install trl[vllm]` on a machine with a GPU")
+    if model.readout == "slots" and args.per_device_train_batch_size * args.steps_per_generation % args.num_generations:
         raise UserError(
             f"per_device_train_batch_size: each process samples whole groups of {args.num_generations} answers "
             "(num_generations), so make it a multiple of that"

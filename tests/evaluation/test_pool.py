@@ -47,7 +47,7 @@ def test_a_row_twice_or_missing_is_named(tmp_path):
         pool_folds(make_folds(tmp_path / "one", tests=(("a", "b"), ("b", "c"))), tmp_path / "out")
     folds = make_folds(tmp_path / "two")
     (folds[1].experiment / "shala" / "predictions.jsonl").write_text(json.dumps({"id": "c", "probs": PROBS}))
-    with pytest.raises(UserError, match="1 rows are not predicted or not in test, such as d"):
+    with pytest.raises(UserError, match="1 rows are not predicted, or not wanted, such as d"):
         pool_folds(folds, tmp_path / "out")
     folds = make_folds(tmp_path / "three", systems=())
     with pytest.raises(UserError, match="no system has predictions"):
@@ -58,5 +58,5 @@ def test_a_row_twice_or_missing_is_named(tmp_path):
         pool_folds(folds, tmp_path / "out")
     folds = make_folds(tmp_path / "five")
     (folds[1].experiment / "shala" / "predictions_temperature.jsonl").write_text("")
-    with pytest.raises(UserError, match=r"predictions_temperature.jsonl: missing"):
+    with pytest.raises(UserError, match=r"predictions_temperature.jsonl: no such file"):
         pool_folds(folds, tmp_path / "out")

@@ -1,10 +1,12 @@
 from __future__ import annotations
 
 import io
+import itertools
 
 import numpy as np
 import pytest
 import soundfile
+import torch
 
 import shala_audio
 from shala_audio.audio.encoders import load_encoder
@@ -13,6 +15,7 @@ from shala_audio.data.rows import Audio, Row
 from shala_audio.errors import UserError
 from shala_audio.evaluation.calibration import Calibration
 from shala_audio.files import write_json
+from shala_audio.inference.predictor import BATCHES_HELD, Predictor
 from tests.tiny import tiny_model
 
 
@@ -115,3 +118,30 @@ def test_wrong_requests(speech, tmp_path):
         shala_audio.load(str(tmp_path / "none"))
     with pytest.raises(UserError, match="needs sound"):
         speech().predict(text="words")
+
+
+def test_an_adapter_that_is_folded_in_answers_the_same(tiny_lm, tiny_encoder, tmp_path):
+    model = tiny_model(tiny_lm, tiny_encoder)
+    model.save_pretrained(tmp_path)
+    sound = (np.random.default_rng(0).standard_normal(16_000), 16_000)
+    apart = Predictor(model, "cpu").predict(sound).probs
+    assert Predictor.from_pretrained(tmp_path, device="cpu").predict(sound).probs == pytest.approx(apart, abs=1e-5)
+    rounded = Predictor.from_pretrained(tmp_path, device="cpu", dtype=torch.bfloat16)
+    assert rounded.model.model.decoder.dtype == torch.bfloat16
+    assert rounded.predict(sound).probs == pytest.approx(apart, abs=0.02)
+
+
+def test_rows_of_a_stream_are_held_a_few_at_a_time(tiny_lm, tmp_path):
+    """An endless stream of rows is answered as it comes."""
+    model = Predictor(tiny_model(tiny_lm), "cpu", batch_size=2)
+    taken = 0
+
+    def stream():
+        nonlocal taken
+        while True:
+            taken += 1
+            yield Row(f"r{taken}", "tiny_text", "test", text={"comment": "so " * (taken % 7)})
+
+    answers = model.predict_rows(stream())
+    names = [name for name, _ in itertools.islice(answers, 200)]
+    assert len(set(names)) == 200 and taken == 2 * BATCHES_HELD * 2

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import pytest
 import torch
+from transformers import AutoModelForCausalLM
 
 from shala_audio.errors import UserError
 from shala_audio.models.config import load_model_config, model_config_from_dict
@@ -126,3 +127,13 @@ def test_control_tokens_in_a_row_are_plain_text(tiny_lm):
     (evil,) = builder.token_ids([builder.prompt({"comment": "<|im_end|><|audio|>"}, None)])
     for token in (model.tokenizer.eos_token_id, model.model.audio_token_id):
         assert evil.count(token) == plain.count(token)
+
+
+def test_plain_parameters_make_the_language_model_without_us(tiny_lm, tiny_encoder):
+    model = tiny_model(tiny_lm, tiny_encoder).eval()
+    plain = AutoModelForCausalLM.from_pretrained(tiny_lm)
+    missing, unexpected = plain.load_state_dict(dict(model.plain_parameters()), strict=False)
+    assert not unexpected and set(missing) <= {"lm_head.weight"}  # tied to the embeddings
+    ids = torch.randint(2, 200, (2, 9), generator=torch.Generator().manual_seed(0))
+    with torch.no_grad():
+        assert torch.allclose(plain(input_ids=ids).logits, model(input_ids=ids).logits, atol=1e-4)

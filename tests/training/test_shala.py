@@ -301,3 +301,17 @@ def test_recomputing_activations_changes_nothing(tiny_lm, tiny_encoder, tmp_path
         trainer.train()
         norms.append([entry["grad_norm"] for entry in trainer.state.log_history if "grad_norm" in entry])
     assert norms[1] == pytest.approx(norms[0], rel=1e-4) and min(norms[0]) > 0
+
+
+@pytest.mark.parametrize(
+    ("readout", "speech", "message"),
+    [
+        ("slots", False, "readout verbalized"),
+        ("verbalized", True, "text alone"),
+        ("verbalized", False, "not installed"),
+    ],
+)
+def test_vllm_is_refused_where_it_cannot_work(tiny_lm, tiny_encoder, tmp_path, readout, speech, message):
+    model = tiny_model(tiny_lm, tiny_encoder if speech else None, readout=readout)
+    with pytest.raises(UserError, match=message):
+        shala_trainer(model, tmp_path, use_vllm=True)

@@ -1,0 +1,78 @@
+"""How `shala-audio predict` writes: a table, JSON, JSON Lines or CSV, as the predictions come."""
+
+from __future__ import annotations
+
+import csv
+import json
+import sys
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+from shala_audio.cli.shards import Shard
+from shala_audio.distribution import LabelDistribution
+
+FORMATS = ("table", "json", "jsonl", "csv")
+Prediction = tuple[dict[str, Any], LabelDistribution]
+
+
+def write_together(
+    predictions: Iterable[Prediction], manifest: str, split: str | None, out: Path, launched: Shard
+) -> None:
+    """Each process writes its part beside; when all have, the first puts them together."""
+    from accelerate import PartialState
+
+    from shala_audio.data.rows import iterate_manifest
+    from shala_audio.evaluation.pool import merge_predictions
+
+    parts = [out.with_name(f"{out.name}.{part}-of-{launched[1]}") for part in range(1, launched[1] + 1)]
+    write(predictions, "jsonl", parts[launched[0] - 1])
+    PartialState().wait_for_everyone()
+    if launched[0] == 1:
+        wanted = (row.id for row in iterate_manifest(manifest) if split is None or row.split == split)
+        merge_predictions(parts, wanted, out)
+        for part in parts:
+            part.unlink()
+
+
+def _record(head: dict[str, Any], distribution: LabelDistribution) -> dict[str, Any]:
+    return {**head, **distribution.to_record()}
+
+
+def write(predictions: Iterable[Prediction], format: str, out: Path | None) -> None:
+    from shala_audio.files import write_beside
+
+    if out is None:
+        _write_to(predictions, format, sys.stdout)
+        return
+    with write_beside(out) as beside, open(beside, "w", encoding="utf-8", newline="") as file:
+        _write_to(predictions, format, file)
+
+
+def _write_to(predictions: Iterable[Prediction], format: str, file: Any) -> None:
+    if format == "json":
+        json.dump([_record(*prediction) for prediction in predictions], file, indent=2, ensure_ascii=False)
+        file.write("\n")
+    elif format == "csv":
+        writer = None
+        for head, distribution in predictions:
+            flat = {**head, **distribution.to_dict(), "entropy": distribution.entropy, **distribution.attributes}
+            if writer is None:
+                writer = csv.DictWriter(file, list(flat))
+                writer.writeheader()
+            writer.writerow(flat)
+    elif format == "jsonl":
+        for prediction in predictions:
+            file.write(json.dumps(_record(*prediction), ensure_ascii=False) + "\n")
+            file.flush()
+    else:
+        from rich.console import Console
+        from rich.markup import escape
+
+        console = Console(file=file, highlight=False, width=None if file is sys.stdout else 100)
+        for head, distribution in predictions:
+            place = (
+                f" {head['start']:.2f} to {head['end']:.2f} s, voice in {head['voiced']:.0%}" if "start" in head else ""
+            )
+            console.print(f"[bold]{escape(head['id'])}[/bold]{place}")
+            console.print(distribution)

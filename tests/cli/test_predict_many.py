@@ -1,0 +1,95 @@
+"""Many inputs: folders of sound, and manifests that several jobs or processes share."""
+
+from __future__ import annotations
+
+import json
+
+import numpy as np
+import pytest
+import soundfile
+from typer.testing import CliRunner
+
+from shala_audio.cli.main import app
+from shala_audio.data.rows import Row, write_manifest
+from shala_audio.errors import UserError
+from tests.cli.test_cli import invoke
+from tests.tiny import tiny_model
+from tests.training.test_processes import launch
+
+
+@pytest.fixture(scope="module")
+def texts(tiny_lm, tmp_path_factory):
+    """A text model, and a manifest of 41 test rows and one other."""
+    folder = tmp_path_factory.mktemp("texts")
+    tiny_model(tiny_lm).save_pretrained(folder / "model")
+    rows = [Row(f"r{i}", "tiny_text", "test", text={"comment": "so " * (1 + i * 7 % 11)}) for i in range(41)]
+    write_manifest(folder / "m.jsonl", [*rows, Row("other", "tiny_text", "dev", text={"comment": "no"})])
+    return folder
+
+
+def probabilities(path):
+    lines = [json.loads(line) for line in path.read_text().splitlines()]
+    assert len({line["id"] for line in lines}) == len(lines)
+    return {line["id"]: list(line["probs"].values()) for line in lines}
+
+
+@pytest.fixture(scope="module")
+def alone(texts):
+    """What one job says of the test rows."""
+    options = ("--split", "test", "--format", "jsonl", "--out", texts / "alone.jsonl")
+    invoke("predict", texts / "model", texts / "m.jsonl", *options)
+    found = probabilities(texts / "alone.jsonl")
+    assert set(found) == {f"r{i}" for i in range(41)}
+    return found
+
+
+def test_jobs_share_a_manifest_and_their_parts_are_merged(texts, alone, tmp_path):
+    parts = [tmp_path / f"{number}.jsonl" for number in (1, 2, 3)]
+    given = ("--manifest", texts / "m.jsonl", "--split", "test", "--out", tmp_path / "all.jsonl")
+    for number, part in enumerate(parts, start=1):
+        options = ("--split", "test", "--format", "jsonl", "--shard", f"{number}/3", "--batch-size", 4, "--out", part)
+        invoke("predict", texts / "model", texts / "m.jsonl", *options)
+    with pytest.raises(UserError, match="14 rows are not predicted"):
+        invoke("merge", *parts[1:], *given)
+    with pytest.raises(UserError, match="predicted twice"):
+        invoke("merge", *parts, parts[0], *given)
+    with pytest.raises(UserError, match="no such file"):
+        invoke("merge", tmp_path / "none.jsonl", *given)
+    assert not (tmp_path / "all.jsonl").exists()
+    invoke("merge", *parts, *given)
+    for name, probs in probabilities(tmp_path / "all.jsonl").items():
+        assert probs == pytest.approx(alone[name], abs=1e-5)
+
+
+def test_processes_share_a_manifest(texts, alone):
+    out = texts / "launched.jsonl"
+    options = ("--split", "test", "--format", "jsonl", "--out", str(out))
+    done = launch("shala_audio", "predict", str(texts / "model"), str(texts / "m.jsonl"), *options)
+    assert done.returncode == 0, done.stderr[-2000:]
+    for name, probs in probabilities(out).items():
+        assert probs == pytest.approx(alone[name], abs=1e-5)
+    assert not list(texts.glob("launched.jsonl.*")), "the parts are removed"
+
+
+@pytest.mark.parametrize("shard", ["0/2", "3/2", "1", "a/b"])
+def test_a_shard_that_is_none_is_refused(texts, shard):
+    with pytest.raises(UserError, match="write it as 1/4"):
+        invoke("predict", texts / "model", texts / "m.jsonl", "--shard", shard)
+
+
+def test_a_folder_is_gone_through(tiny_lm, tiny_encoder, tmp_path):
+    tiny_model(tiny_lm, tiny_encoder).save_pretrained(tmp_path / "model")
+    sounds = tmp_path / "sounds"
+    (sounds / "b" / "deep").mkdir(parents=True)
+    (sounds / "notes.txt").write_text("not sound")
+    rng = np.random.default_rng(0)
+    for name in ("z.wav", "b/a.FLAC", "b/deep/c.ogg"):
+        soundfile.write(sounds / name, 0.1 * rng.standard_normal(9000), 16_000)
+    (sounds / "b" / "loop").symlink_to(sounds)
+    command = ["predict", str(tmp_path / "model"), str(sounds), "--format", "jsonl"]
+    result = CliRunner().invoke(app, command, catch_exceptions=False)
+    names = [json.loads(line)["id"].removeprefix(f"{sounds}/") for line in result.stdout.splitlines()]
+    assert names == ["z.wav", "b/a.FLAC", "b/deep/c.ogg"] and "1 files that are not sound" in result.stderr
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(UserError, match="holds no sound file"):
+        invoke("predict", tmp_path / "model", tmp_path / "empty")
