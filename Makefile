@@ -1,9 +1,10 @@
 # make demo    sets everything up, then trains and scores on the synthetic corpus
 # make test    sets everything up, then runs the tests
 # make lint    ruff and mypy
+# make bench   times us against what one would run instead; some 20 minutes on two cores
 # make setup   the environment alone, in .venv
 # uv is used when it is there, else pip.
-.PHONY: setup demo test lint
+.PHONY: setup demo test lint bench
 SHELL := /bin/bash
 PYTHON ?= python3
 BIN := .venv/bin
@@ -22,6 +23,10 @@ demo: setup
 
 test: setup
 	OMP_NUM_THREADS=$${OMP_NUM_THREADS:-2} $(BIN)/python -m pytest
+
+bench: setup
+	$(BIN)/shala-audio models pull
+	$(BIN)/python -m benchmarks.bench
 
 lint: setup
 	$(BIN)/ruff check .

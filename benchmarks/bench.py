@@ -1,0 +1,169 @@
+"""What SHALA costs against what one would run instead, side by side on this machine.
+
+Both sides of a comparison work in turns on the same rows, model, G and numeric type, three times after one turn to warm
+up, each in a process of its own. Writes `results.json` and `README.md` beside this file, and pictures of how the cost grows.
+
+    make bench                                           # all, some 20 minutes on two cores
+    python -m benchmarks.bench --only predict,features   # some of them; the other results stay
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import platform
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from statistics import median
+from typing import Any
+
+from benchmarks import training_sides as training
+from benchmarks import use_sides as use
+from benchmarks.growth import draw_growth
+from benchmarks.turns import Side, take_turns
+from shala_audio.errors import UserError
+from shala_audio.files import read_json, write_json, write_text
+
+HERE = Path(__file__).parent
+TRL = "stock TRL GRPO, verbalized, 40 new tokens"
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """Some of our sides against one rival."""
+
+    unit: str
+    ours: Mapping[str, Side]
+    rival: str
+    side: Side
+
+
+COMPARISONS = {
+    "training": Comparison(
+        "prompts",
+        {"SHALA slots, training": training.slots, "SHALA exact, training": training.exact},
+        TRL,
+        training.stock_grpo,
+    ),
+    "predict": Comparison(
+        "rows",
+        {"predict, label_token": use.predict},
+        "generate of the verbalized JSON, 40 new tokens",
+        use.generate,
+    ),
+    "features": Comparison(
+        "clips", {"features of 2 to 4 s clips": use.encode}, "one clip at a time, padded to 30 s", use.encode_padded
+    ),
+    "scoring": Comparison(
+        "rows",
+        {"scoring, 100,000 rows, 1,000 draws": use.measure},
+        "SciPy row by row, scikit-learn for every draw (10 measured, 1,000 reckoned)",
+        use.measure_in_a_loop,
+    ),
+}
+
+
+def matmul_peak() -> float:
+    """Multiply-adds times two a second of a large float32 matrix product, the best of five."""
+    import torch
+
+    a = torch.ones(2048, 2048)
+    best = float("inf")
+    for _ in range(6):
+        start = time.perf_counter()
+        a @ a
+        best = min(best, time.perf_counter() - start)
+    return 2 * 2048**3 / best
+
+
+def compare(comparison: Comparison, rounds: int, peak: float) -> list[dict[str, Any]]:
+    """One record for each of our sides."""
+    found = take_turns({**comparison.ours, comparison.rival: comparison.side}, rounds)
+    rival = found[comparison.rival]
+    records = []
+    for name in comparison.ours:
+        ours = found[name]
+        ratios = sorted(mine / theirs for mine, theirs in zip(ours.rates, rival.rates, strict=True))
+        record = {
+            "work": name,
+            "unit": f"{comparison.unit} a second",
+            "ours": median(ours.rates),
+            "rival": median(rival.rates),
+            "rival_is": comparison.rival,
+            "ratio": median(ratios),
+            "low": ratios[0],
+            "high": ratios[-1],
+            "peak_mbtrain_ours": ours.peak_mb,
+            "peak_mb_rival": rival.peak_mb,
+        }
+        if "flops" in ours.extra:
+            units = training.PROMPTS if comparison.unit == "prompts" else use.PREDICTED
+            record["share_of_matmul_peak"] = ours.extra["flops"] * median(ours.rates) / units / peak
+        records.append(record)
+    return records
+
+
+def table(results: list[dict[str, Any]], machine: str) -> str:
+    """The results in Markdown."""
+    lines = [
+        "# What it costs",
+        "",
+        f"Made by `make bench` on {machine}. Both sides worked in turns on the same rows, model, G = 8 and numeric type,",
+        "in one run; the ratio is the median of the turns, from the lowest to the highest. Peak memory is that of each",
+        "side's process, models and libraries included.",
+        "",
+        "| work | ours | rival | what the rival is | ratio | peak MB, ours / rival | share of the matmul peak |",
+        "|---|---|---|---|---|---|---|",
+    ]
+    for r in results:
+        share = f"{r['share_of_matmul_peak']:.0%}" if "share_of_matmul_peak" in r else "–"
+        lines.append(
+            f"| {r['work']} | {r['ours']:.3g} {r['unit']} | {r['rival']:.3g} | {r['rival_is']} | {r['ratio']:.1f} "
+            f"({r['low']:.1f} to {r['high']:.1f}) | {r['peak_mbtrain_ours']:,.0f} / {r['peak_mb_rival']:,.0f} | {share} |"
+        )
+    lines += [
+        "",
+        "The share compares the multiplications by the language model's weights with a large matrix product on the same",
+        "cores; padding, attention, LoRA and everything else counts as lost time.",
+        "",
+        "How the cost of a step grows: with the rows (exact), and with the rollouts of a prompt (slots).",
+        "",
+        "![seconds of an exact step by rows](../docs/images/cost_by_rows.png)",
+        "![seconds of a slots step by G](../docs/images/cost_by_rollouts.png)",
+        "",
+        "The other files here are experiments of their own; each says at its top how it is run.",
+    ]
+    return "\n".join(lines) + "\n"
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--only", help=f"some of {', '.join([*COMPARISONS, 'growth'])}, with commas")
+    parser.add_argument("--rounds", type=int, default=3)
+    given = parser.parse_args()
+    wanted = given.only.split(",") if given.only else [*COMPARISONS, "growth"]
+    if unknown := [name for name in wanted if name not in (*COMPARISONS, "growth")]:
+        raise UserError(f"--only: no {unknown[0]}")
+    path = HERE / "results.json"
+    results = {record["work"]: record for record in read_json(path)} if path.is_file() else {}
+    peak = matmul_peak()
+    print(f"matrix products: {peak / 1e9:.0f} GFLOP/s")
+    for name in wanted:
+        if name in COMPARISONS:
+            print(name)
+            for record in compare(COMPARISONS[name], given.rounds, peak):
+                results[record["work"]] = record
+    order = [work for comparison in COMPARISONS.values() for work in comparison.ours if work in results]
+    write_json(path, [results[work] for work in order])
+    machine = (
+        f"{len(os.sched_getaffinity(0))} cores ({platform.machine()}), {peak / 1e9:.0f} GFLOP/s in float32 products"
+    )
+    write_text(HERE / "README.md", table([results[work] for work in order], machine))
+    if "growth" in wanted:
+        draw_growth(HERE.parent / "docs" / "images")
+
+
+if __name__ == "__main__":
+    main()

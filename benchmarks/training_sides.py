@@ -1,0 +1,198 @@
+"""Sides of a training step: 8 ChaosNLI prompts, G = 8, SmolLM2-135M, LoRA of rank 16, float32 or bfloat16 alike for all."""
+
+from __future__ import annotations
+
+import tempfile
+from typing import Any
+
+import numpy as np
+import torch
+from datasets import Dataset
+from transformers import TrainerCallback
+
+from benchmarks.turns import Turns
+from shala_audio.data.rows import Row
+from shala_audio.data.votes import human_distributions, vote_counts
+from shala_audio.models.config import load_model_config
+from shala_audio.models.prompts import PromptBuilder
+from shala_audio.models.readouts.label_token import label_tree, shared_beginning
+from shala_audio.models.speech_lm import SpeechLM
+from shala_audio.tasks import load_task
+from shala_audio.training.ambiguity import AmbiguityWeights
+from shala_audio.training.config import ShalaConfig
+from shala_audio.training.data import Batcher, build_dataset
+from shala_audio.training.rewards import jsd_reward
+from shala_audio.training.shala import ShalaTrainer
+
+PROMPTS, GROUP, NEW_TOKENS, STEPS = 8, 8, 40, 100
+WORDS = [
+    "a",
+    "the",
+    "two",
+    "man",
+    "woman",
+    "child",
+    "dog",
+    "on",
+    "in",
+    "near",
+    "with",
+    "street",
+    "park",
+    "music",
+    "water",
+    "red",
+    "old",
+    "young",
+    "crowd",
+    "table",
+    "plays",
+    "waits",
+    "runs",
+    "looks",
+    "sits",
+    "eats",
+    "outside",
+    "together",
+    "while",
+    "it",
+    "was",
+    "not",
+    "very",
+    "new",
+    "house",
+    "they",
+    "talked",
+    "about",
+    "years",
+]
+
+
+def chaosnli_rows(count: int, seed: int = 0) -> list[Row]:
+    """Made-up sentence pairs as long as ChaosNLI's: premises of 8 to 22 words, hypotheses of 4 to 11, 100 raters."""
+    rng = np.random.default_rng(seed)
+
+    def sentence(low: int, high: int) -> str:
+        return " ".join(rng.choice(WORDS, rng.integers(low, high + 1))).capitalize() + "."
+
+    rows = []
+    labels = load_task("chaosnli").label_names
+    for index in range(count):
+        votes = rng.multinomial(100, rng.dirichlet(np.ones(len(labels))))
+        named = {label: int(vote) for label, vote in zip(labels, votes, strict=True) if vote}
+        text = {"premise": sentence(8, 22), "hypothesis": sentence(4, 11)}
+        rows.append(Row(f"r{index}", "chaosnli", "train", text=text, votes=named))
+    return rows
+
+
+class _Pace(TrainerCallback):
+    """A step of the trainer is a turn."""
+
+    def __init__(self, turns: Turns, units: float, **extra: float) -> None:
+        self.turns, self.units, self.extra = turns, units, extra
+
+    def on_step_begin(self, args: Any, state: Any, control: Any, **_: Any) -> None:
+        if not self.turns.wait():
+            raise _NoMoreTurns
+
+    def on_step_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:
+        self.turns.done(self.units, **self.extra)
+
+
+class _NoMoreTurns(Exception):
+    pass
+
+
+def _options(folder: str) -> dict[str, Any]:
+    return {
+        "output_dir": folder, "max_steps": STEPS, "num_generations": GROUP, "max_completion_length": NEW_TOKENS,
+        "learning_rate": 1e-5, "disable_tqdm": True, "report_to": "none", "save_strategy": "no", "logging_steps": STEPS,
+    }  # fmt: skip
+
+
+def train_ours(turns: Turns, readout: str, prompts: int = PROMPTS, group: int = GROUP) -> None:
+    torch.manual_seed(0)
+    with tempfile.TemporaryDirectory() as folder:
+        rows = chaosnli_rows(prompts)
+        model = SpeechLM.build(load_model_config("text"), load_task("chaosnli"), readout)
+        batch = prompts if readout == "label_token" else prompts * group
+        options = {**_options(folder), "num_generations": group}
+        config = ShalaConfig(readout=readout, per_device_train_batch_size=batch, **options)
+        dataset = build_dataset(rows, model, None)
+        weights = AmbiguityWeights(vote_counts(rows, model.task.label_names), config.ambiguity_settings())
+        trainer = ShalaTrainer(model, config, dataset, Batcher(model, None), weights)
+        extra = {"flops": exact_step_flops(model, dataset["prompt"])} if readout == "label_token" else {}
+        trainer.add_callback(_Pace(turns, prompts, **extra))
+        try:
+            trainer.train()
+        except _NoMoreTurns:
+            return
+
+
+def exact_step_flops(model: SpeechLM, prompts: list[str]) -> float:
+    """Multiply-adds times two of an exact step: weights seen by a token, once forward, once backward to activations.
+
+    Tokens are those that are really computed: without padding, a shared beginning once. Attention's own products, LoRA
+    and the head are left out, so that the share of the machine's peak comes out too low rather than too high.
+    """
+    batch = PromptBuilder(model).batch(prompts)
+    ids, mask = batch["input_ids"], batch["attention_mask"]
+    shared = shared_beginning(ids, mask, model.model.audio_token_id)
+    tokens = int(mask.sum()) - (len(ids) - 1) * shared + len(ids) * len(label_tree(model).tokens)
+    weights = sum(
+        parameter.numel()
+        for name, parameter in model.model.decoder.named_parameters()
+        if parameter.ndim == 2 and "lora_" not in name and "embed" not in name
+    )
+    return 4.0 * weights * tokens
+
+
+def exact(turns: Turns) -> None:
+    """SHALA's exact objective."""
+    train_ours(turns, "label_token")
+
+
+def slots(turns: Turns) -> None:
+    """SHALA by GRPO on `slots`."""
+    train_ours(turns, "slots")
+
+
+def stock_grpo(turns: Turns) -> None:
+    """Stock TRL: `GRPOTrainer` with our jsd reward on JSON that the model writes freely, 40 new tokens."""
+    from peft import LoraConfig
+    from transformers import AutoModelForCausalLM, AutoTokenizer
+    from trl import GRPOConfig, GRPOTrainer
+
+    from shala_audio.models.sources import locate
+
+    torch.manual_seed(0)
+    model_config = load_model_config("text")
+    source = locate(model_config.lm)
+    tokenizer = AutoTokenizer.from_pretrained(source)
+    model = AutoModelForCausalLM.from_pretrained(source, dtype=torch.float32)
+    ours = SpeechLM.build(model_config, load_task("chaosnli"), "verbalized")
+    rows = chaosnli_rows(PROMPTS)
+    builder = PromptBuilder(ours)
+    human = human_distributions(rows, ours.task.label_names)
+    dataset = Dataset.from_list(
+        [{"prompt": builder.prompt(row.text, None), "human": p.tolist()} for row, p in zip(rows, human, strict=True)]
+    )
+    lora = LoraConfig(r=model_config.lora_r, lora_alpha=model_config.lora_alpha, target_modules="all-linear")
+    labels = ours.task.label_names
+    del ours, builder
+    with tempfile.TemporaryDirectory() as folder:
+        # Our configuration knows whether bfloat16 pays on this machine; both sides use the same type.
+        bf16 = bool(ShalaConfig(output_dir=folder).bf16)
+        config = GRPOConfig(
+            per_device_train_batch_size=PROMPTS * GROUP, bf16=bf16, beta=0.0, gradient_checkpointing=False,
+            use_cpu=not torch.accelerator.is_available(), **_options(folder),
+        )  # fmt: skip
+        trainer = GRPOTrainer(
+            model=model, reward_funcs=[jsd_reward(labels)], args=config, train_dataset=dataset,
+            processing_class=tokenizer, peft_config=lora,
+        )  # fmt: skip
+        trainer.add_callback(_Pace(turns, PROMPTS))
+        try:
+            trainer.train()
+        except _NoMoreTurns:
+            return

@@ -1,0 +1,127 @@
+"""Sides of prediction, of features and of scoring."""
+
+from __future__ import annotations
+
+import numpy as np
+import torch
+
+from benchmarks.training_sides import NEW_TOKENS, chaosnli_rows, exact_step_flops
+from benchmarks.turns import Turns
+from shala_audio.distribution import Floats
+from shala_audio.models.config import load_model_config
+from shala_audio.models.sources import locate
+from shala_audio.models.speech_lm import SpeechLM
+from shala_audio.tasks import load_task
+
+PREDICTED, BATCH, CLIPS, SCORED, DRAWS, DRAWS_OF_RIVAL = 48, 16, 16, 100_000, 1_000, 10
+
+
+def predict(turns: Turns) -> None:
+    """Our `Predictor`, `label_token`."""
+    from shala_audio.inference.predictor import Predictor
+
+    torch.manual_seed(0)
+    model = SpeechLM.build(load_model_config("text"), load_task("chaosnli"), "label_token")
+    rows = chaosnli_rows(PREDICTED)
+    model.merge_adapter()
+    predictor = Predictor(model, batch_size=BATCH)
+    rows.sort(key=lambda row: predictor._row_length(row, None))
+    prompts = [predictor.builder.prompt(row.text, None) for row in rows]
+    batches = [prompts[at : at + BATCH] for at in range(0, PREDICTED, BATCH)]
+    flops = sum(exact_step_flops(model, batch) for batch in batches) / 2  # forward alone
+    while turns.wait():
+        assert len(list(predictor.predict_rows(rows))) == PREDICTED
+        turns.done(PREDICTED, flops=flops)
+
+
+def generate(turns: Turns) -> None:
+    """transformers' `generate` of the JSON, greedy, in batches of rows of mixed lengths."""
+    from transformers import AutoModelForCausalLM, AutoTokenizer
+
+    from shala_audio.models.prompts import PromptBuilder
+    from shala_audio.models.speech_lm import prepare_tokenizer
+
+    config = load_model_config("text")
+    ours = SpeechLM.build(config, load_task("chaosnli"), "verbalized")
+    prompts = [PromptBuilder(ours).prompt(row.text, None) for row in chaosnli_rows(PREDICTED)]
+    del ours
+    source = locate(config.lm)
+    tokenizer = AutoTokenizer.from_pretrained(source)
+    prepare_tokenizer(tokenizer)
+    model = AutoModelForCausalLM.from_pretrained(source, dtype=torch.float32).eval()
+    while turns.wait():
+        for at in range(0, PREDICTED, BATCH):
+            batch = tokenizer(prompts[at : at + BATCH], return_tensors="pt", padding=True, add_special_tokens=False)
+            model.generate(**batch, max_new_tokens=NEW_TOKENS, do_sample=False, pad_token_id=tokenizer.pad_token_id)
+        turns.done(PREDICTED)
+
+
+def _clips() -> list[np.ndarray]:
+    rng = np.random.default_rng(0)
+    return [rng.standard_normal(int(16_000 * seconds)).astype(np.float32) for seconds in rng.uniform(2, 4, CLIPS)]
+
+
+def encode(turns: Turns) -> None:
+    """Our encoder, clips in batches, none padded to 30 s."""
+    from shala_audio.audio.encoders import load_encoder
+
+    clips = _clips()
+    encoder = load_encoder(locate("whisper-base", print), [6])
+    while turns.wait():
+        encoder.encode(clips)
+        turns.done(CLIPS)
+
+
+def encode_padded(turns: Turns) -> None:
+    """The stock encoder, one clip at a time, padded to 30 s."""
+    from transformers import WhisperFeatureExtractor
+    from transformers.models.whisper.modeling_whisper import WhisperEncoder
+
+    clips, source = _clips(), locate("whisper-base", print)
+    extractor, encoder = WhisperFeatureExtractor.from_pretrained(source), WhisperEncoder.from_pretrained(source).eval()
+    while turns.wait():
+        for clip in clips:
+            mel = extractor(clip, sampling_rate=16_000, return_tensors="pt")["input_features"]
+            with torch.inference_mode():
+                encoder(mel)
+        turns.done(CLIPS)
+
+
+def _distributions() -> tuple[Floats, Floats]:
+    rng = np.random.default_rng(0)
+    truth = rng.dirichlet(np.full(8, 0.5), size=SCORED)
+    return rng.multinomial(5, truth) / 5, rng.dirichlet(np.ones(8), size=SCORED)
+
+
+def measure(turns: Turns) -> None:
+    """All our measures, each with its interval by 1,000 draws."""
+    from shala_audio.evaluation.measures import all_measures
+
+    human, predicted = _distributions()
+    while turns.wait():
+        all_measures(human, predicted)
+        turns.done(SCORED)
+
+
+def measure_in_a_loop(turns: Turns) -> None:
+    """SciPy's distance row by row, then draws of rows, each with scikit-learn's accuracy and macro F1.
+
+    The draws take all the same time, so 10 are measured and 1,000 reckoned.
+    """
+    from scipy.spatial.distance import jensenshannon
+    from sklearn.metrics import accuracy_score, f1_score
+
+    human, predicted = _distributions()
+    rng = np.random.default_rng(0)
+    while turns.wait():
+        distances = np.array([jensenshannon(p, q, base=2) for p, q in zip(human, predicted, strict=True)])
+        first, ours = human.argmax(axis=1), predicted.argmax(axis=1)
+        looped = turns.elapsed()
+        for _ in range(DRAWS_OF_RIVAL):
+            rows = rng.integers(0, SCORED, SCORED)
+            distances[rows].mean()
+            accuracy_score(first[rows], ours[rows])
+            f1_score(first[rows], ours[rows], average="macro")
+        drawn = turns.elapsed() - looped
+        seconds = looped + drawn * DRAWS / DRAWS_OF_RIVAL
+        turns.done(SCORED, seconds=seconds, loop_seconds=looped)
