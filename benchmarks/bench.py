@@ -23,7 +23,6 @@ from benchmarks import training_sides as training
 from benchmarks import use_sides as use
 from benchmarks.growth import draw_growth
 from benchmarks.turns import Side, take_turns
-from shala_audio.errors import UserError
 from shala_audio.files import read_json, write_json, write_text
 
 HERE = Path(__file__).parent
@@ -95,7 +94,7 @@ def compare(comparison: Comparison, rounds: int, peak: float) -> list[dict[str, 
             "ratio": median(ratios),
             "low": ratios[0],
             "high": ratios[-1],
-            "peak_mbtrain_ours": ours.peak_mb,
+            "peak_mb_ours": ours.peak_mb,
             "peak_mb_rival": rival.peak_mb,
         }
         if "flops" in ours.extra:
@@ -121,7 +120,7 @@ def table(results: list[dict[str, Any]], machine: str) -> str:
         share = f"{r['share_of_matmul_peak']:.0%}" if "share_of_matmul_peak" in r else "–"
         lines.append(
             f"| {r['work']} | {r['ours']:.3g} {r['unit']} | {r['rival']:.3g} | {r['rival_is']} | {r['ratio']:.1f} "
-            f"({r['low']:.1f} to {r['high']:.1f}) | {r['peak_mbtrain_ours']:,.0f} / {r['peak_mb_rival']:,.0f} | {share} |"
+            f"({r['low']:.1f} to {r['high']:.1f}) | {r['peak_mb_ours']:,.0f} / {r['peak_mb_rival']:,.0f} | {share} |"
         )
     lines += [
         "",
@@ -145,7 +144,7 @@ def main() -> None:
     given = parser.parse_args()
     wanted = given.only.split(",") if given.only else [*COMPARISONS, "growth"]
     if unknown := [name for name in wanted if name not in (*COMPARISONS, "growth")]:
-        raise UserError(f"--only: no {unknown[0]}")
+        parser.error(f"--only: no {unknown[0]}")
     path = HERE / "results.json"
     results = {record["work"]: record for record in read_json(path)} if path.is_file() else {}
     peak = matmul_peak()

@@ -1,4 +1,4 @@
-"""Sides of a training step: 8 ChaosNLI prompts, G = 8, SmolLM2-135M, LoRA of rank 16, float32 or bfloat16 alike for all."""
+"""Sides of a training step: 4 prompts as long as those of ChaosNLI, G = 8, SmolLM2-135M, LoRA (r = 16), one numeric type."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ from shala_audio.training.data import Batcher, build_dataset
 from shala_audio.training.rewards import jsd_reward
 from shala_audio.training.shala import ShalaTrainer
 
-PROMPTS, GROUP, NEW_TOKENS, STEPS = 8, 8, 40, 100
+PROMPTS, GROUP, NEW_TOKENS, STEPS = 4, 8, 40, 100
 WORDS = [
     "a",
     "the",

@@ -68,7 +68,10 @@ def take_turns(sides: Mapping[str, Side], rounds: int, say: Callable[[str], None
     for number in range(rounds + 1):
         for name, line in lines.items():
             line.send(True)
-            rate, peak, extra = line.recv()
+            try:
+                rate, peak, extra = line.recv()
+            except EOFError:
+                raise SystemExit(f"{name}: the process ended; if it says nothing above, memory ran out") from None
             if number:
                 found[name].rates.append(rate)
             found[name].peak_mb, found[name].extra = max(found[name].peak_mb, peak), extra

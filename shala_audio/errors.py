@@ -6,3 +6,5 @@ class UserError(Exception):
 
     The command line prints it and exits with status 2, without a traceback.
     """
+
+    one_process = False  # of several: whether it alone has the complaint, so that the others cannot say it

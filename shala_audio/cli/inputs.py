@@ -24,17 +24,16 @@ class ManifestRows:
         from shala_audio.data.rows import iterate_manifest
 
         def read() -> Iterator[Row]:
-            chosen = (row for row in iterate_manifest(name) if split is None or row.split == split)
-            return islice(chosen, shard[0] - 1, None, shard[1])
+            return (row for row in iterate_manifest(name) if split is None or row.split == split)
 
-        self._read = read
-        self.count = sum(1 for _ in read())
-        if not self.count:
-            of = f" of part {shard[0]} of {shard[1]}" if shard[1] > 1 else ""
-            raise UserError(f"{name}: no rows" + (f" in split {split}" if split else "") + of)
+        self._read, self._shard = read, shard
+        every = sum(1 for _ in read())
+        if not every:
+            raise UserError(f"{name}: no rows" + (f" in split {split}" if split else ""))
+        self.count = len(range(shard[0] - 1, every, shard[1]))  # none, where there are fewer rows than parts
 
     def __iter__(self) -> Iterator[Row]:
-        return self._read()
+        return islice(self._read(), self._shard[0] - 1, None, self._shard[1])
 
 
 def sound_files(names: Iterable[str], complain: Callable[[UserError], None]) -> Iterator[str]:
@@ -44,13 +43,18 @@ def sound_files(names: Iterable[str], complain: Callable[[UserError], None]) -> 
         names: of files and folders.
         complain: hears of a folder that holds none.
     """
+
+    def unreadable(error: OSError) -> None:
+        complain(UserError(f"{error.filename}: cannot be read ({error.strerror})"))
+
     for name in names:
         if not os.path.isdir(name):
             yield name
             continue
-        found, other = 0, 0
-        for folder, folders, files in os.walk(name):
+        found, other, linked = 0, 0, 0
+        for folder, folders, files in os.walk(name, onerror=unreadable):
             folders.sort()
+            linked += sum(os.path.islink(os.path.join(folder, inner)) for inner in folders)
             for file in sorted(files):
                 if file.lower().endswith(SOUND):
                     found += 1
@@ -61,3 +65,5 @@ def sound_files(names: Iterable[str], complain: Callable[[UserError], None]) -> 
             complain(UserError(f"{name}: holds no sound file ({', '.join(SOUND)})"))
         if other:
             print(f"{name}: {other} files that are not sound by their names are left out", file=sys.stderr)
+        if linked:
+            print(f"{name}: {linked} links to folders are not followed; name their targets too", file=sys.stderr)

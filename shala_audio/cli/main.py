@@ -87,7 +87,7 @@ def main() -> None:
     try:
         app()
     except UserError as error:
-        if is_main_process():  # of several, all with the same complaint
+        if is_main_process() or error.one_process:
             print(f"shala-audio: error: {error}", file=sys.stderr)
         sys.exit(2)
 

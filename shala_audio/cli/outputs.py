@@ -11,6 +11,7 @@ from typing import Any
 
 from shala_audio.cli.shards import Shard
 from shala_audio.distribution import LabelDistribution
+from shala_audio.errors import UserError
 
 FORMATS = ("table", "json", "jsonl", "csv")
 Prediction = tuple[dict[str, Any], LabelDistribution]
@@ -26,7 +27,12 @@ def write_together(
     from shala_audio.evaluation.pool import merge_predictions
 
     parts = [out.with_name(f"{out.name}.{part}-of-{launched[1]}") for part in range(1, launched[1] + 1)]
-    write(predictions, "jsonl", parts[launched[0] - 1])
+    try:
+        write(predictions, "jsonl", parts[launched[0] - 1])
+    except UserError as error:
+        alone = UserError(f"process {launched[0]} of {launched[1]}: {error}")
+        alone.one_process = True
+        raise alone from None
     PartialState().wait_for_everyone()
     if launched[0] == 1:
         wanted = (row.id for row in iterate_manifest(manifest) if split is None or row.split == split)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import sys
 from collections.abc import Iterable, Iterator
+from datetime import timedelta
 from itertools import islice
 from pathlib import Path
 from typing import Annotated, Any
@@ -77,6 +78,8 @@ def predict(
     share, launched = parse_shard(shard), launched_shard()
     if share[1] > 1 and len(manifests) < len(inputs or []):
         raise UserError("--shard is for manifests; name sound files to the job that shall hear them")
+    if share[1] > 1 and skip_errors:
+        raise UserError("--shard and --skip-errors: parts are put together only if no row is missing")
     if launched[1] > 1:
         if len(manifests) != 1 or len(inputs or []) != 1 or format != "jsonl" or out is None or shard is not None:
             raise UserError("several processes predict one manifest, with --format jsonl and --out, without --shard")
@@ -168,9 +171,12 @@ def _device(launched: Shard) -> str | None:
     """The device of a process; its own one where there are several."""
     if launched[1] == 1:
         return None
+    import torch
     from accelerate import PartialState
 
-    return str(PartialState().device)
+    # Without being told, accelerate takes processes without GPUs for one each. The slowest is waited for.
+    state = PartialState(cpu=not torch.accelerator.is_available(), timeout=timedelta(days=30))
+    return str(state.device)
 
 
 def _clips(predictor: Any, names: Iterable[str], fields: dict[str, str], complain: Any) -> Iterator[Prediction]:

@@ -103,7 +103,7 @@ class Predictor:
                     fitted = load_calibration(str(path), model.task.label_names)
                 device = device or _default_device()
                 if dtype is None:
-                    dtype = torch.float32 if device == "cpu" else torch.bfloat16
+                    dtype = torch.float32 if torch.device(device).type == "cpu" else torch.bfloat16
                 model.merge_adapter()  # in float32, and rounded once
                 model.model.decoder.to(dtype)
                 model.lm_head.to(dtype)

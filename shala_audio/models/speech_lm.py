@@ -16,13 +16,17 @@ from peft.tuners.lora import LoraLayer
 from peft.tuners.tuners_utils import BaseTunerLayer
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
+from torch.distributed.tensor import DTensor, distribute_tensor
+from torch.nn import functional as F
 from transformers import (
     AutoModelForCausalLM,
     AutoTokenizer,
+    DynamicCache,
     GenerationMixin,
     PreTrainedModel,
     PreTrainedTokenizerBase,
 )
+from transformers.cache_utils import DynamicLayer
 from transformers.modeling_outputs import BaseModelOutputWithPast, CausalLMOutputWithPast
 
 from shala_audio.audio.encoders import AudioEncoder, load_encoder
@@ -122,6 +126,7 @@ class SpeechLM(PreTrainedModel, GenerationMixin):
             nn.Linear(lm.config.get_text_config().hidden_size, len(task.attributes)) if attributes else None
         )
         self.generation_config = lm.generation_config
+        self._no_split_modules = lm._no_split_modules  # the layers that FSDP wraps
 
     @classmethod
     def build(
@@ -230,7 +235,24 @@ class SpeechLM(PreTrainedModel, GenerationMixin):
         for name, value in state.items():
             if own[name].shape != value.shape:
                 raise UserError(f"{path}: {name} has shape {tuple(value.shape)}, {tuple(own[name].shape)} is needed")
-            own[name].data.copy_(value)
+            target = own[name].data
+            if isinstance(target, DTensor):
+                value = distribute_tensor(value.to(target.device), target.device_mesh, target.placements)
+            target.copy_(value)
+
+    def shares_prompts(self) -> bool:
+        """Whether rows may share what was computed of their prompts, in a cache.
+
+        Not in training where activations are computed again, or where FSDP spreads the layers: it gathers them for a
+        backward pass through their outputs, not through their keys and values. And never in models whose layers keep less
+        than all keys and values.
+        """
+        decoder = self.model.decoder
+        again = any(
+            getattr(module, "gradient_checkpointing", False) or hasattr(module, "_checkpoint_wrapped_module")
+            for module in decoder.modules()
+        ) or any(isinstance(parameter, DTensor) for parameter in decoder.parameters())
+        return not (self.training and again) and _keeps_everything(decoder.config)
 
     def merge_adapter(self) -> None:
         """Fold LoRA into the weights it stands beside: the same answers by fewer products, but no training any more."""
@@ -238,6 +260,7 @@ class SpeechLM(PreTrainedModel, GenerationMixin):
             if isinstance(module, BaseTunerLayer):
                 module.merge()
 
+    @torch.no_grad()
     def plain_parameters(self) -> Iterator[tuple[str, Tensor]]:
         """Weights of the language model as they are called without us, with LoRA folded in: what vLLM is to load."""
         adapted = {name: module for name, module in self.named_modules() if isinstance(module, LoraLayer)}
@@ -309,13 +332,21 @@ class SpeechLM(PreTrainedModel, GenerationMixin):
         low = hidden.new_tensor([attribute.low for attribute in self.task.attributes], dtype=torch.float32)
         high = hidden.new_tensor([attribute.high for attribute in self.task.attributes], dtype=torch.float32)
         with torch.autocast(hidden.device.type, enabled=False):
-            return low + (high - low) * self.attribute_head(hidden.float()).sigmoid()
+            head = self.attribute_head  # which may be in bfloat16, where the machine's settings say so
+            return low + (high - low) * F.linear(hidden.float(), head.weight.float(), head.bias.float()).sigmoid()
 
     def token_logits(self, hidden: Tensor, token_ids: Tensor) -> Tensor:
         """Logits (..., n) in float32 of n chosen tokens, without the rest of the vocabulary."""
         with torch.autocast(hidden.device.type, enabled=False):
-            weight = self.lm_head.weight[token_ids].float()
-            return hidden.float() @ weight.T
+            weight = self.lm_head.weight
+            if isinstance(weight, DTensor):  # FSDP spreads a head of its own, and gathers it only for its own forward
+                weight = weight.full_tensor()
+            return hidden.float() @ weight[token_ids].float().T
+
+
+def _keeps_everything(config: Any) -> bool:
+    """Whether every layer of a decoder keeps the keys and values of all tokens."""
+    return all(type(layer) is DynamicLayer for layer in DynamicCache(config=config).layers)
 
 
 def prepare_tokenizer(tokenizer: PreTrainedTokenizerBase) -> None:

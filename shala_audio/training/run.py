@@ -97,6 +97,13 @@ def _fit(model: SpeechLM, config: ShalaConfig) -> tuple[bool, dict[str, Any] | N
     features = None
     if model.task.has_audio and config.features:
         features = FeatureStore(config.features, model.model_config.encoder_identity())
+    if config.attribute_weight and config.per_device_train_batch_size < 2:
+        raise UserError("attribute_weight: concordance is between rows; use a per_device_train_batch_size of 2 or more")
+    if config.hf_deepspeed_config is not None and config.hf_deepspeed_config.is_zero3():
+        raise UserError(
+            "deepspeed: stage 3 splits the base models while they are read, before the ear is fitted to them; "
+            "use stage 2 (configs/accelerate/deepspeed_zero2.yaml) or FSDP"
+        )
     rows = training_rows(read_manifest(str(config.manifest)), model)
     if features is not None:
         features.check(rows)
@@ -152,6 +159,7 @@ def _fit(model: SpeechLM, config: ShalaConfig) -> tuple[bool, dict[str, Any] | N
         state = trainer.accelerator.get_state_dict(
             trainer.model_wrapped
         )  # gathered by all, for the first process to keep
+    trainer.accelerator.wait_for_everyone()  # before the first process clears the checkpoints away
     after = dict(model.named_parameters()) if state is None else state
     if (
         config.process_index == 0

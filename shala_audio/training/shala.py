@@ -78,7 +78,12 @@ class ShalaTrainer(SpeechTrainer, GRPOTrainer):
             processing_class=model.tokenizer,
             **options,
         )
+        if model.readout == "verbalized" and (self.is_fsdp_enabled or self.is_deepspeed_enabled):
+            raise UserError(
+                "readout verbalized: its free answers are not sampled from a model that is spread over processes"
+            )
         if args.use_vllm:  # TRL would send the weights under the names that they have here
+            assert hasattr(self.vllm_generation, "_iter_named_params")
             self.vllm_generation._iter_named_params = model.plain_parameters
 
     # Checkpoints ------------------------------------------------------------------------------------------------------
@@ -88,9 +93,10 @@ class ShalaTrainer(SpeechTrainer, GRPOTrainer):
         if self.args.should_save:
             self.weights.save(output_dir or self.args.output_dir)
 
-    def _load_from_checkpoint(self, resume_from_checkpoint: str, model: Any = None) -> None:
-        super()._load_from_checkpoint(resume_from_checkpoint, model)
-        self.weights.load(resume_from_checkpoint)
+    def _load_optimizer_and_scheduler(self, checkpoint: str | None) -> None:
+        super()._load_optimizer_and_scheduler(checkpoint)  # called however the model itself is read, also by DeepSpeed
+        if checkpoint is not None:
+            self.weights.load(checkpoint)
 
     # Rows and batches -------------------------------------------------------------------------------------------------
 
@@ -185,7 +191,10 @@ class ShalaTrainer(SpeechTrainer, GRPOTrainer):
         policy = self.accelerator.unwrap_model(self.model)
         training = policy.training
         policy.eval()
-        digits, _ = self.model_wrapped(compute=lambda lm: fill_slots(lm, self.template, batch, group, self.temperature))
+        with torch.no_grad():  # also for what DDP does around it
+            digits, _ = self.model_wrapped(
+                compute=lambda lm: fill_slots(lm, self.template, batch, group, self.temperature)
+            )
         policy.train(training)
         completions = self.template.completion(digits)
         return {

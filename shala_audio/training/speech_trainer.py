@@ -43,6 +43,13 @@ class SpeechTrainer:
             os.makedirs(folder, exist_ok=True)
             self.accelerator.unwrap_model(self.model).save_pretrained(folder, state_dict=state_dict)
 
+    def _prepare_input(self, data: Any) -> Any:
+        """To the device. DeepSpeed rounds all that is not whole to bfloat16, which what people said must not be."""
+        if isinstance(data, dict):
+            kept = {name: data[name].to(self.args.device) for name in ("human", "attributes") if name in data}
+            return {**super()._prepare_input(data), **kept}  # type: ignore[misc]
+        return super()._prepare_input(data)  # type: ignore[misc]
+
     def _load_from_checkpoint(self, resume_from_checkpoint: str, model: Any = None) -> None:
         self.accelerator.unwrap_model(model or self.model).load_trained(resume_from_checkpoint)
 

@@ -56,7 +56,7 @@ class WarmStartTrainer(SpeechTrainer, Trainer):
         return -log_probs.gather(2, digits.flatten(1)[..., None]).mean()
 
     def _verbalized_loss(self, lm: SpeechLM, prompt: dict[str, Any], human: Tensor) -> Tensor:
-        """Mean cross-entropy of the answer's tokens and the end after it."""
+        """Mean over rows of the mean cross-entropy of the answer's tokens and the end after it."""
         answers = [write_answer(people, lm.task.label_names) for people in human.tolist()]
         tokens = [lm.tokenizer(answer, add_special_tokens=False)["input_ids"] for answer in answers]
         completions, valid = pad_right([[*ids, lm.tokenizer.eos_token_id] for ids in tokens], human.device)
@@ -66,7 +66,7 @@ class WarmStartTrainer(SpeechTrainer, Trainer):
         hidden = lm.model(**inputs, use_cache=False).last_hidden_state[:, -count - 1 : -1]
         logits = lm.lm_head(hidden).float()
         losses = torch.nn.functional.cross_entropy(logits.transpose(1, 2), completions, reduction="none")
-        return (losses * valid).sum() / valid.sum()
+        return ((losses * valid).sum(dim=1) / valid.sum(dim=1)).mean()
 
 
 def pad_right(rows: Sequence[Sequence[int]], device: torch.device) -> tuple[Tensor, Tensor]:

@@ -71,6 +71,22 @@ def test_processes_share_a_manifest(texts, alone):
     assert not list(texts.glob("launched.jsonl.*")), "the parts are removed"
 
 
+def test_a_share_may_be_empty_and_a_bad_row_of_one_process_is_named(texts, tmp_path):
+    out = tmp_path / "dev.jsonl"
+    options = ("--split", "dev", "--format", "jsonl", "--out", str(out))
+    done = launch("shala_audio", "predict", str(texts / "model"), str(texts / "m.jsonl"), *options)
+    assert done.returncode == 0 and list(probabilities(out)) == ["other"], done.stderr[-2000:]
+    rows = [
+        Row("good", "tiny_text", "test", text={"comment": "so"}),
+        Row("bad", "tiny_text", "test", text={"words": ""}),
+    ]
+    write_manifest(tmp_path / "m.jsonl", rows)
+    options = ("--format", "jsonl", "--out", str(tmp_path / "p.jsonl"))
+    done = launch("shala_audio", "predict", str(texts / "model"), str(tmp_path / "m.jsonl"), *options)
+    assert done.returncode != 0 and "error: process 2 of 2: " in done.stderr
+    assert not (tmp_path / "p.jsonl").exists()
+
+
 @pytest.mark.parametrize("shard", ["0/2", "3/2", "1", "a/b"])
 def test_a_shard_that_is_none_is_refused(texts, shard):
     with pytest.raises(UserError, match="write it as 1/4"):
@@ -90,6 +106,7 @@ def test_a_folder_is_gone_through(tiny_lm, tiny_encoder, tmp_path):
     result = CliRunner().invoke(app, command, catch_exceptions=False)
     names = [json.loads(line)["id"].removeprefix(f"{sounds}/") for line in result.stdout.splitlines()]
     assert names == ["z.wav", "b/a.FLAC", "b/deep/c.ogg"] and "1 files that are not sound" in result.stderr
+    assert "1 links to folders are not followed" in result.stderr
     (tmp_path / "empty").mkdir()
     with pytest.raises(UserError, match="holds no sound file"):
         invoke("predict", tmp_path / "model", tmp_path / "empty")

@@ -90,3 +90,26 @@ def test_a_shared_beginning_changes_neither_values_nor_gradients(tiny_lm, tiny_e
         assert torch.allclose(together, alone, atol=1e-5)
         for name, expected in gradients(alone).items():
             assert torch.allclose(shared[name], expected, atol=1e-4 * expected.abs().max() + 1e-7), name
+
+
+def test_attention_that_adds_its_mask_hides_the_same(tiny_lm, tmp_path):
+    """Models without torch's attention (Gemma 2, gpt-oss) add the mask to the scores."""
+    found = []
+    for kind in ("sdpa", "eager"):
+        model = tiny_model(tiny_lm).eval()
+        model.model.decoder.set_attn_implementation(kind)
+        assert model.model.decoder.config._attn_implementation == kind
+        builder = PromptBuilder(model)
+        batch = builder.batch(
+            [builder.prompt({"comment": comment}, None) for comment in ("oh no", "oh no, much longer")]
+        )
+        found.append(label_log_probs(model, label_tree(model), batch))
+    assert torch.allclose(found[0], found[1], atol=1e-5)
+
+
+def test_a_sliding_window_shares_nothing():
+    from transformers import LlamaConfig, MistralConfig
+
+    from shala_audio.models.speech_lm import _keeps_everything
+
+    assert _keeps_everything(LlamaConfig()) and not _keeps_everything(MistralConfig(sliding_window=64))

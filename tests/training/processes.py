@@ -23,6 +23,7 @@ RUNS = {
     "warm_start_text": (warm_start_trainer, False, {}),
     "shala_text": (shala_trainer, False, {"ambiguity": "dynamic"}),
     "shala_speech": (shala_trainer, True, {"gradient_accumulation_steps": 2}),
+    "verbalized_text": (warm_start_trainer, False, {"readout": "verbalized"}),
     "slots_speech": (warm_start_trainer, True, {"readout": "slots"}),
 }
 
@@ -58,6 +59,7 @@ def main(folder: Path, batch: int) -> None:
 def sharded(folder: Path) -> dict[str, float]:
     """The exact loss and a gradient of a model that FSDP 2 has spread over the processes, less those of a whole model."""
     ids = torch.randint(2, 200, (3, 12), generator=torch.Generator().manual_seed(0))  # the same everywhere
+    ids[:, :5] = ids[0, :5]  # which is computed once for all rows, so that layers are gone through twice
     inputs = {"input_ids": ids, "attention_mask": torch.ones(3, 12, dtype=torch.long)}
     found = []
     for spread in (False, True):

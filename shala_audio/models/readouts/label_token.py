@@ -122,9 +122,7 @@ def label_states(model: SpeechLM, tree: LabelTree, batch: dict[str, Any]) -> Ten
     ids, mask = batch.pop("input_ids"), batch.pop("attention_mask")
     count = len(tree.tokens)
     positions = (mask.cumsum(dim=1) - 1).clamp(min=0)
-    # Activations that are computed again keep no cache.
-    alone = model.training and model.is_activation_checkpointing
-    shared = 0 if alone else shared_beginning(ids, mask, model.model.audio_token_id)
+    shared = shared_beginning(ids, mask, model.model.audio_token_id) if model.shares_prompts() else 0
     cache = None
     if shared:
         # Every row's instruction begins alike: one row computes that, with its gradient.
@@ -143,7 +141,7 @@ def label_states(model: SpeechLM, tree: LabelTree, batch: dict[str, Any]) -> Ten
         ids = torch.cat([ids, suffix], dim=1)
     outputs = model.model(
         input_ids=ids,
-        attention_mask=_tree_attention(mask, tree, shared) if count or shared else mask,
+        attention_mask=_tree_attention(model, mask, tree, shared) if count else _with_shared(mask, shared),
         position_ids=positions,
         past_key_values=cache,
         use_cache=cache is not None,
@@ -183,9 +181,15 @@ def tree_log_probs(model: SpeechLM, tree: LabelTree, hidden: Tensor) -> Tensor:
     return log_probs
 
 
-def _tree_attention(mask: Tensor, tree: LabelTree, shared: int) -> Tensor:
-    """(B, 1, L + n, P + L + n) bool: the prompt is causal, a node sees the prompt and its own ancestors, and all see the
-    P tokens that were computed before."""
+def _with_shared(mask: Tensor, shared: int) -> Tensor:
+    """(B, P + L): the mask of a prompt behind P tokens that were computed before."""
+    return torch.cat([mask.new_ones(len(mask), shared), mask], dim=1)
+
+
+def _tree_attention(model: SpeechLM, mask: Tensor, tree: LabelTree, shared: int) -> Tensor:
+    """(B, 1, L + n, P + L + n): the prompt is causal, a node sees the prompt and its own ancestors, and all see the P tokens
+    that were computed before. Bool for torch's attention, which hides what is False; for transformers' own ("eager"), which
+    adds the mask, numbers."""
     batch, length = mask.shape
     count = len(tree.tokens)
     total = length + count
@@ -195,4 +199,9 @@ def _tree_attention(mask: Tensor, tree: LabelTree, shared: int) -> Tensor:
     allowed = allowed & valid[:, None, :]
     # A padded position sees itself, so that no row of the softmax is empty.
     allowed = allowed | torch.eye(total, dtype=torch.bool, device=mask.device)
-    return torch.cat([allowed.new_ones(batch, total, shared), allowed], dim=2)[:, None]
+    allowed = torch.cat([allowed.new_ones(batch, total, shared), allowed], dim=2)[:, None]
+    decoder = model.model.decoder
+    if decoder.config._attn_implementation == "sdpa":
+        return allowed
+    dtype = decoder.get_input_embeddings().weight.dtype
+    return torch.zeros_like(allowed, dtype=dtype).masked_fill(~allowed, torch.finfo(dtype).min)

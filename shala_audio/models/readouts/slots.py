@@ -203,7 +203,7 @@ def digit_log_probs(
     inputs = dict(inputs)
     mask = inputs["attention_mask"]
     positions = (mask.cumsum(dim=1) - 1).clamp(min=0)
-    if rows is None or (model.training and model.is_activation_checkpointing):  # which keeps no cache
+    if rows is None or not model.shares_prompts():
         hidden = model.model(**inputs, position_ids=positions, use_cache=False).last_hidden_state
     else:
         hidden = _states_of_answers(model, inputs, positions, len(sampled), rows)
