@@ -90,7 +90,7 @@ def encode_padded(turns: Turns) -> None:
 def _distributions() -> tuple[Floats, Floats]:
     rng = np.random.default_rng(0)
     truth = rng.dirichlet(np.full(8, 0.5), size=SCORED)
-    return rng.multinomial(5, truth) / 5, rng.dirichlet(np.ones(8), size=SCORED)
+    return rng.multinomial(9, truth) / 9, rng.dirichlet(np.ones(8), size=SCORED)
 
 
 def measure(turns: Turns) -> None:
@@ -104,24 +104,47 @@ def measure(turns: Turns) -> None:
 
 
 def measure_in_a_loop(turns: Turns) -> None:
-    """SciPy's distance row by row, then draws of rows, each with scikit-learn's accuracy and macro F1.
+    """The same measures: SciPy's distance row by row, then draws of rows, each with SciPy's and scikit-learn's statistics.
 
     The draws take all the same time, so 10 are measured and 1,000 reckoned.
     """
     from scipy.spatial.distance import jensenshannon
-    from sklearn.metrics import accuracy_score, f1_score
+    from scipy.stats import entropy, spearmanr
+    from sklearn.metrics import accuracy_score, balanced_accuracy_score, f1_score, roc_auc_score
 
     human, predicted = _distributions()
     rng = np.random.default_rng(0)
+
+    def draw(rows: np.ndarray) -> None:
+        for values in row_values:
+            values[rows].mean()
+        kept = rows[clear[rows]]
+        for part in (kept, *(kept[third[kept] == number] for number in range(3))):
+            accuracy_score(first[part], ours[part])
+        for number in range(3):
+            row_values[0][rows[third[rows] == number]].mean()
+        for average in ("macro", "weighted"):
+            f1_score(first[kept], ours[kept], average=average)
+        balanced_accuracy_score(first[kept], ours[kept])
+        roc_auc_score(contested[rows], stated[rows])
+        spearmanr(actual[rows], stated[rows])
+
     while turns.wait():
-        distances = np.array([jensenshannon(p, q, base=2) for p, q in zip(human, predicted, strict=True)])
+        floored = np.maximum(predicted, 1e-6)
+        row_values = [
+            np.array([jensenshannon(p, q, base=2) for p, q in zip(human, predicted, strict=True)]),
+            entropy(human, floored, axis=1),
+            np.abs(human - predicted).sum(axis=1) / 2,
+            np.sqrt(human * predicted).sum(axis=1),
+        ]
+        actual, stated = entropy(human, base=2, axis=1), entropy(predicted, base=2, axis=1)
+        third = np.digitize(actual, np.quantile(actual, [1 / 3, 2 / 3]), right=True)
         first, ours = human.argmax(axis=1), predicted.argmax(axis=1)
+        clear = (human >= human.max(axis=1, keepdims=True) - 1e-9).sum(axis=1) == 1
+        contested = human.max(axis=1) <= 0.5
         looped = turns.elapsed()
         for _ in range(DRAWS_OF_RIVAL):
-            rows = rng.integers(0, SCORED, SCORED)
-            distances[rows].mean()
-            accuracy_score(first[rows], ours[rows])
-            f1_score(first[rows], ours[rows], average="macro")
+            draw(rng.integers(0, SCORED, SCORED))
         drawn = turns.elapsed() - looped
         seconds = looped + drawn * DRAWS / DRAWS_OF_RIVAL
-        turns.done(SCORED, seconds=seconds, loop_seconds=looped)
+        turns.done(SCORED, seconds=seconds, loop_seconds=looped, draw_seconds=drawn / DRAWS_OF_RIVAL)

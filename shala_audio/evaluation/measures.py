@@ -1,11 +1,13 @@
 """How close predicted distributions come to human ones, each measure with a bootstrap interval. No torch.
 
 Everything that can be computed once for each row is; a bootstrap draw is then a vector of how often each row was drawn, and
-every measure a weighted sum of what was computed: no row is copied, and memory does not grow with the draws.
+every measure a weighted sum of what was computed: no row is copied, and memory does not grow with the draws. What depends on
+votes and plurality labels alone is summed over kinds of rows, which are few, and not over rows.
 """
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
@@ -61,10 +63,19 @@ class Measures:
         cells = np.where(self.clear, human.argmax(axis=1) * self.labels + predicted.argmax(axis=1) + 1, 0)
         edges = np.quantile(np.sort(self.actual)[::repeats], [1 / 3, 2 / 3])
         self.tercile = np.digitize(self.actual, edges, right=True)
-        self.cells = self.tercile * (self.labels**2 + 1) + cells
-        self.contested = human.max(axis=1) <= 0.5
-        self.actual_groups = _groups(self.actual)
+        contested = human.max(axis=1) <= 0.5
+        # Rows of one kind have the same human entropy (and so its third) and plurality labels, and are all contested or not.
+        per_third = self.labels**2 + 1
+        actual_groups = _groups(self.actual)
+        keys = (actual_groups * per_third + cells) * 2 + contested
+        _, example, kinds = np.unique(keys, return_index=True, return_inverse=True)
+        self.kind = kinds.reshape(-1)
+        self.group_of_kind, self.contested_kind = actual_groups[example], contested[example].astype(np.float64)
+        self.cell_of_kind = (self.tercile * per_third + cells)[example]
+        distances = [np.where(self.tercile == third, self.row_means["jsd"], 0.0) for third in range(len(TERCILES))]
+        self.columns = np.stack([*distances, *(values for name, values in self.row_means.items() if name != "jsd")])
         self.stated_groups = _groups(self.stated)
+        self.all_differ = self.stated_groups[-1] + 1 == len(order)
         self.bin_starts = _bin_starts(self.stated_groups)
 
     @property
@@ -83,31 +94,45 @@ class Measures:
 
         Names of the measures within a third of the rows by human entropy are `tercile/<third>/<measure>`.
         """
-        weights = np.ones(len(self.row)) if counts is None else counts.astype(np.float64)[self.row]
+        weights = np.ones(len(self.row)) if counts is None else counts.astype(np.float64).take(self.row)
         total = weights.sum()
-        found = {name: float(weights @ values / total) for name, values in self.row_means.items()}
+        sums = np.einsum(
+            "cr,r->c", self.columns, weights
+        )  # not BLAS, whose threads would fight with those of the draws
+        found = {"jsd": float(sums[:3].sum() / total)}
+        found |= zip((name for name in self.row_means if name != "jsd"), (sums[3:] / total).tolist(), strict=True)
         found["jsd_nats"] = NATS_PER_BIT_ROOT * found["jsd"]
-        table = self._table(weights)
+        of_kind = _sums(self.kind, weights)
+        cells, table = self._table(of_kind)
         found |= hard_measures(table.sum(axis=0))
-        stated = _sorted_ranks(self.stated_groups, weights)
-        found["contested_auroc"] = _auroc(stated, self.contested, weights)
-        found["entropy_correlation"] = float("nan")
-        if self.stated_groups[-1]:  # else every row states the same entropy
-            found["entropy_correlation"] = _correlation(stated, _ranks(self.actual_groups, weights), weights)
+        ranked, spread = self._stated_ranks(weights)
+        ranks_of_kind = _sums(self.kind, ranked)
+        found["contested_auroc"] = _auroc(ranks_of_kind @ self.contested_kind, of_kind @ self.contested_kind, total)
+        actual = _sums(self.group_of_kind, of_kind)
+        product = float(_mid_ranks(actual) @ _sums(self.group_of_kind, ranks_of_kind))
+        found["entropy_correlation"] = _rank_correlation(product, spread, _rank_spread(actual), total)
         gaps = np.add.reduceat(weights * self.gap, self.bin_starts)
         found["entropy_error"] = float(np.abs(gaps).sum() / total)
-        size = np.bincount(self.tercile, weights=weights, minlength=3)
-        distance = np.bincount(self.tercile, weights=weights * self.row_means["jsd"], minlength=3)
         for index, name in enumerate(TERCILES):
-            found[f"tercile/{name}/jsd"] = _ratio(distance[index], size[index])
+            found[f"tercile/{name}/jsd"] = _ratio(sums[index], cells[index].sum())
             found[f"tercile/{name}/accuracy"] = _ratio(np.trace(table[index]), table[index].sum())
         return found
 
-    def _table(self, weights: Floats | None = None) -> Floats:
-        """(3, K, K): rows by third, plurality label of the raters, and of the prediction."""
-        size = self.labels**2 + 1
-        cells = np.bincount(self.cells, weights=weights, minlength=3 * size).reshape(3, size)[:, 1:]
-        return cells.reshape(3, self.labels, self.labels).astype(np.float64)
+    def _table(self, of_kind: Floats) -> tuple[Floats, Floats]:
+        """Rows by third of human entropy: (3, 1 + K * K), first those without a plurality label; and (3, K, K) of the rest,
+        by the raters' and the prediction's label."""
+        cells: NDArray[Any] = np.bincount(self.cell_of_kind, of_kind, 3 * (self.labels**2 + 1)).reshape(3, -1)
+        return cells, cells[:, 1:].reshape(3, self.labels, self.labels)
+
+    def _stated_ranks(self, weights: Floats) -> tuple[Floats, float]:
+        """(rows,) mid-ranks by stated entropy times weights, and their spread."""
+        if self.all_differ:
+            ranks = np.cumsum(weights)
+            ranks -= weights / 2
+            ranks *= weights
+            return ranks, _rank_spread(weights)
+        size = _sums(self.stated_groups, weights)
+        return weights * _mid_ranks(size).take(self.stated_groups), _rank_spread(size)
 
     def reliability(self) -> list[dict[str, float]]:
         """Mean stated and mean human entropy, in bits, of rows in order of the entropy that predictions state."""
@@ -124,7 +149,7 @@ class Measures:
 
     def confusion(self) -> list[list[int]]:
         """Rows by the raters' plurality label (first index) and the prediction's (second)."""
-        return self._table().sum(axis=0).astype(int).tolist()
+        return self._table(np.bincount(self.kind).astype(np.float64))[1].sum(axis=0).astype(int).tolist()
 
 
 def hard_measures(confusion: Floats) -> dict[str, float]:
@@ -174,7 +199,10 @@ def all_measures(
         return measures.values(np.bincount(rows, minlength=measures.rows))
 
     quiet = None if draws * len(human) > 5_000_000 else True  # a bar only where it takes seconds, and on a terminal
-    with ThreadPoolExecutor() as pool, tqdm(total=draws, unit="draw", desc=name, disable=quiet, leave=False) as bar:
+    with (
+        ThreadPoolExecutor(os.cpu_count()) as pool,
+        tqdm(total=draws, unit="draw", desc=name, disable=quiet, leave=False) as bar,
+    ):
         for found in pool.map(draw, range(draws)):
             bar.update()
             for key, value in found.items():
@@ -253,35 +281,34 @@ def _bin_starts(groups: Counts) -> Counts:
     return np.flatnonzero(np.diff(bins, prepend=-1))
 
 
-def _ranks(groups: Counts, weights: Floats) -> Floats:
-    """Mid-ranks of rows that count `weights` times each, less a half."""
-    size = np.bincount(groups, weights=weights)
-    return (np.cumsum(size) - size / 2)[groups]
+def _sums(groups: Counts, values: Floats) -> Floats:
+    """Sum of the values of each group."""
+    sums: NDArray[Any] = np.bincount(groups, weights=values)
+    return sums
 
 
-def _sorted_ranks(groups: Counts, weights: Floats) -> Floats:
-    """The same, for groups that ascend: where no two rows are equal it is one running sum."""
-    if groups[-1] + 1 < len(groups):
-        return _ranks(groups, weights)
-    return np.cumsum(weights) - weights / 2
+def _mid_ranks(sizes: Floats) -> Floats:
+    """Mid-ranks, less a half, of groups of so many equal values each, in ascending order."""
+    return np.cumsum(sizes) - sizes / 2
 
 
-def _correlation(x: Floats, y: Floats, weights: Floats) -> float:
-    """Pearson's, of ranks: Spearman's. NaN where one side is constant."""
-    total = weights.sum()
-    x, y = x - weights @ x / total, y - weights @ y / total
-    weighted = weights * x
-    scale = np.sqrt((weighted @ x) * (weights @ (y * y)))
-    return float((weighted @ y) / scale) if scale > 1e-9 * total else float("nan")
+def _rank_spread(sizes: Floats) -> float:
+    """Sum of squared distances of the mid-ranks of such groups from their mean (Kendall 1945)."""
+    return float((sizes.sum() ** 3 - (sizes * sizes * sizes).sum()) / 12)
 
 
-def _auroc(ranks: Floats, positive: NDArray[np.bool_], weights: Floats) -> float:
-    """Area under the ROC curve by the rank-sum statistic; NaN where all rows are positive, or none is."""
-    positives = weights @ positive
-    negatives = weights.sum() - positives
+def _rank_correlation(product: float, one: float, two: float, total: float) -> float:
+    """Spearman's, of the sum of products of ranks and both spreads; NaN where one side is constant."""
+    scale = np.sqrt(one * two)
+    return float((product - total**3 / 4) / scale) if scale > 1e-9 * total else float("nan")
+
+
+def _auroc(rank_sum: float, positives: float, total: float) -> float:
+    """Area under the ROC curve of positive rows with that sum of ranks; NaN where all rows are positive, or none is."""
+    negatives = total - positives
     if positives <= 0 or negatives <= 0:
         return float("nan")
-    return float(((weights * positive) @ ranks - positives**2 / 2) / (positives * negatives))
+    return float((rank_sum - positives**2 / 2) / (positives * negatives))
 
 
 def _ratio(part: float, whole: float) -> float:
