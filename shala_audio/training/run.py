@@ -99,7 +99,7 @@ def _fit(model: SpeechLM, config: ShalaConfig) -> tuple[bool, dict[str, Any] | N
         features = FeatureStore(config.features, model.model_config.encoder_identity())
     if config.attribute_weight and config.per_device_train_batch_size < 2:
         raise UserError("attribute_weight: concordance is between rows; use a per_device_train_batch_size of 2 or more")
-    if config.hf_deepspeed_config is not None and config.hf_deepspeed_config.is_zero3():
+    if config.deepspeed_plugin is not None and config.deepspeed_plugin.zero_stage == 3:
         raise UserError(
             "deepspeed: stage 3 splits the base models while they are read, before the ear is fitted to them; "
             "use stage 2 (configs/accelerate/deepspeed_zero2.yaml) or FSDP"

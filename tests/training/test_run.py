@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import json
 import shutil
+from types import SimpleNamespace
 
 import pytest
 
@@ -59,3 +60,10 @@ def test_training_removes_what_an_older_model_left(settings, tmp_path):
         (tmp_path / "run" / name).write_text("{}")
     train(settings("run", method="zero_shot"))
     assert not list((tmp_path / "run").glob("*calibration*")) and not (tmp_path / "run" / "score.json").exists()
+
+
+def test_splitting_the_base_models_by_deepspeed_is_refused(settings):
+    asked = settings("run", method="warm_start")
+    asked.deepspeed_plugin = SimpleNamespace(zero_stage=3)
+    with pytest.raises(UserError, match="use stage 2"):
+        train(asked)
