@@ -21,9 +21,11 @@ from shala_audio.training.methods import METHODS
 def bf16_slowdown() -> float:
     """How many times longer this CPU takes for a matrix product in bfloat16 than in float32, measured once.
 
-    A CPU without instructions for bfloat16 (AVX2 alone) computes it some 40 times slower, one with them twice as fast.
+    A CPU without instructions for bfloat16 (AVX2 alone) computes it some 40 times slower, one with them twice as fast. One
+    thread is measured: on a busy machine, several wait for each other.
     """
-    seconds = {}
+    seconds, threads = {}, torch.get_num_threads()
+    torch.set_num_threads(1)
     for dtype in (torch.float32, torch.bfloat16):
         matrix = torch.ones(256, 256, dtype=dtype)
         times = []
@@ -32,6 +34,7 @@ def bf16_slowdown() -> float:
             matrix @ matrix
             times.append(time.perf_counter() - start)
         seconds[dtype] = min(times)
+    torch.set_num_threads(threads)
     return seconds[torch.bfloat16] / seconds[torch.float32]
 
 

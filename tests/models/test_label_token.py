@@ -6,6 +6,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from shala_audio.models.prompts import PromptBuilder
+from shala_audio.models.readouts import label_token
 from shala_audio.models.readouts.label_token import LabelTree, label_log_probs, label_tree, shared_beginning
 from tests.tiny import random_features, tiny_model
 
@@ -61,8 +62,9 @@ def test_labels_that_begin_alike_are_told_apart(tiny_lm):
     assert probs[1] != probs[2]
 
 
-def test_a_shared_beginning_changes_neither_values_nor_gradients(tiny_lm, tiny_encoder):
+def test_a_shared_beginning_changes_neither_values_nor_gradients(tiny_lm, tiny_encoder, monkeypatch):
     """Against one row at a time, where nothing is shared: for words of several tokens and for sound."""
+    monkeypatch.setattr(label_token, "WORTH_SHARING", 1)
     for encoder in (None, tiny_encoder):
         model = tiny_model(tiny_lm, encoder).eval()
         tree, builder = label_tree(model), PromptBuilder(model)
@@ -92,8 +94,19 @@ def test_a_shared_beginning_changes_neither_values_nor_gradients(tiny_lm, tiny_e
             assert torch.allclose(shared[name], expected, atol=1e-4 * expected.abs().max() + 1e-7), name
 
 
-def test_attention_that_adds_its_mask_hides_the_same(tiny_lm, tmp_path):
+@pytest.mark.parametrize("worth, passes", [(1, 2), (10_000, 1)])
+def test_a_beginning_is_shared_where_it_is_worth_a_pass(tiny_lm, monkeypatch, worth, passes):
+    monkeypatch.setattr(label_token, "WORTH_SHARING", worth)
+    model = tiny_model(tiny_lm).eval()
+    builder, lengths = PromptBuilder(model), []
+    model.model.register_forward_hook(lambda module, _, outputs: lengths.append(outputs.last_hidden_state.shape[1]))
+    label_log_probs(model, label_tree(model), builder.batch([builder.prompt({"comment": c}, None) for c in ("a", "b")]))
+    assert len(lengths) == passes
+
+
+def test_attention_that_adds_its_mask_hides_the_same(tiny_lm, monkeypatch):
     """Models without torch's attention (Gemma 2, gpt-oss) add the mask to the scores."""
+    monkeypatch.setattr(label_token, "WORTH_SHARING", 1)
     found = []
     for kind in ("sdpa", "eager"):
         model = tiny_model(tiny_lm).eval()

@@ -15,6 +15,7 @@ from torch.distributed.device_mesh import init_device_mesh
 from torch.distributed.fsdp import fully_shard
 
 from shala_audio.files import is_main_process, write_json
+from shala_audio.models.readouts import label_token
 from shala_audio.models.readouts.label_token import label_log_probs, label_tree
 from tests.tiny import tiny_model
 from tests.training.helpers import shala_trainer, warm_start_trainer
@@ -61,6 +62,7 @@ def sharded(folder: Path) -> dict[str, float]:
     ids = torch.randint(2, 200, (3, 12), generator=torch.Generator().manual_seed(0))  # the same everywhere
     ids[:, :5] = ids[0, :5]  # which is computed once for all rows, so that layers are gone through twice
     inputs = {"input_ids": ids, "attention_mask": torch.ones(3, 12, dtype=torch.long)}
+    label_token.WORTH_SHARING = 1
     found = []
     for spread in (False, True):
         model = tiny_model(folder / "lm")

@@ -18,6 +18,10 @@ from torch import Tensor
 from shala_audio.errors import UserError
 from shala_audio.models.speech_lm import SpeechLM
 
+WORTH_SHARING = (
+    64  # tokens that computing a beginning once must save: a pass of few tokens is no faster than one of some 50
+)
+
 
 @dataclass(frozen=True)
 class Branching:
@@ -123,6 +127,8 @@ def label_states(model: SpeechLM, tree: LabelTree, batch: dict[str, Any]) -> Ten
     count = len(tree.tokens)
     positions = (mask.cumsum(dim=1) - 1).clamp(min=0)
     shared = shared_beginning(ids, mask, model.model.audio_token_id) if model.shares_prompts() else 0
+    if (len(ids) - 1) * shared < WORTH_SHARING:
+        shared = 0
     cache = None
     if shared:
         # Every row's instruction begins alike: one row computes that, with its gradient.

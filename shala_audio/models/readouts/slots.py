@@ -1,8 +1,8 @@
 """`slots`: the model fills two digits for every label into a fixed text; everything else is forced.
 
 The text is `{"anger": 67, "disgust": 05, ...}`: whole per cent with a leading zero, 99 at most; what the digits say is
-then normalised, so every answer is valid. The prompt is computed once for a group of rollouts, and a forced piece goes
-through in one pass together with the digit before it.
+then normalised, so every answer is valid. The prompt, with what is forced before the first digit, is computed once for a
+group of rollouts; another forced piece goes through in one pass together with the digit before it.
 """
 
 from __future__ import annotations
@@ -127,6 +127,8 @@ def fill_slots(
     batch = dict(batch)
     ids, mask = batch.pop("input_ids"), batch.pop("attention_mask")
     digit_ids = template.digit_ids.to(ids.device)
+    begin = torch.tensor(template.pieces[0], device=ids.device).expand(len(ids), -1)
+    ids, mask = torch.cat([ids, begin], dim=1), torch.cat([mask, mask.new_ones(begin.shape)], dim=1)
     positions = (mask.cumsum(dim=1) - 1).clamp(min=0)
     first = model.model(input_ids=ids, attention_mask=mask, position_ids=positions, use_cache=True, **batch)
     cache = first.past_key_values
@@ -147,8 +149,11 @@ def fill_slots(
             input_ids=tokens, attention_mask=mask, position_ids=steps, past_key_values=cache, use_cache=True
         )
         position = position + count
-        logits = model.token_logits(outputs.last_hidden_state[:, -1], digit_ids)
-        return (logits / temperature).softmax(dim=-1)
+        return choices(outputs.last_hidden_state[:, -1])
+
+    def choices(hidden: Tensor) -> Tensor:
+        """Probabilities (rows, 10) of the next digit."""
+        return (model.token_logits(hidden, digit_ids) / temperature).softmax(dim=-1)
 
     def choose(probs: Tensor, label: int, place: int) -> Tensor:
         if noise is None:
@@ -159,8 +164,11 @@ def fill_slots(
     digits, expected = [], []
     before = ids.new_empty(rows, 0)
     for label, piece in enumerate(template.pieces[:-1]):
-        forced = torch.tensor(piece, device=ids.device).expand(rows, -1)
-        tens_probs = feed(torch.cat([before, forced], dim=1))
+        if label == 0:
+            tens_probs = choices(first.last_hidden_state[:, -1]).repeat_interleave(generations, dim=0)
+        else:
+            forced = torch.tensor(piece, device=ids.device).expand(rows, -1)
+            tens_probs = feed(torch.cat([before, forced], dim=1))
         tens = choose(tens_probs, label, 0)
         units_probs = feed(digit_ids[tens][:, None])
         units = choose(units_probs, label, 1)
@@ -203,25 +211,30 @@ def digit_log_probs(
     inputs = dict(inputs)
     mask = inputs["attention_mask"]
     positions = (mask.cumsum(dim=1) - 1).clamp(min=0)
+    # The token at a place is predicted by the position before it.
     if rows is None or not model.shares_prompts():
         hidden = model.model(**inputs, position_ids=positions, use_cache=False).last_hidden_state
+        hidden = hidden[:, hidden.shape[1] - len(sampled) + places - 1]
     else:
-        hidden = _states_of_answers(model, inputs, positions, len(sampled), rows)
-    # The token at a place is predicted by the position before it.
-    before = hidden.shape[1] - len(sampled) + places - 1
-    logits = model.token_logits(hidden[:, before], template.digit_ids.to(mask.device))
+        hidden = _states_of_answers(model, template, inputs, positions, rows)[:, places - len(template.pieces[0])]
+    logits = model.token_logits(hidden, template.digit_ids.to(mask.device))
     return (logits / temperature).log_softmax(dim=-1), places
 
 
-def _states_of_answers(model: SpeechLM, inputs: dict[str, Any], positions: Tensor, count: int, rows: Tensor) -> Tensor:
-    """Hidden states (B, C, D) of completions of `count` tokens; prompts of the same row share their pass."""
+def _states_of_answers(
+    model: SpeechLM, template: SlotTemplate, inputs: dict[str, Any], positions: Tensor, rows: Tensor
+) -> Tensor:
+    """Hidden states (B, C', D) from before the first digit to before the last one; answers to the same prompt, which begin
+    alike, share the pass up to there."""
     ids, mask = inputs.pop("input_ids"), inputs.pop("attention_mask")
+    count, end = len(template.sampled()), len(template.pieces[-1]) + 1
+    start, stop = ids.shape[1] - count + len(template.pieces[0]), ids.shape[1] - end
     distinct, which = torch.unique(rows, return_inverse=True)
     first = which.new_zeros(len(distinct)).scatter_(0, which, torch.arange(len(rows), device=rows.device))
     prompts = model.model(
-        input_ids=ids[first, :-count],
-        attention_mask=mask[first, :-count],
-        position_ids=positions[first, :-count],
+        input_ids=ids[first, :start],
+        attention_mask=mask[first, :start],
+        position_ids=positions[first, :start],
         use_cache=True,
         **{name: tensor[first] for name, tensor in inputs.items()},
     )
@@ -229,10 +242,12 @@ def _states_of_answers(model: SpeechLM, inputs: dict[str, Any], positions: Tenso
     for layer in cache.layers:
         # The cache's own `keys[which]` adds its gradients up in an order that changes from run to run.
         layer.keys, layer.values = layer.keys.index_select(0, which), layer.values.index_select(0, which)
-    return model.model(
-        input_ids=ids[:, -count:],
-        attention_mask=mask,
-        position_ids=positions[:, -count:],
+    answers = model.model(
+        input_ids=ids[:, start:stop],
+        attention_mask=mask[:, :stop],
+        position_ids=positions[:, start:stop],
         past_key_values=cache,
         use_cache=True,
-    ).last_hidden_state
+    )
+    last = prompts.last_hidden_state[:, -1:].index_select(0, which)
+    return torch.cat([last, answers.last_hidden_state], dim=1)
