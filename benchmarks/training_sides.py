@@ -1,9 +1,10 @@
-"""Sides of a training step: 4 prompts as long as those of ChaosNLI, G = 8, SmolLM2-135M, LoRA (r = 16), one numeric type."""
+"""Sides of a training step: 8 prompts as long as those of ChaosNLI, G = 8, SmolLM2-135M, LoRA (r = 16), one numeric type."""
 
 from __future__ import annotations
 
 import tempfile
-from typing import Any
+from types import SimpleNamespace
+from typing import Any, cast
 
 import numpy as np
 import torch
@@ -16,7 +17,7 @@ from shala_audio.data.votes import human_distributions, vote_counts
 from shala_audio.models.config import load_model_config
 from shala_audio.models.prompts import PromptBuilder
 from shala_audio.models.readouts.label_token import label_tree, shared_beginning
-from shala_audio.models.speech_lm import SpeechLM
+from shala_audio.models.speech_lm import SpeechLM, prepare_tokenizer
 from shala_audio.tasks import load_task
 from shala_audio.training.ambiguity import AmbiguityWeights
 from shala_audio.training.config import ShalaConfig
@@ -24,7 +25,7 @@ from shala_audio.training.data import Batcher, build_dataset
 from shala_audio.training.rewards import jsd_reward
 from shala_audio.training.shala import ShalaTrainer
 
-PROMPTS, GROUP, NEW_TOKENS, STEPS = 4, 8, 40, 100
+PROMPTS, GROUP, NEW_TOKENS, STEPS = 8, 8, 40, 100
 WORDS = [
     "a",
     "the",
@@ -85,6 +86,21 @@ def chaosnli_rows(count: int, seed: int = 0) -> list[Row]:
     return rows
 
 
+def rival_prompts(tokenizer: Any, rows: list[Row]) -> list[str]:
+    """The prompts of readout `verbalized`, without loading our model into the rival's memory."""
+    config, task = load_model_config("text"), load_task("chaosnli")
+    model = SimpleNamespace(
+        tokenizer=tokenizer,
+        task=task,
+        readout="verbalized",
+        examples=[],
+        model=SimpleNamespace(ear=None),
+        model_config=config,
+    )
+    builder = PromptBuilder(cast(SpeechLM, model))
+    return [builder.prompt(row.text, None) for row in rows]
+
+
 class _Pace(TrainerCallback):
     """A step of the trainer is a turn."""
 
@@ -110,18 +126,23 @@ def _options(folder: str) -> dict[str, Any]:
     }  # fmt: skip
 
 
-def train_ours(turns: Turns, readout: str, prompts: int = PROMPTS, group: int = GROUP) -> None:
+def our_trainer(folder: str, readout: str, prompts: int, group: int = GROUP) -> ShalaTrainer:
+    """A trainer whose every step is of the same so many prompts."""
     torch.manual_seed(0)
+    rows = chaosnli_rows(prompts)
+    model = SpeechLM.build(load_model_config("text"), load_task("chaosnli"), readout)
+    batch = prompts if readout == "label_token" else prompts * group
+    options = {**_options(folder), "num_generations": group}
+    config = ShalaConfig(readout=readout, per_device_train_batch_size=batch, **options)
+    weights = AmbiguityWeights(vote_counts(rows, model.task.label_names), config.ambiguity_settings())
+    return ShalaTrainer(model, config, build_dataset(rows, model, None), Batcher(model, None), weights)
+
+
+def train_ours(turns: Turns, readout: str, prompts: int = PROMPTS, group: int = GROUP) -> None:
     with tempfile.TemporaryDirectory() as folder:
-        rows = chaosnli_rows(prompts)
-        model = SpeechLM.build(load_model_config("text"), load_task("chaosnli"), readout)
-        batch = prompts if readout == "label_token" else prompts * group
-        options = {**_options(folder), "num_generations": group}
-        config = ShalaConfig(readout=readout, per_device_train_batch_size=batch, **options)
-        dataset = build_dataset(rows, model, None)
-        weights = AmbiguityWeights(vote_counts(rows, model.task.label_names), config.ambiguity_settings())
-        trainer = ShalaTrainer(model, config, dataset, Batcher(model, None), weights)
-        extra = {"flops": exact_step_flops(model, dataset["prompt"])} if readout == "label_token" else {}
+        trainer = our_trainer(folder, readout, prompts, group)
+        prompts_of = trainer.train_dataset["prompt"]
+        extra = {"flops": exact_step_flops(trainer.model, prompts_of)} if readout == "label_token" else {}
         trainer.add_callback(_Pace(turns, prompts, **extra))
         try:
             trainer.train()
@@ -158,7 +179,10 @@ def slots(turns: Turns) -> None:
 
 
 def stock_grpo(turns: Turns) -> None:
-    """Stock TRL: `GRPOTrainer` with our jsd reward on JSON that the model writes freely, 40 new tokens."""
+    """Stock TRL: `GRPOTrainer` with our jsd reward on JSON that the model writes freely, 40 new tokens.
+
+    Its defaults stay as they are: among them, activations are computed again in the backward pass.
+    """
     from peft import LoraConfig
     from transformers import AutoModelForCausalLM, AutoTokenizer
     from trl import GRPOConfig, GRPOTrainer
@@ -170,21 +194,17 @@ def stock_grpo(turns: Turns) -> None:
     source = locate(model_config.lm)
     tokenizer = AutoTokenizer.from_pretrained(source)
     model = AutoModelForCausalLM.from_pretrained(source, dtype=torch.float32)
-    ours = SpeechLM.build(model_config, load_task("chaosnli"), "verbalized")
-    rows = chaosnli_rows(PROMPTS)
-    builder = PromptBuilder(ours)
-    human = human_distributions(rows, ours.task.label_names)
-    dataset = Dataset.from_list(
-        [{"prompt": builder.prompt(row.text, None), "human": p.tolist()} for row, p in zip(rows, human, strict=True)]
-    )
+    prepare_tokenizer(tokenizer)
+    rows, labels = chaosnli_rows(PROMPTS), load_task("chaosnli").label_names
+    human = human_distributions(rows, labels).tolist()
+    prompts = rival_prompts(tokenizer, rows)
+    dataset = Dataset.from_list([{"prompt": text, "human": p} for text, p in zip(prompts, human, strict=True)])
     lora = LoraConfig(r=model_config.lora_r, lora_alpha=model_config.lora_alpha, target_modules="all-linear")
-    labels = ours.task.label_names
-    del ours, builder
     with tempfile.TemporaryDirectory() as folder:
         # Our configuration knows whether bfloat16 pays on this machine; both sides use the same type.
         bf16 = bool(ShalaConfig(output_dir=folder).bf16)
         config = GRPOConfig(
-            per_device_train_batch_size=PROMPTS * GROUP, bf16=bf16, beta=0.0, gradient_checkpointing=False,
+            per_device_train_batch_size=PROMPTS * GROUP, bf16=bf16, beta=0.0,
             use_cpu=not torch.accelerator.is_available(), **_options(folder),
         )  # fmt: skip
         trainer = GRPOTrainer(

@@ -14,6 +14,13 @@ from dataclasses import dataclass, field
 from multiprocessing.connection import Connection
 from typing import Any
 
+import torch
+
+# Where both sides of the language model and of the encoder compute, and the language model's numeric type.
+ACCELERATOR = torch.accelerator.current_accelerator() if torch.accelerator.is_available() else None
+DEVICE = "cpu" if ACCELERATOR is None else ACCELERATOR.type
+DTYPE = torch.float32 if ACCELERATOR is None else torch.bfloat16
+
 Side = Callable[["Turns"], None]
 
 
@@ -44,8 +51,12 @@ class Turns:
 
     def done(self, units: float, seconds: float | None = None, **extra: float) -> None:
         """Report a turn's work, and how long it took where that is not the time since the turn began."""
+        if ACCELERATOR is not None:
+            torch.accelerator.synchronize()
         seconds = self.elapsed() if seconds is None else seconds
         peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**10
+        if DEVICE == "cuda":
+            peak = torch.cuda.max_memory_reserved() / 2**20
         self.line.send((units / seconds, peak, extra))
 
 

@@ -5,12 +5,12 @@ from __future__ import annotations
 import numpy as np
 import torch
 
-from benchmarks.training_sides import NEW_TOKENS, chaosnli_rows, exact_step_flops
-from benchmarks.turns import Turns
+from benchmarks.training_sides import NEW_TOKENS, chaosnli_rows, exact_step_flops, rival_prompts
+from benchmarks.turns import DEVICE, DTYPE, Turns
 from shala_audio.distribution import Floats
 from shala_audio.models.config import load_model_config
 from shala_audio.models.sources import locate
-from shala_audio.models.speech_lm import SpeechLM
+from shala_audio.models.speech_lm import SpeechLM, prepare_tokenizer
 from shala_audio.tasks import load_task
 
 PREDICTED, BATCH, CLIPS, SCORED, DRAWS, DRAWS_OF_RIVAL = 48, 16, 16, 100_000, 1_000, 10
@@ -38,20 +38,15 @@ def generate(turns: Turns) -> None:
     """transformers' `generate` of the JSON, greedy, in batches of rows of mixed lengths."""
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
-    from shala_audio.models.prompts import PromptBuilder
-    from shala_audio.models.speech_lm import prepare_tokenizer
-
-    config = load_model_config("text")
-    ours = SpeechLM.build(config, load_task("chaosnli"), "verbalized")
-    prompts = [PromptBuilder(ours).prompt(row.text, None) for row in chaosnli_rows(PREDICTED)]
-    del ours
-    source = locate(config.lm)
+    source = locate(load_model_config("text").lm)
     tokenizer = AutoTokenizer.from_pretrained(source)
     prepare_tokenizer(tokenizer)
-    model = AutoModelForCausalLM.from_pretrained(source, dtype=torch.float32).eval()
+    prompts = rival_prompts(tokenizer, chaosnli_rows(PREDICTED))
+    model = AutoModelForCausalLM.from_pretrained(source, dtype=DTYPE).eval().to(DEVICE)
     while turns.wait():
         for at in range(0, PREDICTED, BATCH):
             batch = tokenizer(prompts[at : at + BATCH], return_tensors="pt", padding=True, add_special_tokens=False)
+            batch = batch.to(DEVICE)
             model.generate(**batch, max_new_tokens=NEW_TOKENS, do_sample=False, pad_token_id=tokenizer.pad_token_id)
         turns.done(PREDICTED)
 
@@ -66,7 +61,7 @@ def encode(turns: Turns) -> None:
     from shala_audio.audio.encoders import load_encoder
 
     clips = _clips()
-    encoder = load_encoder(locate("whisper-base", print), [6])
+    encoder = load_encoder(locate("whisper-base", print), [6], DEVICE)
     while turns.wait():
         encoder.encode(clips)
         turns.done(CLIPS)
@@ -78,12 +73,13 @@ def encode_padded(turns: Turns) -> None:
     from transformers.models.whisper.modeling_whisper import WhisperEncoder
 
     clips, source = _clips(), locate("whisper-base", print)
-    extractor, encoder = WhisperFeatureExtractor.from_pretrained(source), WhisperEncoder.from_pretrained(source).eval()
+    extractor = WhisperFeatureExtractor.from_pretrained(source)
+    encoder = WhisperEncoder.from_pretrained(source).eval().to(DEVICE)
     while turns.wait():
         for clip in clips:
             mel = extractor(clip, sampling_rate=16_000, return_tensors="pt")["input_features"]
             with torch.inference_mode():
-                encoder(mel)
+                encoder(mel.to(DEVICE)).last_hidden_state.cpu()
         turns.done(CLIPS)
 
 
