@@ -16,7 +16,7 @@ from shala_audio.data.rows import Row
 from shala_audio.data.votes import human_distributions, vote_counts
 from shala_audio.models.config import load_model_config
 from shala_audio.models.prompts import PromptBuilder
-from shala_audio.models.readouts.label_token import label_tree, shared_beginning
+from shala_audio.models.readouts.label_token import computed_once, label_tree
 from shala_audio.models.speech_lm import SpeechLM, prepare_tokenizer
 from shala_audio.tasks import load_task
 from shala_audio.training.ambiguity import AmbiguityWeights
@@ -142,7 +142,9 @@ def train_ours(turns: Turns, readout: str, prompts: int = PROMPTS, group: int = 
     with tempfile.TemporaryDirectory() as folder:
         trainer = our_trainer(folder, readout, prompts, group)
         prompts_of = trainer.train_dataset["prompt"]
-        extra = {"flops": exact_step_flops(trainer.model, prompts_of)} if readout == "label_token" else {}
+        extra = {}
+        if readout == "label_token":
+            extra["flops_per_unit"] = exact_step_flops(trainer.model.train(), prompts_of) / prompts
         trainer.add_callback(_Pace(turns, prompts, **extra))
         try:
             trainer.train()
@@ -158,7 +160,7 @@ def exact_step_flops(model: SpeechLM, prompts: list[str]) -> float:
     """
     batch = PromptBuilder(model).batch(prompts)
     ids, mask = batch["input_ids"], batch["attention_mask"]
-    shared = shared_beginning(ids, mask, model.model.audio_token_id)
+    shared = computed_once(model, ids, mask)
     tokens = int(mask.sum()) - (len(ids) - 1) * shared + len(ids) * len(label_tree(model).tokens)
     weights = sum(
         parameter.numel()
@@ -168,20 +170,10 @@ def exact_step_flops(model: SpeechLM, prompts: list[str]) -> float:
     return 4.0 * weights * tokens
 
 
-def exact(turns: Turns) -> None:
-    """SHALA's exact objective."""
-    train_ours(turns, "label_token")
-
-
-def slots(turns: Turns) -> None:
-    """SHALA by GRPO on `slots`."""
-    train_ours(turns, "slots")
-
-
-def stock_grpo(turns: Turns) -> None:
+def stock_grpo(turns: Turns, prompts: int = PROMPTS, recompute: bool = True) -> None:
     """Stock TRL: `GRPOTrainer` with our jsd reward on JSON that the model writes freely, 40 new tokens.
 
-    Its defaults stay as they are: among them, activations are computed again in the backward pass.
+    Its defaults stay as they are; among them, activations are computed again in the backward pass, unless told not to.
     """
     from peft import LoraConfig
     from transformers import AutoModelForCausalLM, AutoTokenizer
@@ -195,23 +187,23 @@ def stock_grpo(turns: Turns) -> None:
     tokenizer = AutoTokenizer.from_pretrained(source)
     model = AutoModelForCausalLM.from_pretrained(source, dtype=torch.float32)
     prepare_tokenizer(tokenizer)
-    rows, labels = chaosnli_rows(PROMPTS), load_task("chaosnli").label_names
+    rows, labels = chaosnli_rows(prompts), load_task("chaosnli").label_names
     human = human_distributions(rows, labels).tolist()
-    prompts = rival_prompts(tokenizer, rows)
-    dataset = Dataset.from_list([{"prompt": text, "human": p} for text, p in zip(prompts, human, strict=True)])
+    texts = rival_prompts(tokenizer, rows)
+    dataset = Dataset.from_list([{"prompt": text, "human": p} for text, p in zip(texts, human, strict=True)])
     lora = LoraConfig(r=model_config.lora_r, lora_alpha=model_config.lora_alpha, target_modules="all-linear")
     with tempfile.TemporaryDirectory() as folder:
         # Our configuration knows whether bfloat16 pays on this machine; both sides use the same type.
         bf16 = bool(ShalaConfig(output_dir=folder).bf16)
         config = GRPOConfig(
-            per_device_train_batch_size=PROMPTS * GROUP, bf16=bf16, beta=0.0,
+            per_device_train_batch_size=prompts * GROUP, bf16=bf16, beta=0.0, gradient_checkpointing=recompute,
             use_cpu=not torch.accelerator.is_available(), **_options(folder),
         )  # fmt: skip
         trainer = GRPOTrainer(
             model=model, reward_funcs=[jsd_reward(labels)], args=config, train_dataset=dataset,
             processing_class=tokenizer, peft_config=lora,
         )  # fmt: skip
-        trainer.add_callback(_Pace(turns, PROMPTS))
+        trainer.add_callback(_Pace(turns, prompts))
         try:
             trainer.train()
         except _NoMoreTurns:

@@ -55,7 +55,7 @@ class Turns:
             torch.accelerator.synchronize()
         seconds = self.elapsed() if seconds is None else seconds
         peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**10
-        if DEVICE == "cuda":
+        if DEVICE == "cuda" and torch.cuda.max_memory_reserved():
             peak = torch.cuda.max_memory_reserved() / 2**20
         self.line.send((units / seconds, peak, extra))
 
@@ -78,10 +78,10 @@ def take_turns(sides: Mapping[str, Side], rounds: int, say: Callable[[str], None
         processes.append(process)
     for number in range(rounds + 1):
         for name, line in lines.items():
-            line.send(True)
             try:
+                line.send(True)
                 rate, peak, extra = line.recv()
-            except EOFError:
+            except (EOFError, OSError):
                 raise SystemExit(f"{name}: the process ended; if it says nothing above, memory ran out") from None
             if number:
                 found[name].rates.append(rate)

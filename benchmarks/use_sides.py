@@ -21,17 +21,17 @@ def predict(turns: Turns) -> None:
     from shala_audio.inference.predictor import Predictor
 
     torch.manual_seed(0)
-    model = SpeechLM.build(load_model_config("text"), load_task("chaosnli"), "label_token")
+    model = SpeechLM.build(load_model_config("text"), load_task("chaosnli"), "label_token", DTYPE)
     rows = chaosnli_rows(PREDICTED)
     model.merge_adapter()
     predictor = Predictor(model, batch_size=BATCH)
     rows.sort(key=lambda row: predictor._row_length(row, None))
     prompts = [predictor.builder.prompt(row.text, None) for row in rows]
     batches = [prompts[at : at + BATCH] for at in range(0, PREDICTED, BATCH)]
-    flops = sum(exact_step_flops(model, batch) for batch in batches) / 2  # forward alone
+    flops = sum(exact_step_flops(model.eval(), batch) for batch in batches) / 2  # forward alone
     while turns.wait():
         assert len(list(predictor.predict_rows(rows))) == PREDICTED
-        turns.done(PREDICTED, flops=flops)
+        turns.done(PREDICTED, flops_per_unit=flops / PREDICTED)
 
 
 def generate(turns: Turns) -> None:

@@ -17,8 +17,9 @@ from safetensors.torch import load_file, save_file
 
 from shala_audio.files import read_json, write_beside, write_json, write_text
 from shala_audio.inference.default import FOLDER, part
+from shala_audio.models.folder import SETTINGS, TRAINED, hub_files
 from shala_audio.models.sources import base_sha256
-from shala_audio.models.speech_lm import SETTINGS, TRAINED
+from shala_audio.tasks import task_from_dict
 
 CARD = Path(__file__).with_name("default_card.md")
 
@@ -30,6 +31,8 @@ def shrink(source: Path, target: Path) -> float:
     if encoder := settings["model"]["encoder"]:
         settings["encoder_sha256"] = base_sha256(encoder)
     write_json(target / SETTINGS, settings)
+    for name, content in hub_files(task_from_dict(settings["task"], str(source / SETTINGS))).items():
+        write_json(target / name, content)
     state = {name: value.to(torch.float16) for name, value in load_file(source / TRAINED).items()}
     with write_beside(target / TRAINED) as beside:
         save_file(state, beside, metadata={"format": "pt"})

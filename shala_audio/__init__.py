@@ -13,6 +13,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+from shala_audio.auto_classes import register_auto_classes
 from shala_audio.distribution import LabelDistribution
 from shala_audio.torchaudio_fix import allow_cpu_torchaudio
 
@@ -24,15 +25,16 @@ __version__ = "0.1.0"
 __all__ = ["LabelDistribution", "__version__", "load"]
 
 allow_cpu_torchaudio()  # before anything imports peft, trl or torchaudio
+register_auto_classes()
 
 
 def load(model: str = "default", **options: Any) -> Predictor | DefaultModel:
     """Load a trained model for prediction.
 
     Args:
-        model: folder of a trained model, as `shala-audio train` writes it, or of a recipe's experiment; "default" is the
-            model that comes with the toolkit, for sound and for text.
-        options: passed on to `Predictor.from_pretrained` (`device`, `batch_size`).
+        model: folder of a trained model, as `shala-audio train` writes it, or of a recipe's experiment; or "user/name" on the
+            Hugging Face hub; "default" is the model that comes with the toolkit, for sound and for text.
+        options: passed on to `Predictor.from_pretrained` (`device`, `batch_size`, `calibration`, `revision`).
 
     Raises:
         UserError: the folder is missing or is not a model.

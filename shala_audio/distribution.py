@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from html import escape
 from typing import Any
 
 import numpy as np
@@ -26,7 +27,7 @@ def entropy(p: ArrayLike) -> Floats:
     1.0
     """
     p = np.asarray(p, dtype=np.float64)
-    return -np.sum(p * np.log2(np.where(p > 0, p, 1.0)), axis=-1)
+    return np.sum(p * -np.log2(np.where(p > 0, p, 1.0)), axis=-1) + 0.0  # 0, and not -0, where all agree
 
 
 def normalized_entropy(p: ArrayLike) -> Floats:
@@ -141,6 +142,45 @@ class LabelDistribution(Mapping[str, float]):
         """What a file of predictions holds: `probs`, `entropy` in bits, and `attributes` where there are any."""
         record = {"probs": self.to_dict(), "entropy": self.entropy}
         return {**record, "attributes": dict(self.attributes)} if self.attributes else record
+
+    def plot(self, other: LabelDistribution | None = None, axes: Any = None) -> Any:
+        """Bars of the probabilities, beside those of another distribution such as the raters'.
+
+        Args:
+            other: drawn as outlines.
+            axes: of matplotlib, to draw in; made anew where None.
+
+        Returns:
+            The axes.
+        """
+        import matplotlib.pyplot as plt
+
+        if other is not None and other.labels != self.labels:
+            raise ValueError(f"different labels: {self.labels} and {other.labels}")
+        if axes is None:
+            _, axes = plt.subplots(figsize=(4.5, 0.6 + 0.3 * len(self)), layout="constrained")
+        axes.barh(self.labels, self.probs, color="tab:cyan")
+        if other is not None:
+            axes.barh(self.labels, other.probs, facecolor="none", edgecolor="black")
+        axes.invert_yaxis()
+        axes.set_xlim(0, 1)
+        axes.set_xlabel("share of people")
+        axes.set_title(f"entropy {self.entropy:.2f} bits", fontsize="small")
+        return axes
+
+    def _repr_html_(self) -> str:
+        """Bars for a notebook."""
+        rows = "".join(
+            f"<tr><td style='text-align:left'>{escape(label)}</td><td>{p:.1%}</td><td style='text-align:left;width:20em'>"
+            f"<div style='background:#17becf;height:0.9em;width:{100 * p:.1f}%'></div></td></tr>"
+            for label, p in sorted(self.items(), key=lambda item: -item[1])
+        )
+        rows += "".join(
+            f"<tr><td style='text-align:left'>{escape(name)}</td><td>{value:.2f}</td><td></td></tr>"
+            for name, value in self.attributes.items()
+        )
+        state = "contested" if self.contested else "not contested"
+        return f"<table>{rows}</table><small>entropy {self.entropy:.2f} bits, {state}</small>"
 
     def __rich__(self) -> Any:
         from rich.table import Table

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
@@ -66,6 +67,14 @@ class Task:
     @property
     def has_audio(self) -> bool:
         return "audio" in self.modality
+
+    def text_fields(self) -> tuple[str, ...]:
+        """Names of the text fields that the prompt reads, in its order.
+
+        >>> Task("t", "text", (Label("a", "a"),), "Does {{ text.premise }} mean {{ text.hypothesis }}?", "").text_fields()
+        ('premise', 'hypothesis')
+        """
+        return tuple(dict.fromkeys(re.findall(r"\btext\.(\w+)", self.prompt)))
 
     def question(self, text: Mapping[str, str]) -> str:
         """The rendered prompt of a row, of whose text nothing is seen where sound alone goes in.

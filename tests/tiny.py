@@ -92,11 +92,16 @@ def tiny_config(lm: Path, encoder: Path | None = None, lora_r: int = 4) -> Model
 
 
 def tiny_model(
-    lm: Path, encoder: Path | None = None, readout: str = "label_token", lora_r: int = 4, seed: int = 0
+    lm: Path,
+    encoder: Path | None = None,
+    readout: str = "label_token",
+    lora_r: int = 4,
+    seed: int = 0,
+    task: Task | None = None,
 ) -> SpeechLM:
     """A speech model where an encoder is given, else a text model. LoRA starts away from zero, so that it matters."""
     torch.manual_seed(seed)
-    task = SPEECH_TASK if encoder else TEXT_TASK
+    task = task or (SPEECH_TASK if encoder else TEXT_TASK)
     model = SpeechLM.build(tiny_config(lm, encoder, lora_r), task, readout)
     for name, parameter in model.named_parameters():
         if "lora_B" in name:

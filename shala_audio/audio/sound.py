@@ -23,6 +23,7 @@ SHORTEST = 400  # samples (25 ms): one analysis window; less than that cannot be
 SUFFIXES = (".wav", ".flac", ".ogg", ".mp3", ".opus", ".aiff", ".aif", ".au")
 BLOCK = 1 << 22  # frames read at once: long files need not fit into memory at their own rate
 FRAME, HOP = 400, 160  # samples (25 ms, 10 ms) over which energy is taken
+FRAMES_AT_ONCE = 6000  # a minute: hours of sound need no more memory
 UNKNOWN = 0x7FFFF000  # bytes; from here on, a header's size stands for one that was not known yet (SoX, ffmpeg)
 FULL_SCALE = 0.9999  # a sample of so much or more may have been clipped
 CLIPPED = 0.001  # share of such samples from which on a clip is called clipped
@@ -184,7 +185,9 @@ def remarks(samples: Samples) -> list[str]:
 def frame_levels(samples: Samples) -> NDArray[np.float64]:
     """(frames,) level in dB of every 25 ms, each 10 ms."""
     frames = np.lib.stride_tricks.sliding_window_view(samples, min(FRAME, len(samples)))[::HOP]
-    return 10 * np.log10(np.square(frames, dtype=np.float64).mean(axis=1) + 1e-12)
+    blocks = (frames[at : at + FRAMES_AT_ONCE] for at in range(0, len(frames), FRAMES_AT_ONCE))
+    powers = [np.square(block, dtype=np.float64).mean(axis=1) for block in blocks]
+    return 10 * np.log10(np.concatenate(powers) + 1e-12)
 
 
 def trim_silence(samples: Samples, below_db: float) -> Samples:

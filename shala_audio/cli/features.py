@@ -11,6 +11,7 @@ from typing import Annotated
 import typer
 
 from shala_audio.cli.shards import parse_shard
+from shala_audio.cores import usable_cores
 from shala_audio.errors import UserError
 
 
@@ -87,7 +88,7 @@ def _in_processes(count: int, manifest: Path, model: str) -> None:
     if not manifest.is_file():
         raise UserError(f"{manifest}: no such manifest")
     locate(str(load_model_config(model).encoder), print)  # once, before they all want it
-    threads = max(1, (os.cpu_count() or 1) // count)
+    threads = max(1, usable_cores() // count)
     environment = {**os.environ, "OMP_NUM_THREADS": str(threads)}
     given = [argument for argument in sys.argv[1:] if not argument.startswith(("--nproc=", "--good="))]
     for option in ("--nproc", "--good"):

@@ -19,6 +19,7 @@ from shala_audio.cli import (
     pool,
     predict,
     prepare,
+    push,
     report,
     score,
     serve,
@@ -47,6 +48,7 @@ app.command("compare")(score.compare)
 app.command("pool")(pool.pool)
 app.command("report")(report.report)
 app.command("baseline")(baseline.baseline)
+app.command("push")(push.push)
 app.add_typer(models.app, name="models")
 app.command("serve")(serve.serve)
 app.command("doctor")(doctor.doctor)

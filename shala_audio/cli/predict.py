@@ -126,7 +126,7 @@ def predict(
     if predictor.unparsed:
         print(f"{predictor.unparsed} answers did not parse and count as uniform", file=sys.stderr)
     if bad:
-        print(f"{len(bad)} of {len(inputs or [])} inputs skipped", file=sys.stderr)
+        print(f"{len(bad)} skipped: the errors above", file=sys.stderr)
         raise typer.Exit(2)
 
 
@@ -163,7 +163,7 @@ def _manifest(
                 complain(UserError(f"row {row.id}: {features} has no features of its sound"))
                 total -= 1
         wanted = (row for row in rows if row.id in store) if complain else rows
-    for identity, distribution in predictor.predict_rows(wanted, store, audio_root, total):
+    for identity, distribution in predictor.predict_rows(wanted, store, audio_root, total, complain):
         yield {"id": identity}, distribution
 
 

@@ -288,13 +288,13 @@ def _lines(path: Path) -> Iterator[tuple[int, str]]:
 
 
 def _csv(path: Path, needed: str) -> Iterator[tuple[str, dict[str, str]]]:
-    """Records with their place; blanks around the names of columns do not matter.
+    """Records with their place; blanks around names of columns, and before values, do not matter.
 
     Raises:
         UserError: no such column, or a record is cut short.
     """
     with open(path, newline="", encoding="utf-8-sig", errors="replace") as file:
-        reader = csv.reader(file)
+        reader = csv.reader(file, skipinitialspace=True)
         header = [name.strip() for name in next(reader, [])]
         if needed not in header:
             raise UserError(f"{path}:1: has no column {needed}")

@@ -7,7 +7,6 @@ votes and plurality labels alone is summed over kinds of rows, which are few, an
 
 from __future__ import annotations
 
-import os
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
@@ -16,6 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 from tqdm import tqdm
 
+from shala_audio.cores import usable_cores
 from shala_audio.distribution import NATS_PER_BIT_ROOT, Floats, bhattacharyya, entropy, jsd, kl, total_variation
 
 FLOOR = 1e-6  # the least probability a prediction is given before KL, so that one zero does not make it infinite
@@ -200,7 +200,7 @@ def all_measures(
 
     quiet = None if draws * len(human) > 5_000_000 else True  # a bar only where it takes seconds, and on a terminal
     with (
-        ThreadPoolExecutor(os.cpu_count()) as pool,
+        ThreadPoolExecutor(usable_cores()) as pool,
         tqdm(total=draws, unit="draw", desc=name, disable=quiet, leave=False) as bar,
     ):
         for found in pool.map(draw, range(draws)):
@@ -294,7 +294,8 @@ def _mid_ranks(sizes: Floats) -> Floats:
 
 def _rank_spread(sizes: Floats) -> float:
     """Sum of squared distances of the mid-ranks of such groups from their mean (Kendall 1945)."""
-    return float((sizes.sum() ** 3 - (sizes * sizes * sizes).sum()) / 12)
+    total = sizes.sum()
+    return float((total * total * total - (sizes * sizes * sizes).sum()) / 12)  # exactly 0 for one group
 
 
 def _rank_correlation(product: float, one: float, two: float, total: float) -> float:

@@ -9,7 +9,7 @@ from pathlib import Path
 
 from shala_audio.data.rows import Row, read_manifest, write_manifest
 from shala_audio.errors import UserError
-from shala_audio.files import read_json, write_json, write_text
+from shala_audio.files import read_json, write_beside, write_json
 
 
 @dataclass(frozen=True)
@@ -68,18 +68,22 @@ def merge_predictions(paths: Sequence[Path], wanted: Iterable[str], out: Path) -
     Raises:
         UserError: a file is missing or no predictions, or a row is predicted twice, not at all, or not wanted.
     """
-    lines: dict[str, str] = {}
+    seen: set[str] = set()  # of the lines themselves, none is held
     for path in paths:
         if not path.is_file():
             raise UserError(f"{path}: no such file")
-        for number, line in enumerate(path.read_text(encoding="utf-8").splitlines(), start=1):
-            try:
-                identity = json.loads(line)["id"]
-            except (ValueError, KeyError, TypeError):
-                raise UserError(f"{path}:{number}: not a prediction as JSON with an `id`") from None
-            if identity in lines:
-                raise UserError(f"{path}:{number}: row {identity} is predicted twice, here and before")
-            lines[identity] = line
-    if odd := sorted(set(wanted) ^ set(lines)):
+        with open(path, encoding="utf-8") as part:
+            for number, line in enumerate(part, start=1):
+                try:
+                    identity = json.loads(line)["id"]
+                except (ValueError, KeyError, TypeError):
+                    raise UserError(f"{path}:{number}: not a prediction as JSON with an `id`") from None
+                if identity in seen:
+                    raise UserError(f"{path}:{number}: row {identity} is predicted twice, here and before")
+                seen.add(identity)
+    if odd := sorted(set(wanted) ^ seen):
         raise UserError(f"{out.name}: {len(odd)} rows are not predicted, or not wanted, such as {odd[0]}")
-    write_text(out, "\n".join(lines.values()) + "\n")
+    with write_beside(out) as beside, open(beside, "w", encoding="utf-8") as whole:
+        for path in paths:
+            with open(path, encoding="utf-8") as part:
+                whole.writelines(line.rstrip("\n") + "\n" for line in part)

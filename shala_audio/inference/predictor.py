@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence, Sized
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence, Sized
 from itertools import islice
 from pathlib import Path
 from typing import Any, BinaryIO
@@ -28,13 +28,15 @@ from shala_audio.data.rows import Row
 from shala_audio.distribution import LabelDistribution
 from shala_audio.errors import UserError
 from shala_audio.evaluation.calibration import KINDS, Calibration, load_calibration
+from shala_audio.inference.hub import model_folder, push
 from shala_audio.inference.windows import Moment, average, window_bounds
+from shala_audio.models.folder import SETTINGS
 from shala_audio.models.prompts import PromptBuilder
 from shala_audio.models.readouts.label_token import label_answers, label_tree
 from shala_audio.models.readouts.slots import slot_distributions, slot_template
 from shala_audio.models.readouts.verbalized import parse_answer, write_answers
 from shala_audio.models.sources import locate
-from shala_audio.models.speech_lm import SETTINGS, SpeechLM
+from shala_audio.models.speech_lm import SpeechLM
 
 Clip = str | Path | BinaryIO | tuple[np.ndarray, int]
 Text = str | Mapping[str, str]
@@ -52,6 +54,7 @@ class Predictor:
 
     Attributes:
         unparsed: how many `verbalized` answers did not parse and count as no opinion (uniform).
+        folder: that the model was loaded from, if it was.
     """
 
     def __init__(
@@ -67,6 +70,7 @@ class Predictor:
         self.batch_size, self.calibration = batch_size, calibration
         self.builder = PromptBuilder(model)
         self.unparsed = 0
+        self.folder: Path | None = None
         self._encoder: AudioEncoder | None = None
 
     @classmethod
@@ -76,18 +80,23 @@ class Predictor:
         calibration: str | None = None,
         device: str | None = None,
         dtype: torch.dtype | None = None,
+        revision: str | None = None,
         **options: Any,
     ) -> Predictor:
         """Load the model of a folder: a trained model's, or a recipe's experiment, of which SHALA's model is taken.
 
         Args:
-            folder: where it is.
+            folder: where it is, or "user/name" of a model on the Hugging Face hub.
             calibration: "temperature" or "dirichlet", if `shala-audio calibrate` has fitted one for this model.
             device: where to compute; the accelerator where there is one.
             dtype: of the language model; where None, bfloat16 on an accelerator and float32 on a CPU.
+            revision: commit, branch or tag of a hub's model.
             options: `batch_size`.
+
+        Raises:
+            UserError: there is no such model, or it cannot be loaded.
         """
-        folder = Path(folder)
+        folder = model_folder(folder, revision)
         if not folder.is_dir():
             raise UserError(f"{folder}: no such folder; MODEL is a folder that `shala-audio train` or a recipe wrote")
         for inside in (folder, *(folder / name for name in ("shala", "shala_exact", "pack"))):
@@ -107,7 +116,9 @@ class Predictor:
                 model.merge_adapter()  # in float32, and rounded once
                 model.model.decoder.to(dtype)
                 model.lm_head.to(dtype)
-                return cls(model, device, calibration=fitted, **options)
+                predictor = cls(model, device, calibration=fitted, **options)
+                predictor.folder = inside
+                return predictor
         raise UserError(f"{folder}: holds no model ({SETTINGS} is missing)")
 
     @property
@@ -121,6 +132,12 @@ class Predictor:
                 locate(config.encoder, sha256=self.model.encoder_sha256), config.cached_layers(), self.device
             )
         return self._encoder
+
+    def push_to_hub(self, repo_id: str, private: bool = True) -> str:
+        """Put the model on the Hugging Face hub, with its card: see `hub.push`. Returns its address."""
+        if self.folder is None:
+            raise UserError("only a model that was loaded from a folder can be put on the hub; save it first")
+        return push(self.folder, repo_id, private)
 
     def predict(self, clip: Clip | None = None, text: Text | None = None) -> LabelDistribution:
         """The distribution of human judgement of one clip or text.
@@ -137,20 +154,21 @@ class Predictor:
 
     def predict_batch(self, inputs: Sequence[Clip | tuple[Clip | None, Text | None]]) -> list[LabelDistribution]:
         """Distributions of several inputs: clips, or (clip, text) pairs with None for what is absent."""
-        parts: list[tuple[Tensor | None, Mapping[str, str], float]] = []
-        owner: list[int] = []
+        answers: list[LabelDistribution] = []
+        parts: list[tuple[int, float]] = []  # whose, and how long
+        waiting: list[tuple[Samples | None, Mapping[str, str]]] = []  # a batch at most, however long the sound is
         for index, item in enumerate(inputs):
-            clip, text = as_pair(item)
-            for features, fields, seconds in self._parts(clip, text):
-                parts.append((features, fields, seconds))
-                owner.append(index)
-        answers = self._answers([part[0] for part in parts], [part[1] for part in parts])
-        results = []
-        for index in range(len(inputs)):
-            mine = [number for number, whose in enumerate(owner) if whose == index]
-            moments = [Moment(0.0, parts[number][2], answers[number]) for number in mine]
-            results.append(average(moments))
-        return results
+            for samples, fields, seconds in self._parts(*as_pair(item)):
+                parts.append((index, seconds))
+                waiting.append((samples, fields))
+                if len(waiting) == self.batch_size:
+                    answers += self._hear(waiting)
+                    waiting = []
+        answers += self._hear(waiting)
+        moments: list[list[Moment]] = [[] for _ in inputs]
+        for (index, seconds), answer in zip(parts, answers, strict=True):
+            moments[index].append(Moment(0.0, seconds, answer))
+        return [average(mine) for mine in moments]
 
     def timeline(self, clip: Clip, window: float = 4.0, hop: float = 2.0) -> list[Moment]:
         """Distributions of windows over a long clip, which together cover all of it.
@@ -176,6 +194,7 @@ class Predictor:
         features: FeatureStore | None = None,
         audio_root: str | Path | None = None,
         total: int | None = None,
+        complain: Callable[[UserError], None] | None = None,
     ) -> Iterator[tuple[str, LabelDistribution]]:
         """Predictions of rows, from the feature cache where there is one.
 
@@ -184,15 +203,17 @@ class Predictor:
             features: of their sound.
             audio_root: where their sound lies, if there are no features.
             total: how many rows there are, if `rows` does not know.
+            complain: takes the error of a row whose sound cannot be read, which is then left out; raised where None.
         """
         if self.task.has_audio and features is None and audio_root is None:
             raise UserError("the rows have sound: name the audio root, or the folder of features")
         total = len(rows) if isinstance(rows, Sized) else total
         with tqdm(total=total, unit="row", desc="predict", disable=None) as bar:
             for batch in self._batches(rows, features):
+                taken = len(batch)
                 if self.task.has_audio and features is None:  # long sound comes in windows, as that of a clip does
                     assert audio_root is not None
-                    clips = [(read_row_audio(_audio(row), audio_root), SAMPLE_RATE) for row in batch]
+                    batch, clips = _read_clips(batch, audio_root, complain)
                     texts = [row.text if "text" in self.task.modality else None for row in batch]
                     answers = self.predict_batch(list(zip(clips, texts, strict=True)))
                 else:
@@ -200,7 +221,7 @@ class Predictor:
                     answers = self._answers(states, [row.text for row in batch])
                 for row, answer in zip(batch, answers, strict=True):
                     yield row.id, answer
-                bar.update(len(batch))
+                bar.update(taken)
 
     def _batches(self, rows: Iterable[Row], features: FeatureStore | None) -> Iterator[list[Row]]:
         """Batches of rows of similar length."""
@@ -215,8 +236,8 @@ class Predictor:
             return features.frames(row.id) if features else (_audio(row).duration or 0.0)
         return sum(map(len, row.text.values()))
 
-    def _parts(self, clip: Clip | None, text: Text | None) -> Iterable[tuple[Tensor | None, Mapping[str, str], float]]:
-        """Features, text fields and seconds of an input; several of them where the clip is long."""
+    def _parts(self, clip: Clip | None, text: Text | None) -> Iterable[tuple[Samples | None, Mapping[str, str], float]]:
+        """Sound, text fields and seconds of an input; several of them where the clip is long."""
         if clip is None and self.task.has_audio:
             raise UserError(f"task {self.task.name} needs sound")
         if clip is not None and not self.task.has_audio:
@@ -227,16 +248,21 @@ class Predictor:
         samples = self._samples(clip)
         longest = self.encoder.longest
         bounds = window_bounds(len(samples), longest, longest)
-        features = self._encode([samples[start:end] for start, end in bounds])
-        lasting = [(end - start) / SAMPLE_RATE for start, end in bounds]
-        return [(states, fields, seconds) for states, seconds in zip(features, lasting, strict=True)]
+        return [(samples[start:end], fields, (end - start) / SAMPLE_RATE) for start, end in bounds]
+
+    def _hear(self, parts: Sequence[tuple[Samples | None, Mapping[str, str]]]) -> list[LabelDistribution]:
+        """Answers to a batch of (sound, text fields)."""
+        states: Sequence[Tensor | None] = [None] * len(parts)
+        if clips := [samples for samples, _ in parts if samples is not None]:
+            states = self._encode(clips)
+        return self._answers(states, [fields for _, fields in parts])
 
     def _fields(self, text: Text | None) -> Mapping[str, str]:
         if text and "text" not in self.task.modality:
             raise UserError(f"this model of task {self.task.name} hears sound alone and takes no text")
         if isinstance(text, str):
             # The task's prompt says what its one text field is called.
-            names = _text_fields(self.task.prompt)
+            names = self.task.text_fields()
             if len(names) != 1:
                 raise UserError(f"task {self.task.name} has the text fields {', '.join(names) or 'none'}; name them")
             return {names[0]: text}
@@ -302,6 +328,25 @@ def _default_device() -> str:
     return str(torch.accelerator.current_accelerator()) if torch.accelerator.is_available() else "cpu"
 
 
+def _read_clips(
+    rows: Sequence[Row], root: str | Path, complain: Callable[[UserError], None] | None
+) -> tuple[list[Row], list[tuple[Samples, int]]]:
+    """Rows whose sound can be read, and their clips."""
+    kept: list[Row] = []
+    clips: list[tuple[Samples, int]] = []
+    for row in rows:
+        try:
+            clip = read_row_audio(_audio(row), root)
+        except UserError as error:
+            if complain is None:
+                raise
+            complain(UserError(f"row {row.id}: {error}"))
+            continue
+        kept.append(row)
+        clips.append((clip, SAMPLE_RATE))
+    return kept, clips
+
+
 def as_pair(item: Any) -> tuple[Clip | None, Text | None]:
     """(clip, text) of an input, which may be a clip alone; (samples, rate) is a clip."""
     if isinstance(item, tuple) and not isinstance(item[0], np.ndarray):
@@ -314,9 +359,3 @@ def _audio(row: Row) -> Any:
     if row.audio is None:
         raise UserError(f"row {row.id} has no sound")
     return row.audio
-
-
-def _text_fields(prompt: str) -> list[str]:
-    import re
-
-    return list(dict.fromkeys(re.findall(r"\btext\.(\w+)", prompt)))

@@ -9,7 +9,8 @@ from pathlib import Path
 from typing import Any
 
 from shala_audio.files import read_json
-from shala_audio.models.speech_lm import TRAINED, SpeechLM
+from shala_audio.models.folder import TRAINED
+from shala_audio.models.speech_lm import SpeechLM
 from shala_audio.training.config import ShalaConfig
 from shala_audio.training.cost import cost_record, file_sha256, shorten
 from shala_audio.training.methods import METHODS
@@ -70,6 +71,7 @@ def run_record(config: ShalaConfig, model: SpeechLM, seconds: float, resumed: bo
         "readout": model.readout,
         "task": model.task.name,
         **cost_record(config.seed, seconds, Path(str(config.manifest))),
+        "data": _data(Path(str(config.manifest)).with_name("summary.json")),
         "before": _earlier_commands(config.init),
         "settings": settings(config) if trained else {"few_shot_examples": len(model.examples)},
         "precision": "bf16" if config.bf16 else "fp16" if config.fp16 else "fp32",
@@ -80,6 +82,15 @@ def run_record(config: ShalaConfig, model: SpeechLM, seconds: float, resumed: bo
         "lm_sha256": model.lm_sha256,
         "model": {**model.model_config.to_dict(), "lm": model.lm_sha256 or model.model_config.lm, "encoder": encoder},
     }
+
+
+def _data(summary: Path) -> dict[str, Any]:
+    """Licence, caveat and rows of the corpus, if `prepare` left its summary beside the manifest."""
+    if not summary.is_file():
+        return {}
+    found = read_json(summary)
+    splits = {name: split["rows"] for name, split in found.get("splits", {}).items()}
+    return {"licence": found.get("licence"), "caveat": found.get("caveat"), "splits": splits}
 
 
 def _earlier_commands(init: str | None) -> list[str]:

@@ -21,8 +21,10 @@ from shala_audio.data.votes import human_distributions, vote_counts
 from shala_audio.distribution import Floats, jsd
 from shala_audio.errors import UserError
 from shala_audio.files import read_json, write_json, write_text
+from shala_audio.inference.card import model_card
 from shala_audio.inference.predictor import Predictor
 from shala_audio.models.config import load_model_config
+from shala_audio.models.folder import CARD
 from shala_audio.models.readouts.verbalized import longest_answer
 from shala_audio.models.speech_lm import SpeechLM
 from shala_audio.tasks import load_task
@@ -46,6 +48,11 @@ def train(config: ShalaConfig) -> Path:
         raise UserError("manifest: name the manifest to learn from")
     started = time.monotonic()
     set_seed(config.seed)
+    if config.deepspeed_plugin is not None and config.deepspeed_plugin.zero_stage == 3:
+        raise UserError(
+            "deepspeed: stage 3 splits the base models while they are read, before the ear is fitted to them; "
+            "use stage 2 (configs/accelerate/deepspeed_zero2.yaml) or FSDP"
+        )
     model = _model(config)
     out = Path(str(config.output_dir))
     resumed, state = False, None
@@ -62,6 +69,7 @@ def train(config: ShalaConfig) -> Path:
     for checkpoint in out.glob("checkpoint-*"):  # they are for going on after an interruption, and there was none
         shutil.rmtree(checkpoint)
     write_json(out / "training.json", run_record(config, model, time.monotonic() - started, resumed))
+    write_text(out / CARD, model_card(out))
     return out
 
 
@@ -99,11 +107,6 @@ def _fit(model: SpeechLM, config: ShalaConfig) -> tuple[bool, dict[str, Any] | N
         features = FeatureStore(config.features, model.model_config.encoder_identity())
     if config.attribute_weight and config.per_device_train_batch_size < 2:
         raise UserError("attribute_weight: concordance is between rows; use a per_device_train_batch_size of 2 or more")
-    if config.deepspeed_plugin is not None and config.deepspeed_plugin.zero_stage == 3:
-        raise UserError(
-            "deepspeed: stage 3 splits the base models while they are read, before the ear is fitted to them; "
-            "use stage 2 (configs/accelerate/deepspeed_zero2.yaml) or FSDP"
-        )
     rows = training_rows(read_manifest(str(config.manifest)), model)
     if features is not None:
         features.check(rows)

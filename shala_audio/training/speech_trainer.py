@@ -43,6 +43,9 @@ class SpeechTrainer:
             os.makedirs(folder, exist_ok=True)
             self.accelerator.unwrap_model(self.model).save_pretrained(folder, state_dict=state_dict)
 
+    def create_model_card(self, *_: Any, **__: Any) -> None:
+        """None by TRL, whose card is of a model that writes text: `inference.card` knows better."""
+
     def _prepare_input(self, data: Any) -> Any:
         """To the device. DeepSpeed rounds all that is not whole to bfloat16, which what people said must not be."""
         if isinstance(data, dict):

@@ -80,7 +80,12 @@ def test_a_place_without_sound_is_an_error(tiny_lm, tiny_encoder):
 def test_save_and_load(tiny_lm, tiny_encoder, tmp_path, lora_r):
     model = tiny_model(tiny_lm, tiny_encoder, lora_r=lora_r).eval()
     model.save_pretrained(tmp_path / "m")
-    assert {path.name for path in (tmp_path / "m").iterdir()} == {"shala.json", "trained.safetensors"}
+    assert {path.name for path in (tmp_path / "m").iterdir()} == {
+        "config.json",
+        "preprocessor_config.json",
+        "shala.json",
+        "trained.safetensors",
+    }
     loaded = SpeechLM.from_pretrained(tmp_path / "m").eval()
     assert loaded.task == SPEECH_TASK and loaded.readout == "label_token"
     batch = speech_batch(model, [9, 14])

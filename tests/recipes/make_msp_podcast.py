@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import argparse
 import csv
+import io
 import json
 import shutil
 from collections.abc import Mapping, Sequence
@@ -88,7 +89,7 @@ def write_labels(root: Path, turns: Mapping[str, Turn], ratings: Mapping[str, Se
     elif form.detailed in ("1.6", "2.0"):
         worker = "Workers" if form.detailed == "1.6" else "WorkerID"
         details = [{"FileName": name, worker: rating.worker, **_record(rating)} for name, rating in pairs]
-        _write_csv(folder / "labels_detailed.csv", details)
+        _write_csv(folder / "labels_detailed.csv", details, ", " if form.detailed == "1.6" else ",")
     elif form.detailed == "json":
         by_turn = {name: {rating.worker: _record(rating) for rating in ratings[name]} for name in judged}
         (folder / "labels_detailed.json").write_text(json.dumps(by_turn), encoding="utf-8")
@@ -117,11 +118,15 @@ def _record(rating: Rating) -> dict[str, Any]:
     }
 
 
-def _write_csv(path: Path, rows: Sequence[Mapping[str, Any]]) -> None:
-    with open(path, "w", newline="", encoding="utf-8") as file:
-        writer = csv.DictWriter(file, fieldnames=list(rows[0]))
-        writer.writeheader()
-        writer.writerows(rows)
+def _write_csv(path: Path, rows: Sequence[Mapping[str, Any]], comma: str = ",") -> None:
+    lines = [comma.join(map(_quoted, values)) for values in (rows[0].keys(), *(row.values() for row in rows))]
+    path.write_text("\r\n".join(lines) + "\r\n", encoding="utf-8", newline="")
+
+
+def _quoted(value: Any) -> str:
+    buffer = io.StringIO()
+    csv.writer(buffer, lineterminator="").writerow([value])
+    return buffer.getvalue()
 
 
 def consensus_code(primaries: Sequence[str]) -> str:

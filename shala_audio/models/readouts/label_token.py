@@ -126,9 +126,7 @@ def label_states(model: SpeechLM, tree: LabelTree, batch: dict[str, Any]) -> Ten
     ids, mask = batch.pop("input_ids"), batch.pop("attention_mask")
     count = len(tree.tokens)
     positions = (mask.cumsum(dim=1) - 1).clamp(min=0)
-    shared = shared_beginning(ids, mask, model.model.audio_token_id) if model.shares_prompts() else 0
-    if (len(ids) - 1) * shared < WORTH_SHARING:
-        shared = 0
+    shared = computed_once(model, ids, mask)
     cache = None
     if shared:
         # Every row's instruction begins alike: one row computes that, with its gradient.
@@ -154,6 +152,14 @@ def label_states(model: SpeechLM, tree: LabelTree, batch: dict[str, Any]) -> Ten
         **batch,
     )
     return outputs.last_hidden_state[:, -1 - count :]
+
+
+def computed_once(model: SpeechLM, ids: Tensor, mask: Tensor) -> int:
+    """How many tokens of a left-padded batch (B, L) are computed once for all rows: their common beginning, if it pays."""
+    if not model.shares_prompts():
+        return 0
+    shared = shared_beginning(ids, mask, model.model.audio_token_id)
+    return shared if (len(ids) - 1) * shared >= WORTH_SHARING else 0
 
 
 def shared_beginning(ids: Tensor, mask: Tensor, audio_token_id: int) -> int:

@@ -162,19 +162,16 @@ def fill_slots(
         return (probs.cumsum(dim=-1)[:, :9] <= at).sum(dim=-1)  # the last digit takes what rounding leaves
 
     digits, expected = [], []
-    before = ids.new_empty(rows, 0)
-    for label, piece in enumerate(template.pieces[:-1]):
-        if label == 0:
-            tens_probs = choices(first.last_hidden_state[:, -1]).repeat_interleave(generations, dim=0)
-        else:
-            forced = torch.tensor(piece, device=ids.device).expand(rows, -1)
-            tens_probs = feed(torch.cat([before, forced], dim=1))
+    tens_probs = choices(first.last_hidden_state[:, -1]).repeat_interleave(generations, dim=0)
+    for label in range(template.labels):
         tens = choose(tens_probs, label, 0)
         units_probs = feed(digit_ids[tens][:, None])
         units = choose(units_probs, label, 1)
         digits.append(torch.stack([tens, units], dim=1))
         expected.append((10 * tens_probs * values + units_probs * values).sum(dim=1))
-        before = digit_ids[units][:, None]
+        if label + 1 < template.labels:
+            forced = torch.tensor(template.pieces[label + 1], device=ids.device).expand(rows, -1)
+            tens_probs = feed(torch.cat([digit_ids[units][:, None], forced], dim=1))
     return torch.stack(digits, dim=1), torch.stack(expected, dim=1)
 
 

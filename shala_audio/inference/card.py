@@ -1,0 +1,67 @@
+"""A model's card: what it answers, what it learnt from, how close it comes to people, and what it is not for."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from jinja2.sandbox import ImmutableSandboxedEnvironment
+
+from shala_audio.errors import UserError
+from shala_audio.files import read_json
+from shala_audio.models.folder import SETTINGS
+from shala_audio.tasks import task_from_dict
+
+TEMPLATE = Path(__file__).parents[1] / "assets" / "model_card.md.jinja"
+MEASURES = {
+    "jsd": "Jensen-Shannon distance to the raters (base 2; smaller is better)",
+    "accuracy": "accuracy of the plurality label",
+    "macro_f1": "macro-F1 of the plurality label",
+    "uar": "UAR of the plurality label",
+    "entropy_correlation": "rank correlation of stated and human entropy",
+}
+
+
+def model_card(folder: str | Path) -> str:
+    """The card in Markdown, of `shala.json`, and of `training.json` and `score.json` where they are there.
+
+    Raises:
+        UserError: the folder holds no model.
+    """
+    folder = Path(folder)
+    if not (folder / SETTINGS).is_file():
+        raise UserError(f"{folder}: not a model folder ({SETTINGS} is missing)")
+    settings = read_json(folder / SETTINGS)
+    training, score = (
+        read_json(path) if path.is_file() else {} for path in (folder / "training.json", folder / "score.json")
+    )
+    environment = ImmutableSandboxedEnvironment(trim_blocks=True, lstrip_blocks=True, keep_trailing_newline=True)
+    return environment.from_string(TEMPLATE.read_text(encoding="utf-8")).render(
+        name=folder.resolve().name,
+        task=task_from_dict(settings["task"], str(folder / SETTINGS)),
+        model=settings["model"],
+        readout=settings["readout"],
+        training=training,
+        data=training.get("data") or {},
+        rows=_rows(score),
+        score=score,
+    )
+
+
+def _rows(score: Mapping[str, Any]) -> list[tuple[str, ...]]:
+    """Measure, model, constant prior and ceiling, as written."""
+    rows: list[tuple[str, ...]] = []
+    for name, words in MEASURES.items():
+        if name in score:
+            found = (score[name], score.get("prior", {}).get(name), score.get("ceiling", {}).get(name))
+            rows.append((words, *map(_written, found)))
+    return rows
+
+
+def _written(found: Mapping[str, float | None] | None) -> str:
+    if not found or found["value"] is None:
+        return "–"
+    if found["low"] is None:
+        return f"{found['value']:.3f}"
+    return f"{found['value']:.3f} [{found['low']:.3f}, {found['high']:.3f}]"

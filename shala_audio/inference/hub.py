@@ -1,0 +1,68 @@
+"""Models on the Hugging Face hub: only the files below are fetched, and only they are sent."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+from shala_audio.errors import UserError
+from shala_audio.files import write_text
+from shala_audio.inference.card import model_card
+from shala_audio.models.folder import CARD, CONFIG, PREPROCESSOR, SETTINGS, TOKENIZER, TRAINED
+
+FILES = (
+    SETTINGS, TRAINED, CONFIG, PREPROCESSOR, TOKENIZER, CARD, "training.json", "score.json", "calibration_*.json",
+)  # fmt: skip
+REPO_ID = re.compile(r"[\w.-]+/[\w.-]+")
+
+
+def model_folder(name: str | Path, revision: str | None = None) -> Path:
+    """The folder of that name, or else the hub's model "user/name", fetched into the hub's cache.
+
+    Raises:
+        UserError: it is no folder here, and the hub does not give it.
+    """
+    folder = Path(name)
+    if folder.is_dir() or not REPO_ID.fullmatch(str(name)) or folder.parent.is_dir():
+        return folder
+    from huggingface_hub import snapshot_download
+
+    try:
+        return Path(snapshot_download(str(name), revision=revision, allow_patterns=list(FILES)))
+    except (OSError, ValueError) as error:
+        reason = str(error).strip().splitlines()[0]
+        raise UserError(f"{name}: no such folder, and the hub does not give a model of that name ({reason})") from None
+
+
+def push(folder: str | Path, repo_id: str, private: bool = True) -> str:
+    """Put a trained model on the hub, with a card made of what its folder knows.
+
+    Args:
+        folder: of the model.
+        repo_id: "user/name"; made where there is none.
+        private: whether only its owner sees a repository that is made.
+
+    Returns:
+        Its address.
+
+    Raises:
+        UserError: the folder holds no model, or the hub refuses.
+    """
+    folder = Path(folder)
+    if not (folder / SETTINGS).is_file():
+        raise UserError(f"{folder}: not a model folder ({SETTINGS} is missing)")
+    if not REPO_ID.fullmatch(repo_id):
+        raise UserError(f"{repo_id!r} is not the name of a repository; write it as user/name")
+    from huggingface_hub import HfApi
+
+    write_text(folder / CARD, model_card(folder))
+    api = HfApi()
+    try:
+        api.create_repo(repo_id, private=private, exist_ok=True)
+        api.upload_folder(
+            repo_id=repo_id, folder_path=folder, allow_patterns=list(FILES), commit_message="Upload by shala-audio"
+        )
+    except (OSError, ValueError) as error:
+        reason = str(error).strip().splitlines()[0]
+        raise UserError(f"{repo_id}: the hub refuses ({reason}); `hf auth login` signs in") from None
+    return f"{api.endpoint}/{repo_id}"
