@@ -293,9 +293,10 @@ if wants 7; then
   rm -rf "$exp/.pack"
   mkdir "$exp/.pack"
   cp "$exp/$best/shala.json" "$exp/$best/trained.safetensors" "$exp/$best/training.json" "$exp/$best"/score*.json "$exp/.pack/"
+  cp "$exp/$best"/*config.json "$exp/$best/README.md" "$exp/.pack/" # for transformers and the hub, and the model card
   cp "$exp/$best"/calibration_*.json "$exp/.pack/" 2>/dev/null || true # there is none with few dev rows
   cp "$data/summary.json" "$exp/.pack/data.json"
-  cp "$exp/RESULTS.md" "$exp/.pack/README.md"
+  cp "$exp/RESULTS.md" "$exp/.pack/"
   cp "$exp"/RESULTS_*.png "$exp/.pack/" 2>/dev/null || true # pictures are there only with matplotlib
   rm -rf "$exp/pack"
   mv "$exp/.pack" "$exp/pack"

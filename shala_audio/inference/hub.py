@@ -13,6 +13,7 @@ from shala_audio.models.folder import CARD, CONFIG, PREPROCESSOR, SETTINGS, TOKE
 FILES = (
     SETTINGS, TRAINED, CONFIG, PREPROCESSOR, TOKENIZER, CARD, "training.json", "score.json", "calibration_*.json",
 )  # fmt: skip
+REPORT = "RESULTS*"  # is sent with a packed experiment, and not needed to predict
 REPO_ID = re.compile(r"[\w.-]+/[\w.-]+")
 
 
@@ -60,7 +61,7 @@ def push(folder: str | Path, repo_id: str, private: bool = True) -> str:
     try:
         api.create_repo(repo_id, private=private, exist_ok=True)
         api.upload_folder(
-            repo_id=repo_id, folder_path=folder, allow_patterns=list(FILES), commit_message="Upload by shala-audio"
+            repo_id=repo_id, folder_path=folder, allow_patterns=[*FILES, REPORT], commit_message="Upload by shala-audio"
         )
     except (OSError, ValueError) as error:
         reason = str(error).strip().splitlines()[0]

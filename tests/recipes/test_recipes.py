@@ -72,7 +72,7 @@ def check_experiment(exp: Path, systems: set[str]) -> None:
         re.search(rf"^\| {system} (\(\w+\) )?\|", results, re.MULTILINE) for system in systems | {"constant prior"}
     )
     packed = {path.name for path in (exp / "pack").iterdir()}
-    assert {"shala.json", "trained.safetensors", "README.md", "score.json"} <= packed
+    assert {"shala.json", "trained.safetensors", "config.json", "README.md", "RESULTS.md", "score.json"} <= packed
     done = {1, 3, 4, 5, 6, 7} | ({2} if "linear" in systems else set())
     assert {int(path.name.removeprefix(".done_")) for path in exp.glob(".done_*")} == done
 

@@ -71,6 +71,10 @@ def sharded(folder: Path) -> dict[str, float]:
             for layer in model.model.decoder.layers:
                 fully_shard(layer, mesh=mesh)
             fully_shard(model, mesh=mesh)
+            assert not model.eval().shares_prompts(), (
+                "how many passes there are must not depend on a process's own rows"
+            )
+            model.train()
         tree = label_tree(model)
         loss = model(compute=lambda lm, tree=tree: label_log_probs(lm, tree, inputs)).sum()
         loss.backward()
