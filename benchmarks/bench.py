@@ -119,7 +119,8 @@ def compare(comparison: Comparison, rounds: int, peak: float) -> list[dict[str, 
             "peak_mb_ours": ours.peak_mb,
             "peak_mb_rival": rival.peak_mb,
             "date": date.today().isoformat(),
-            "machine": f"{machine()}, {str(DTYPE).removeprefix('torch.')}, {peak / 1e9:.0f} GFLOP/s in matrix products",
+            "machine": f"{machine()}, {str(DTYPE).removeprefix('torch.')}",
+            "matmul_gflops": round(peak / 1e9),
         }
         if "flops_per_unit" in ours.extra:
             record["share_of_matmul_peak"] = ours.extra["flops_per_unit"] * median(ours.rates) / peak
@@ -129,11 +130,12 @@ def compare(comparison: Comparison, rounds: int, peak: float) -> list[dict[str, 
 
 def table(results: list[dict[str, Any]]) -> str:
     """The results in Markdown."""
-    machines = list(dict.fromkeys(f"{r['machine']} ({r['date']})" for r in results if "machine" in r))
+    machines = sorted({f"{r['machine']} ({r['date']})" for r in results})
+    peaks = [r["matmul_gflops"] for r in results]
     lines = [
         "# What it costs",
         "",
-        f"Made by `make bench` on {'; '.join(machines)}.",
+        f"Made by `make bench` on {'; '.join(machines)}; large matrix products ran at {min(peaks)} to {max(peaks)} GFLOP/s.",
         "Both sides of a row worked in turns in one run on the same made-up rows, model, G = 8 and numeric type; the ratio",
         "is the median of the turns, from the lowest to the highest. Peak memory is that of each side's process, with its",
         "models and libraries (on a GPU: that of the GPU).",
