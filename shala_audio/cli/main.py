@@ -25,6 +25,7 @@ from shala_audio.cli import (
     serve,
     train,
     validate,
+    votes,
 )
 from shala_audio.errors import UserError
 from shala_audio.files import is_main_process
@@ -38,6 +39,7 @@ app = typer.Typer(
     context_settings={"help_option_names": ["-h", "--help"]},
 )
 app.command("prepare")(prepare.prepare)
+app.command("votes")(votes.votes)
 app.command("validate")(validate.validate)
 app.command("features")(features.features)
 app.command("predict")(predict.predict)

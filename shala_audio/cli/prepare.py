@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 from rich.console import Console
@@ -62,7 +63,11 @@ def prepare(
         else:
             prepared = msp_podcast.prepare(source, seed, task or corpus, secondary)
     summary = write_prepared(prepared, load_task(task or corpus), out, seed, max_rows)
+    show_summary(summary, out)
 
+
+def show_summary(summary: Mapping[str, Any], out: Path) -> None:
+    """Print what a prepared corpus holds, and where its manifest is."""
     console = Console(stderr=True)
     table = Table("split", "rows", "without votes", "speakers", "also in train", "raters per row")
     for split, found in summary["splits"].items():

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from shala_audio.cli.score import TaskOption
 from shala_audio.errors import UserError
 
 if TYPE_CHECKING:
@@ -18,6 +19,7 @@ if TYPE_CHECKING:
 def validate(
     manifest: Annotated[Path, typer.Argument(help="Manifest to check.")],
     audio_root: Annotated[Path | None, typer.Option(help="Folder of the sound; without it, sound is not read.")] = None,
+    task: TaskOption = None,
     good: Annotated[
         Path | None, typer.Option(help="Write a manifest of the rows without a fault, and exit with 0.")
     ] = None,
@@ -46,7 +48,7 @@ def validate(
         print(line, file=sys.stderr)
 
     rows: dict[str, tuple[str, Row]] = {}
-    for where, row in _rows(manifest, fault):
+    for where, row in _rows(manifest, task, fault):
         if row.id in rows:
             fault(f"{where}: id {row.id!r} appears twice")
         else:
@@ -81,7 +83,7 @@ def validate(
         raise typer.Exit(2)
 
 
-def _rows(manifest: Path, fault: Callable[[str], None]) -> Iterator[tuple[str, Row]]:
+def _rows(manifest: Path, task: str | None, fault: Callable[[str], None]) -> Iterator[tuple[str, Row]]:
     """Rows whose fields and votes are right, with their place; the others are told to `fault`."""
     from functools import cache
 
@@ -89,7 +91,7 @@ def _rows(manifest: Path, fault: Callable[[str], None]) -> Iterator[tuple[str, R
     from shala_audio.data.votes import to_distribution
     from shala_audio.tasks import load_task
 
-    labels = cache(lambda task: load_task(task).label_names)
+    labels = cache(lambda name: load_task(task or name).label_names)
     try:
         lines = manifest.read_text(encoding="utf-8").removesuffix("\n").split("\n")
     except UnicodeDecodeError as error:
