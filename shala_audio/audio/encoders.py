@@ -195,10 +195,10 @@ def load_encoder(source: str, layers: Sequence[int], device: str = "cpu") -> Aud
 
     encoder: AudioEncoder
     try:
-        config = AutoConfig.from_pretrained(source)
+        config = AutoConfig.from_pretrained(source, trust_remote_code=False)
         if config.model_type not in ("whisper", "wav2vec2", "hubert", "wavlm"):
             raise UserError(f"encoder {source}: is {config.model_type}; whisper, wav2vec2, hubert or wavlm is needed")
-        extractor = AutoFeatureExtractor.from_pretrained(source)
+        extractor = AutoFeatureExtractor.from_pretrained(source, trust_remote_code=False)
         if config.model_type == "whisper":
             alone = "WhisperEncoder" in (config.architectures or [])
             model = (modeling_whisper.WhisperEncoder if alone else WhisperModel).from_pretrained(
@@ -207,7 +207,7 @@ def load_encoder(source: str, layers: Sequence[int], device: str = "cpu") -> Aud
             encoder = WhisperEncoder(model if alone else model.encoder, extractor, layers)
         else:
             encoder = WaveEncoder(
-                AutoModel.from_pretrained(source, use_safetensors=True, dtype=torch.float32),
+                AutoModel.from_pretrained(source, use_safetensors=True, dtype=torch.float32, trust_remote_code=False),
                 extractor.do_normalize,
                 layers,
             )

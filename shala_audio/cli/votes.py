@@ -44,6 +44,8 @@ def votes(
         raise UserError("--clips or --text: say where the sound is, or which column is the text")
     if clips is not None and not clips.is_dir():
         raise UserError(f"{clips}: no such folder")
+    if task is None and (out / "task.yaml").exists():
+        raise UserError(f"{out / 'task.yaml'} is there, and perhaps edited: name it with --task, or remove it")
     items, left_out = read_ratings(table, Columns(item, label, rater, speaker, text, split), leave_out or ())
     if task is None:
         modality = "text" if clips is None else "audio+text" if text else "audio"

@@ -173,8 +173,12 @@ def _clips(folder: Path, names: Collection[str]) -> dict[str, Path]:
         if path.suffix.lower() in SUFFIXES and path.is_file():
             for name in (path.relative_to(folder).as_posix(), path.name, path.stem):
                 by_name[name].add(path)
+    owner: dict[Path, str] = {}
     for name in names:
         if len(by_name.get(name, ())) > 1:
             one, two, *_ = sorted(path.relative_to(folder).as_posix() for path in by_name[name])
             raise UserError(f"{name}: both {one} and {two} have that name; write the path below {folder}")
+        for path in by_name.get(name, ()):
+            if owner.setdefault(path, name) != name:
+                raise UserError(f"{owner[path]} and {name} are one clip, {path.name}; call it the same in every line")
     return {name: next(iter(by_name[name])) for name in names if name in by_name}

@@ -23,8 +23,12 @@ MEASURES = {
 }
 
 
-def model_card(folder: str | Path) -> str:
+def model_card(folder: str | Path, name: str | None = None) -> str:
     """The card in Markdown, of `shala.json`, and of `training.json` and `score.json` where they are there.
+
+    Args:
+        folder: of the model.
+        name: by which others load it; the folder's where None.
 
     Raises:
         UserError: the folder holds no model.
@@ -36,10 +40,12 @@ def model_card(folder: str | Path) -> str:
     training, score = (
         read_json(path) if path.is_file() else {} for path in (folder / "training.json", folder / "score.json")
     )
+    task = task_from_dict(settings["task"], str(folder / SETTINGS))
     environment = ImmutableSandboxedEnvironment(trim_blocks=True, lstrip_blocks=True, keep_trailing_newline=True)
     return environment.from_string(TEMPLATE.read_text(encoding="utf-8")).render(
-        name=folder.resolve().name,
-        task=task_from_dict(settings["task"], str(folder / SETTINGS)),
+        name=name or folder.resolve().name,
+        task=task,
+        fields=task.text_fields() if "text" in task.modality else (),
         model=settings["model"],
         readout=settings["readout"],
         training=training,

@@ -5,6 +5,8 @@ from __future__ import annotations
 import re
 from pathlib import Path
 
+from huggingface_hub.errors import HfHubHTTPError
+
 from shala_audio.errors import UserError
 from shala_audio.files import write_text
 from shala_audio.inference.card import model_card
@@ -14,6 +16,9 @@ FILES = (
     SETTINGS, TRAINED, CONFIG, PREPROCESSOR, TOKENIZER, CARD, "training.json", "score.json", "calibration_*.json",
 )  # fmt: skip
 REPORT = "RESULTS*"  # is sent with a packed experiment, and not needed to predict
+HTTP_ERROR: type[Exception] = HfHubHTTPError.__mro__[
+    1
+]  # of the HTTP library below, such as for no connection
 REPO_ID = re.compile(r"[\w.-]+/[\w.-]+")
 
 
@@ -30,9 +35,10 @@ def model_folder(name: str | Path, revision: str | None = None) -> Path:
 
     try:
         return Path(snapshot_download(str(name), revision=revision, allow_patterns=list(FILES)))
-    except (OSError, ValueError) as error:
-        reason = str(error).strip().splitlines()[0]
-        raise UserError(f"{name}: no such folder, and the hub does not give a model of that name ({reason})") from None
+    except (OSError, ValueError, HTTP_ERROR) as error:
+        raise UserError(
+            f"{name}: no such folder, and the hub does not give a model of that name ({_first_line(error)})"
+        ) from None
 
 
 def push(folder: str | Path, repo_id: str, private: bool = True) -> str:
@@ -56,14 +62,20 @@ def push(folder: str | Path, repo_id: str, private: bool = True) -> str:
         raise UserError(f"{repo_id!r} is not the name of a repository; write it as user/name")
     from huggingface_hub import HfApi
 
-    write_text(folder / CARD, model_card(folder))
     api = HfApi()
     try:
         api.create_repo(repo_id, private=private, exist_ok=True)
+        if api.repo_info(repo_id).private != private:
+            now, wanted = ("public", "private") if private else ("private", "public")
+            raise UserError(f"{repo_id} is there already, and {now}: make it {wanted} on the hub, or take another name")
+        write_text(folder / CARD, model_card(folder, repo_id))
         api.upload_folder(
             repo_id=repo_id, folder_path=folder, allow_patterns=[*FILES, REPORT], commit_message="Upload by shala-audio"
         )
-    except (OSError, ValueError) as error:
-        reason = str(error).strip().splitlines()[0]
-        raise UserError(f"{repo_id}: the hub refuses ({reason}); `hf auth login` signs in") from None
+    except (OSError, ValueError, HTTP_ERROR) as error:
+        raise UserError(f"{repo_id}: the hub refuses ({_first_line(error)}); `hf auth login` signs in") from None
     return f"{api.endpoint}/{repo_id}"
+
+
+def _first_line(error: Exception) -> str:
+    return next(iter(str(error).strip().splitlines()), type(error).__name__)

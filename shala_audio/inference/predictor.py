@@ -233,7 +233,9 @@ class Predictor:
 
     def _row_length(self, row: Row, features: FeatureStore | None) -> float:
         if self.task.has_audio:
-            return features.frames(row.id) if features else (_audio(row).duration or 0.0)
+            if features:
+                return features.frames(row.id)
+            return (row.audio.duration if row.audio else None) or 0.0  # no sound at all is said where it is read
         return sum(map(len, row.text.values()))
 
     def _parts(self, clip: Clip | None, text: Text | None) -> Iterable[tuple[Samples | None, Mapping[str, str], float]]:
@@ -340,7 +342,7 @@ def _read_clips(
         except UserError as error:
             if complain is None:
                 raise
-            complain(UserError(f"row {row.id}: {error}"))
+            complain(error if row.id in str(error) else UserError(f"row {row.id}: {error}"))
             continue
         kept.append(row)
         clips.append((clip, SAMPLE_RATE))

@@ -164,8 +164,10 @@ class SpeechLM(PreTrainedModel, GenerationMixin):
             # them for each head unless told so. The same numbers and time, but 0.7 of the memory of a `slots` step.
             os.environ.setdefault("TRANSFORMERS_SDPA_FORCE_GQA", "1")
         try:
-            lm = AutoModelForCausalLM.from_pretrained(source, dtype=dtype, use_safetensors=True)
-            tokenizer = AutoTokenizer.from_pretrained(source)
+            lm = AutoModelForCausalLM.from_pretrained(
+                source, dtype=dtype, use_safetensors=True, trust_remote_code=False
+            )
+            tokenizer = AutoTokenizer.from_pretrained(source, trust_remote_code=False)
         except (OSError, ValueError) as error:
             raise UserError(f"lm {model_config.lm}: cannot be loaded ({str(error).splitlines()[0]})") from None
         prepare_tokenizer(tokenizer)

@@ -89,7 +89,9 @@ def _data(summary: Path) -> dict[str, Any]:
     if not summary.is_file():
         return {}
     found = read_json(summary)
-    splits = {name: split["rows"] for name, split in found.get("splits", {}).items()}
+    if "split_sha256" not in found:  # somebody else's file of that name
+        return {}
+    splits = {name: split["rows"] for name, split in found["splits"].items()}
     return {"licence": found.get("licence"), "caveat": found.get("caveat"), "splits": splits}
 
 

@@ -86,6 +86,7 @@ def test_a_bad_clip_is_named_and_the_others_are_kept_if_wanted(experiment, bad, 
 def test_a_bad_clip_of_a_manifest_is_named_and_the_other_rows_are_kept_if_wanted(experiment, tmp_path):
     names = ["good one.wav", "empty.wav", "gut_ü.flac"]
     rows = [Row(f"r{i}", "mini", "test", audio=Audio(name)) for i, name in enumerate(names)]
+    rows.append(Row("silent", "mini", "test", text={"transcript": "so"}))
     write_manifest(tmp_path / "m.jsonl", rows)
     out = tmp_path / "p.jsonl"
     options = ("predict", experiment / "model", tmp_path / "m.jsonl", "--audio-root", experiment)
@@ -93,7 +94,8 @@ def test_a_bad_clip_of_a_manifest_is_named_and_the_other_rows_are_kept_if_wanted
     with pytest.raises(UserError, match=r"empty\.wav"):
         invoke(*options)
     result = CliRunner().invoke(app, [*map(str, options), "--skip-errors"])
-    assert result.exit_code == 2 and "1 skipped" in result.stderr and "row r1: " in result.stderr
+    assert result.exit_code == 2 and "2 skipped" in result.stderr
+    assert "row r1: " in result.stderr and "error: row silent has no sound" in result.stderr
     assert sorted(json.loads(line)["id"] for line in out.read_text().splitlines()) == ["r0", "r2"]
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
+from types import SimpleNamespace
 
 import huggingface_hub
 import numpy as np
@@ -119,6 +120,7 @@ def test_auto_classes_know_the_model(folders, tmp_path):
 
 def test_a_card_says_what_is_known(folders, tiny_lm, tmp_path):
     assert "Not scored yet" in model_card(folders / "text")
+    assert 'model.predict(text={"premise": "...", "hypothesis": "..."})' in model_card(folders / "pair")
     with pytest.raises(UserError, match="not a model folder"):
         model_card(tmp_path)
     found = {"value": 0.25, "low": 0.2, "high": 0.3}
@@ -126,6 +128,9 @@ def test_a_card_says_what_is_known(folders, tiny_lm, tmp_path):
     write_json(tmp_path / "score.json", {"n": 7, "jsd": found, "prior": {"jsd": found}, "ceiling": {"kind": "x"}})
     data = {"licence": "CC BY 4.0", "caveat": None, "splits": {"train": 5, "test": 7}}
     write_json(tmp_path / "training.json", {"method": "shala", "seed": 3, "seconds": 90, "lm": "tiny", "data": data})
+    write_json(tmp_path / "score.json", {"n": 7, "jsd": {"value": 0.25, "low": None, "high": None}, "ties": 0})
+    assert "0.250 | – | –" in model_card(tmp_path), "votes that were put together have no ceiling"
+    write_json(tmp_path / "score.json", {"n": 7, "jsd": found, "prior": {"jsd": found}, "ceiling": {"kind": "x"}})
     card = model_card(tmp_path)
     for part in ("CC BY 4.0", "5 rows train, 7 rows test", "0.250 [0.200, 0.300]", "`shala`, seed 3, 1.5 minutes"):
         assert part in card
@@ -139,8 +144,13 @@ def test_the_hub_gets_the_models_own_files(tiny_lm, tmp_path, monkeypatch):
     sent = {}
     monkeypatch.setattr(huggingface_hub.HfApi, "create_repo", lambda self, name, **options: sent.update(options))
     monkeypatch.setattr(huggingface_hub.HfApi, "upload_folder", lambda self, **options: sent.update(options))
+    private = SimpleNamespace(private=True)
+    monkeypatch.setattr(huggingface_hub.HfApi, "repo_info", lambda self, name, **options: private)
     address = Predictor.from_pretrained(tmp_path / "model").push_to_hub("lab/emotions")
     assert address.endswith("/lab/emotions") and sent["private"] is True
+    assert 'shala_audio.load("lab/emotions")' in (tmp_path / "model" / CARD).read_text()
+    with pytest.raises(UserError, match="is there already, and private"):
+        hub.push(tmp_path / "model", "lab/emotions", private=False)
     chosen = huggingface_hub.utils.filter_repo_objects(
         [path.name for path in (tmp_path / "model").iterdir()], allow_patterns=sent["allow_patterns"]
     )
