@@ -16,9 +16,7 @@ FILES = (
     SETTINGS, TRAINED, CONFIG, PREPROCESSOR, TOKENIZER, CARD, "training.json", "score.json", "calibration_*.json",
 )  # fmt: skip
 REPORT = "RESULTS*"  # is sent with a packed experiment, and not needed to predict
-HTTP_ERROR: type[Exception] = HfHubHTTPError.__mro__[
-    1
-]  # of the HTTP library below, such as for no connection
+HTTP_ERROR: type[Exception] = HfHubHTTPError.__mro__[1]  # of the HTTP library below, such as for no connection
 REPO_ID = re.compile(r"[\w.-]+/[\w.-]+")
 
 
