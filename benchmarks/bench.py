@@ -10,7 +10,6 @@ up, each in a process of its own. Writes `results.json` and `README.md` beside t
 from __future__ import annotations
 
 import argparse
-import os
 import platform
 import time
 from collections.abc import Mapping
@@ -27,6 +26,7 @@ from benchmarks import training_sides as training
 from benchmarks import use_sides as use
 from benchmarks.growth import draw_growth
 from benchmarks.turns import DEVICE, DTYPE, Side, take_turns
+from shala_audio.cores import usable_cores
 from shala_audio.files import read_json, write_json, write_text
 
 HERE = Path(__file__).parent
@@ -95,7 +95,7 @@ def matmul_peak() -> float:
 
 def machine() -> str:
     """What computes, in words."""
-    cores = f"{len(os.sched_getaffinity(0))} cores ({platform.machine()})"
+    cores = f"{usable_cores()} cores ({platform.machine()})"
     return f"{torch.cuda.get_device_name()}, {cores}" if DEVICE == "cuda" else cores
 
 

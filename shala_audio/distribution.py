@@ -168,30 +168,34 @@ class LabelDistribution(Mapping[str, float]):
         axes.set_title(f"entropy {self.entropy:.2f} bits", fontsize="small")
         return axes
 
+    def _likeliest_first(self) -> list[tuple[str, float]]:
+        return sorted(self.items(), key=lambda item: -item[1])
+
+    def _in_short(self) -> str:
+        return f"entropy {self.entropy:.2f} bits, {'contested' if self.contested else 'not contested'}"
+
     def _repr_html_(self) -> str:
         """Bars for a notebook."""
         rows = "".join(
             f"<tr><td style='text-align:left'>{escape(label)}</td><td>{p:.1%}</td><td style='text-align:left;width:20em'>"
             f"<div style='background:#17becf;height:0.9em;width:{100 * p:.1f}%'></div></td></tr>"
-            for label, p in sorted(self.items(), key=lambda item: -item[1])
+            for label, p in self._likeliest_first()
         )
         rows += "".join(
             f"<tr><td style='text-align:left'>{escape(name)}</td><td>{value:.2f}</td><td></td></tr>"
             for name, value in self.attributes.items()
         )
-        state = "contested" if self.contested else "not contested"
-        return f"<table>{rows}</table><small>entropy {self.entropy:.2f} bits, {state}</small>"
+        return f"<table>{rows}</table><small>{self._in_short()}</small>"
 
     def __rich__(self) -> Any:
         from rich.table import Table
 
         table = Table.grid(padding=(0, 1))
-        for label, p in sorted(self.items(), key=lambda item: -item[1]):
+        for label, p in self._likeliest_first():
             eighths = round(p * 40 * 8)
             bar = "█" * (eighths // 8) + " ▏▎▍▌▋▊▉"[eighths % 8].strip()
             table.add_row(label, f"{p:6.1%}", f"[cyan]{bar}[/cyan]")
-        state = "contested" if self.contested else "not contested"
         for name, value in self.attributes.items():
             table.add_row(name, f"{value:6.2f}")
-        table.add_row("", "", f"[dim]entropy {self.entropy:.2f} bits, {state}[/dim]")
+        table.add_row("", "", f"[dim]{self._in_short()}[/dim]")
         return table

@@ -27,9 +27,9 @@ def score(
     Example: shala-audio score predictions.jsonl data/manifest.jsonl --out score.json
     """
     from shala_audio.evaluation.score import score as measure
-    from shala_audio.files import write_json, write_text
-    from shala_audio.inference.card import model_card
-    from shala_audio.models.folder import CARD, SETTINGS
+    from shala_audio.files import write_json
+    from shala_audio.inference.card import write_card
+    from shala_audio.models.folder import SETTINGS
     from shala_audio.tasks import load_task
 
     result = measure(predictions, manifest, load_task(task).label_names if task else None, bootstrap)
@@ -38,7 +38,7 @@ def score(
     else:
         write_json(out, result)
         if out.name == "score.json" and (out.parent / SETTINGS).is_file():  # the model's own: its card shows it
-            write_text(out.parent / CARD, model_card(out.parent))
+            write_card(out.parent)
         print(f"{out}: {result['n']} rows, jsd {result['jsd']['value']:.4f}")
 
 

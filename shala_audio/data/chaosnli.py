@@ -6,6 +6,7 @@ The corpus has no train split: rows are split by premise, so that no premise sta
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 from shala_audio.data.prepare import Prepared, as_mapping, need_file
@@ -45,10 +46,7 @@ def prepare(source: Path, seed: int, part: str = "snli", fold: int | None = None
     split_of = split_by_group(premises, SHARES, seed) if fold is None else fold_split(premises, fold, seed, 1 / 16)
     ours = "this one is ours, by premise," if fold is None else f"this is fold {fold} of our five, by premise,"
     return Prepared(
-        [
-            Row(row.id, TASK, split_of[premise], None, None, row.text, row.votes, row.extra)
-            for row, premise in zip(rows, premises, strict=True)
-        ],
+        [replace(row, split=split_of[premise]) for row, premise in zip(rows, premises, strict=True)],
         caveat=f"ChaosNLI has no train split: {ours} in splits.json.",
         licence="CC BY-NC 4.0",
     )

@@ -8,11 +8,12 @@ from __future__ import annotations
 
 import csv
 from collections import Counter
+from dataclasses import replace
 from pathlib import Path
 
 from shala_audio.data.prepare import Prepared, as_mapping, need_file, sound_duration
 from shala_audio.data.rows import Audio, Row
-from shala_audio.data.splits import fold_split, split_by_group
+from shala_audio.data.splits import SHARES, fold_split, split_by_group
 from shala_audio.errors import UserError
 
 TASK = "crema_d"
@@ -32,7 +33,6 @@ SENTENCES = {
     "TSI": "The surface is slick.",
     "WSI": "We'll stop in a couple of minutes.",
 }
-SHARES = {"train": 0.7, "dev": 0.1, "test": 0.2}
 
 
 def prepare(source: Path, seed: int, fold: int | None = None) -> Prepared:
@@ -79,10 +79,7 @@ def prepare(source: Path, seed: int, fold: int | None = None) -> Prepared:
         split_of = fold_split(speakers, fold, seed, 1 / 8, sex, members=sorted({*sex, *speakers}))
     ours = "our split is" if fold is None else f"this is fold {fold} of our five,"
     return Prepared(
-        [
-            Row(row.id, TASK, split_of[str(row.speaker)], row.speaker, row.audio, row.text, row.votes, row.extra)
-            for row in rows
-        ],
+        [replace(row, split=split_of[str(row.speaker)]) for row in rows],
         left_out,
         caveat=f"CREMA-D is acted; {ours} by speaker within each sex, in splits.json.",
         licence="ODbL 1.0",

@@ -8,6 +8,7 @@ manifest are those of a few of them. The true distribution stands in `extra["tru
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -15,7 +16,7 @@ import soundfile
 
 from shala_audio.data.prepare import Prepared, as_mapping
 from shala_audio.data.rows import Audio, Row
-from shala_audio.data.splits import split_by_group
+from shala_audio.data.splits import SHARES, split_by_group
 from shala_audio.data.synthesis import SAMPLE_RATE, Voice, speak
 from shala_audio.distribution import Floats
 from shala_audio.files import write_beside
@@ -25,7 +26,6 @@ LABELS = ("anger", "happiness", "sadness", "calm")
 PROTOTYPES = np.array([[0.7, -0.6], [0.6, 0.7], [-0.6, -0.6], [-0.6, 0.5]])  # (arousal, valence) of each label
 LISTENER_NOISE = 0.45  # standard deviation of what a listener adds to the latent point
 LISTENERS = 8  # votes for each utterance
-SHARES = {"train": 0.7, "dev": 0.1, "test": 0.2}
 SPEAKERS = 20
 ROWS = 480
 
@@ -96,10 +96,7 @@ def prepare(out: Path, seed: int, rows: int = ROWS, text: bool = False) -> Prepa
         made.append(Row(identity, TASK, "train", name, audio, {}, votes, extra))
     split_of = split_by_group([str(row.speaker) for row in made], SHARES, seed)
     return Prepared(
-        [
-            Row(row.id, row.task, split_of[str(row.speaker)], row.speaker, row.audio, row.text, row.votes, row.extra)
-            for row in made
-        ],
+        [replace(row, split=split_of[str(row.speaker)]) for row in made],
         caveat="Synthetic sound and simulated listeners: it shows that learning works, nothing about people.",
         licence="made by this program; no restriction",
     )

@@ -10,6 +10,7 @@ from shala_audio.data.rows import Row
 from shala_audio.errors import UserError
 
 FOLDS = 5  # of a cross-validation
+SHARES = {"train": 0.7, "dev": 0.1, "test": 0.2}  # of the items, where a corpus has no split of its own
 
 
 def split_by_group(

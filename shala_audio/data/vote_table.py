@@ -5,17 +5,16 @@ from __future__ import annotations
 import csv
 from collections import Counter, defaultdict
 from collections.abc import Collection, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from shala_audio.audio.sound import SUFFIXES
 from shala_audio.data.prepare import Prepared, sound_durations
 from shala_audio.data.rows import Audio, Row
-from shala_audio.data.splits import split_by_group
+from shala_audio.data.splits import SHARES, split_by_group
 from shala_audio.errors import UserError
 from shala_audio.tasks import Label, Task
 
-SHARES = {"train": 0.7, "dev": 0.1, "test": 0.2}
 SPLITS = {"train": "train", "dev": "dev", "valid": "dev", "validation": "dev", "development": "dev", "test": "test"}
 
 
@@ -136,7 +135,7 @@ def prepare(
         if clips is not None and name not in found:
             left_out["items without a sound file"] += 1
             continue
-        votes: Counter[str] = Counter()
+        votes: dict[str, float] = defaultdict(float)
         for rater, chosen in item.choices.items():
             for label in chosen:
                 if label.lower() not in known:
@@ -144,7 +143,7 @@ def prepare(
                         f"{name}: {rater} chose {label!r}, which is no label of task {task.name} "
                         f"({', '.join(task.label_names)}); --leave-out {label!r} leaves such ratings out"
                     )
-                votes[known[label.lower()]] += 1 / len(chosen)  # type: ignore[assignment]
+                votes[known[label.lower()]] += 1 / len(chosen)
         if not votes:
             left_out["items without a rating"] += 1
             continue
@@ -159,10 +158,7 @@ def prepare(
         rows.append(Row(name, task.name, SPLITS[split.lower()], speaker, audio, text, dict(votes)))
     if rows and not any("split" in item.fields for item in items.values()):
         split_of = split_by_group([row.speaker or row.id for row in rows], SHARES, seed)
-        rows = [
-            Row(row.id, row.task, split_of[row.speaker or row.id], row.speaker, row.audio, row.text, row.votes)
-            for row in rows
-        ]
+        rows = [replace(row, split=split_of[row.speaker or row.id]) for row in rows]
     return Prepared(rows, left_out, caveat, "your own")
 
 

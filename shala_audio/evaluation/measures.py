@@ -73,7 +73,8 @@ class Measures:
         self.group_of_kind, self.contested_kind = actual_groups[example], contested[example].astype(np.float64)
         self.cell_of_kind = (self.tercile * per_third + cells)[example]
         distances = [np.where(self.tercile == third, self.row_means["jsd"], 0.0) for third in range(len(TERCILES))]
-        self.columns = np.stack([*distances, *(values for name, values in self.row_means.items() if name != "jsd")])
+        self.others = [name for name in self.row_means if name != "jsd"]
+        self.columns = np.stack([*distances, *(self.row_means[name] for name in self.others)])
         self.stated_groups = _groups(self.stated)
         self.all_differ = self.stated_groups[-1] + 1 == len(order)
         self.bin_starts = _bin_starts(self.stated_groups)
@@ -96,11 +97,10 @@ class Measures:
         """
         weights = np.ones(len(self.row)) if counts is None else counts.astype(np.float64).take(self.row)
         total = weights.sum()
-        sums = np.einsum(
-            "cr,r->c", self.columns, weights
-        )  # not BLAS, whose threads would fight with those of the draws
+        # Not by BLAS, whose threads would fight with those of the draws.
+        sums = np.einsum("cr,r->c", self.columns, weights)
         found = {"jsd": float(sums[:3].sum() / total)}
-        found |= zip((name for name in self.row_means if name != "jsd"), (sums[3:] / total).tolist(), strict=True)
+        found |= zip(self.others, (sums[3:] / total).tolist(), strict=True)
         found["jsd_nats"] = NATS_PER_BIT_ROOT * found["jsd"]
         of_kind = _sums(self.kind, weights)
         cells, table = self._table(of_kind)
@@ -127,10 +127,7 @@ class Measures:
     def _stated_ranks(self, weights: Floats) -> tuple[Floats, float]:
         """(rows,) mid-ranks by stated entropy times weights, and their spread."""
         if self.all_differ:
-            ranks = np.cumsum(weights)
-            ranks -= weights / 2
-            ranks *= weights
-            return ranks, _rank_spread(weights)
+            return weights * _mid_ranks(weights), _rank_spread(weights)
         size = _sums(self.stated_groups, weights)
         return weights * _mid_ranks(size).take(self.stated_groups), _rank_spread(size)
 

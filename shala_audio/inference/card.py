@@ -9,8 +9,8 @@ from typing import Any
 from jinja2.sandbox import ImmutableSandboxedEnvironment
 
 from shala_audio.errors import UserError
-from shala_audio.files import read_json
-from shala_audio.models.folder import SETTINGS
+from shala_audio.files import read_json, write_text
+from shala_audio.models.folder import CARD, SETTINGS
 from shala_audio.tasks import task_from_dict
 
 TEMPLATE = Path(__file__).parents[1] / "assets" / "model_card.md.jinja"
@@ -53,6 +53,11 @@ def model_card(folder: str | Path, name: str | None = None) -> str:
         rows=_rows(score),
         score=score,
     )
+
+
+def write_card(folder: Path) -> None:
+    """Write a model folder's card into it."""
+    write_text(folder / CARD, model_card(folder))
 
 
 def _rows(score: Mapping[str, Any]) -> list[tuple[str, ...]]:

@@ -22,6 +22,7 @@ from transformers import ByT5Tokenizer, PreTrainedModel, SequenceFeatureExtracto
 from transformers.configuration_utils import PreTrainedConfig
 from transformers.modeling_outputs import SequenceClassifierOutput
 
+from shala_audio.audio.sound import SAMPLE_RATE
 from shala_audio.models.folder import MODEL_TYPE
 
 if TYPE_CHECKING:
@@ -45,7 +46,7 @@ class SoundExtractor(SequenceFeatureExtractor):
     model_input_names = ("input_values", "attention_mask")
 
     def __init__(
-        self, feature_size: int = 1, sampling_rate: int = 16_000, padding_value: float = 0.0, **kwargs: Any
+        self, feature_size: int = 1, sampling_rate: int = SAMPLE_RATE, padding_value: float = 0.0, **kwargs: Any
     ) -> None:
         super().__init__(feature_size=feature_size, sampling_rate=sampling_rate, padding_value=padding_value, **kwargs)
 
@@ -134,7 +135,7 @@ class DistributionModel(PreTrainedModel):
             if attention_mask is not None:
                 lengths = attention_mask.sum(dim=1).tolist()
             clips = input_values.float().cpu().numpy()
-            inputs = [(clip[:length], 16_000) for clip, length in zip(clips, lengths, strict=True)]
+            inputs = [(clip[:length], SAMPLE_RATE) for clip, length in zip(clips, lengths, strict=True)]
         elif input_ids is not None:
             inputs = [(None, self._text(ids)) for ids in input_ids.tolist()]
         else:

@@ -20,7 +20,7 @@ HTTP_ERROR: type[Exception] = HfHubHTTPError.__mro__[1]  # of the HTTP library b
 REPO_ID = re.compile(r"[\w.-]+/[\w.-]+")
 
 
-def model_folder(name: str | Path, revision: str | None = None) -> Path:
+def find_model(name: str | Path, revision: str | None = None) -> Path:
     """The folder of that name, or else the hub's model "user/name", fetched into the hub's cache.
 
     Raises:
@@ -54,8 +54,7 @@ def push(folder: str | Path, repo_id: str, private: bool = True) -> str:
         UserError: the folder holds no model, or the hub refuses.
     """
     folder = Path(folder)
-    if not (folder / SETTINGS).is_file():
-        raise UserError(f"{folder}: not a model folder ({SETTINGS} is missing)")
+    card = model_card(folder, repo_id)  # before anything is sent: it refuses a folder without a model
     if not REPO_ID.fullmatch(repo_id):
         raise UserError(f"{repo_id!r} is not the name of a repository; write it as user/name")
     from huggingface_hub import HfApi
@@ -66,7 +65,7 @@ def push(folder: str | Path, repo_id: str, private: bool = True) -> str:
         if api.repo_info(repo_id).private != private:
             now, wanted = ("public", "private") if private else ("private", "public")
             raise UserError(f"{repo_id} is there already, and {now}: make it {wanted} on the hub, or take another name")
-        write_text(folder / CARD, model_card(folder, repo_id))
+        write_text(folder / CARD, card)
         api.upload_folder(
             repo_id=repo_id, folder_path=folder, allow_patterns=[*FILES, REPORT], commit_message="Upload by shala-audio"
         )

@@ -28,7 +28,7 @@ from shala_audio.data.rows import Row
 from shala_audio.distribution import LabelDistribution
 from shala_audio.errors import UserError
 from shala_audio.evaluation.calibration import KINDS, Calibration, load_calibration
-from shala_audio.inference.hub import model_folder, push
+from shala_audio.inference.hub import find_model, push
 from shala_audio.inference.windows import Moment, average, window_bounds
 from shala_audio.models.folder import SETTINGS
 from shala_audio.models.prompts import PromptBuilder
@@ -96,7 +96,7 @@ class Predictor:
         Raises:
             UserError: there is no such model, or it cannot be loaded.
         """
-        folder = model_folder(folder, revision)
+        folder = find_model(folder, revision)
         if not folder.is_dir():
             raise UserError(f"{folder}: no such folder; MODEL is a folder that `shala-audio train` or a recipe wrote")
         for inside in (folder, *(folder / name for name in ("shala", "shala_exact", "pack"))):
@@ -164,7 +164,8 @@ class Predictor:
                 if len(waiting) == self.batch_size:
                     answers += self._hear(waiting)
                     waiting = []
-        answers += self._hear(waiting)
+        if waiting:
+            answers += self._hear(waiting)
         moments: list[list[Moment]] = [[] for _ in inputs]
         for (index, seconds), answer in zip(parts, answers, strict=True):
             moments[index].append(Moment(0.0, seconds, answer))
@@ -182,7 +183,7 @@ class Predictor:
         answers: list[LabelDistribution] = []
         for at in range(0, len(bounds), self.batch_size):  # so that hours of sound need no more memory than minutes
             part = bounds[at : at + self.batch_size]
-            answers += self._answers(self._encode([samples[start:end] for start, end in part]), [{}] * len(part))
+            answers += self._hear([(samples[start:end], {}) for start, end in part])
         return [
             Moment(start / SAMPLE_RATE, end / SAMPLE_RATE, answer, voiced_share(samples[start:end], loudest))
             for (start, end), answer in zip(bounds, answers, strict=True)
@@ -277,28 +278,20 @@ class Predictor:
 
     def _encode(self, clips: Sequence[Samples]) -> list[Tensor]:
         """Features as training saw them: rounded to float16, as the feature cache keeps them."""
-        states: list[Tensor] = []
         trim_db = self.model.model_config.trim_db
         if trim_db is not None:
             clips = [trim_silence(clip, trim_db) for clip in clips]
-        for start in range(0, len(clips), self.batch_size):
-            found = self.encoder.encode(clips[start : start + self.batch_size])
-            states += [clip.to(torch.float16) for clip in found]
-        return states
+        return [clip.to(torch.float16) for clip in self.encoder.encode(clips)]
 
     def _answers(
         self, features: Sequence[Tensor | None], texts: Sequence[Mapping[str, str]]
     ) -> list[LabelDistribution]:
-        """What the model says of each input, in batches."""
-        found: list[LabelDistribution] = []
-        for start in range(0, len(features), self.batch_size):
-            states = [clip for clip in features[start : start + self.batch_size] if clip is not None]
-            part = texts[start : start + self.batch_size]
-            frames = [clip.shape[1] for clip in states] or [None] * len(part)
-            prompts = [self.builder.prompt(text, count) for text, count in zip(part, frames, strict=True)]
-            batch = self.builder.batch(prompts, states or None)
-            found += self._batch({name: tensor.to(self.device) for name, tensor in batch.items()})
-        return found
+        """What the model says of each input of a batch."""
+        states = [clip for clip in features if clip is not None]
+        frames = [clip.shape[1] for clip in states] or [None] * len(texts)
+        prompts = [self.builder.prompt(text, count) for text, count in zip(texts, frames, strict=True)]
+        batch = self.builder.batch(prompts, states or None)
+        return self._batch({name: tensor.to(self.device) for name, tensor in batch.items()})
 
     @torch.inference_mode()
     def _batch(self, batch: dict[str, Any]) -> list[LabelDistribution]:

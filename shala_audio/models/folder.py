@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+from shala_audio.audio.sound import SAMPLE_RATE
 from shala_audio.tasks import Task
 
 MODEL_TYPE = "shala_audio"
@@ -24,7 +25,7 @@ def hub_files(task: Task) -> dict[str, dict[str, Any]]:
         }
     }
     if task.has_audio:
-        files[PREPROCESSOR] = {"feature_extractor_type": "SoundExtractor", "sampling_rate": 16_000}
+        files[PREPROCESSOR] = {"feature_extractor_type": "SoundExtractor", "sampling_rate": SAMPLE_RATE}
     else:
         # Texts go to the model as bytes; a "</s>" in one is not the end of it.
         files[TOKENIZER] = {"tokenizer_class": "ByT5Tokenizer", "extra_ids": 0, "split_special_tokens": True}

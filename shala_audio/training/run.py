@@ -21,10 +21,9 @@ from shala_audio.data.votes import human_distributions, vote_counts
 from shala_audio.distribution import Floats, jsd
 from shala_audio.errors import UserError
 from shala_audio.files import read_json, write_json, write_text
-from shala_audio.inference.card import model_card
+from shala_audio.inference.card import write_card
 from shala_audio.inference.predictor import Predictor
 from shala_audio.models.config import load_model_config
-from shala_audio.models.folder import CARD
 from shala_audio.models.readouts.verbalized import longest_answer
 from shala_audio.models.speech_lm import SpeechLM
 from shala_audio.tasks import load_task
@@ -69,7 +68,7 @@ def train(config: ShalaConfig) -> Path:
     for checkpoint in out.glob("checkpoint-*"):  # they are for going on after an interruption, and there was none
         shutil.rmtree(checkpoint)
     write_json(out / "training.json", run_record(config, model, time.monotonic() - started, resumed))
-    write_text(out / CARD, model_card(out))
+    write_card(out)
     return out
 
 
