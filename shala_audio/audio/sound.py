@@ -69,23 +69,28 @@ def _heard(samples: Samples) -> Samples:
     return np.ascontiguousarray(samples, dtype=np.float32)
 
 
-def read_sound(source: str | Path | BinaryIO, offset: float = 0.0, duration: float | None = None) -> Samples:
+def read_sound(
+    source: str | Path | BinaryIO, offset: float = 0.0, duration: float | None = None, longest: float | None = None
+) -> Samples:
     """Read a stretch of a sound file (wav, flac, ogg, mp3) as mono float32 at 16 kHz, shape (samples,).
 
     Args:
         source: path or open binary file.
         offset, duration: seconds; `duration` None reads to the end.
+        longest: seconds; more is refused before it is read.
 
     Raises:
-        UserError: the file is missing, empty, cut short or not sound, or is shorter than the stretch; the message names it.
+        UserError: the file is missing, empty, cut short or not sound, is shorter than the stretch, or too long; the message
+            names it.
     """
-    name = repr(str(source))[1:-1] if isinstance(source, (str, Path)) else getattr(source, "name", "sound")
+    name = source if isinstance(source, (str, Path)) else getattr(source, "name", "sound")
+    name = repr(str(name))[1:-1] if isinstance(name, (str, Path)) else "sound"  # some open files have numbers for names
     if not isinstance(source, (str, Path)) and not source.seekable():
         source = io.BytesIO(source.read())
     try:
         with _opened(source) as file:
             _check_wav_header(file)
-            return _heard(_read(file, offset, duration))
+            return _heard(_read(file, offset, duration, longest))
     except UserError as error:
         raise UserError(f"{name}: {error}") from None
 
@@ -129,7 +134,7 @@ def _check_wav_header(file: BinaryIO) -> None:
     file.seek(0)
 
 
-def _read(source: BinaryIO, offset: float, duration: float | None) -> Samples:
+def _read(source: BinaryIO, offset: float, duration: float | None, longest: float | None) -> Samples:
     """Mono samples at 16 kHz of a stretch of an open file, block by block."""
     try:
         with soundfile.SoundFile(source) as file:
@@ -138,6 +143,8 @@ def _read(source: BinaryIO, offset: float, duration: float | None) -> Samples:
             if start:  # what was written to a pipe cannot be sought in
                 file.seek(start)
             wanted = frames - start if duration is None else round(duration * rate)
+            if longest is not None and wanted > longest * rate:
+                raise UserError(f"lasts {wanted / rate:,.0f} s; at most {longest:,.0f} s are taken")
             stream = soxr.ResampleStream(rate, SAMPLE_RATE, 1, dtype="float32")
             parts: list[Samples] = []
             read = 0

@@ -16,6 +16,7 @@ from shala_audio.cli import (
     features,
     merge,
     models,
+    neighbours,
     pool,
     predict,
     prepare,
@@ -50,6 +51,7 @@ app.command("compare")(score.compare)
 app.command("pool")(pool.pool)
 app.command("report")(report.report)
 app.command("baseline")(baseline.baseline)
+app.command("neighbours")(neighbours.neighbours)
 app.command("push")(push.push)
 app.add_typer(models.app, name="models")
 app.command("serve")(serve.serve)

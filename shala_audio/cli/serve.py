@@ -2,27 +2,53 @@
 
 from __future__ import annotations
 
+import sys
 from typing import Annotated
 
 import typer
 
 from shala_audio.errors import UserError
 
+LOOPBACK = ("127.0.0.1", "localhost", "::1")
+
 
 def serve(
-    model: Annotated[str, typer.Argument(help="Folder of a trained model, or default (sound).")],
+    model: Annotated[str, typer.Argument(help="Folder of a trained model, or default: the ones that come with us.")],
     host: Annotated[str, typer.Option(help="Address to listen on; loopback unless you say otherwise.")] = "127.0.0.1",
-    port: Annotated[int, typer.Option(help="Port.")] = 8000,
+    port: Annotated[int, typer.Option(help="Port.", min=0, max=65535)] = 8000,
 ) -> None:
-    """Serve a page and a JSON endpoint (`POST /api/predict`, described at `/docs`)."""
+    """Serve a page to try a model in, and JSON endpoints (`POST /api/predict`, described at `/openapi.json`).
+
+    shala-audio serve default
+
+    shala-audio serve exp/crema_d/shala --port 8080
+
+    curl -F clip=@clip.wav http://127.0.0.1:8000/api/predict
+    """
     try:
         import uvicorn
 
         from shala_audio.web.app import create_app
     except ImportError:
         raise UserError("the page needs FastAPI: pip install 'shala-audio[web]'") from None
+    import socket
+
     from shala_audio.inference import default
     from shala_audio.inference.predictor import Predictor
 
-    folder = default.part(sound=True) if model == "default" else model
-    uvicorn.run(create_app(Predictor.from_pretrained(folder)), host=host, port=port, log_level="warning")
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    listening = socket.socket(family, socket.SOCK_STREAM)
+    listening.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    try:
+        listening.bind((host, port))  # before the model is loaded
+    except OSError as error:
+        raise UserError(f"--host {host} --port {port}: {error.strerror}; choose another") from None
+    folders = [default.part(sound=True), default.part(sound=False)] if model == "default" else [model]
+    hosts = ["127.0.0.1", "localhost", "[::1]"] if host in LOOPBACK else ["*"]
+    app = create_app([Predictor.from_pretrained(folder) for folder in folders], hosts)
+    shown = f"[{host}]" if ":" in host else host
+    print(f"http://{shown}:{listening.getsockname()[1]} (Ctrl+C ends it)", file=sys.stderr)
+    if host not in LOOPBACK:
+        print(f"listening on {host}: whoever reaches this machine there can use it", file=sys.stderr)
+    config = uvicorn.Config(app, log_level="warning", limit_concurrency=512, timeout_keep_alive=10)
+    uvicorn.Server(config).run(sockets=[listening])

@@ -32,7 +32,7 @@ from shala_audio.inference.hub import find_model, push
 from shala_audio.inference.windows import Moment, average, window_bounds
 from shala_audio.models.folder import SETTINGS
 from shala_audio.models.prompts import PromptBuilder
-from shala_audio.models.readouts.label_token import label_answers, label_tree
+from shala_audio.models.readouts.label_token import LabelTree, label_answers, label_states, label_tree
 from shala_audio.models.readouts.slots import slot_distributions, slot_template
 from shala_audio.models.readouts.verbalized import parse_answer, write_answers
 from shala_audio.models.sources import locate
@@ -40,6 +40,7 @@ from shala_audio.models.speech_lm import SpeechLM
 
 Clip = str | Path | BinaryIO | tuple[np.ndarray, int]
 Text = str | Mapping[str, str]
+PROMPT_ALONE = LabelTree([(0,), (1,)])  # two words that part at once: nothing after the prompt is computed
 BATCHES_HELD = 64  # among whose rows those of similar length are put together
 
 
@@ -158,7 +159,7 @@ class Predictor:
         parts: list[tuple[int, float]] = []  # whose, and how long
         waiting: list[tuple[Samples | None, Mapping[str, str]]] = []  # a batch at most, however long the sound is
         for index, item in enumerate(inputs):
-            for samples, fields, seconds in self._parts(*as_pair(item)):
+            for samples, fields, seconds in self.parts(*as_pair(item)):
                 parts.append((index, seconds))
                 waiting.append((samples, fields))
                 if len(waiting) == self.batch_size:
@@ -210,7 +211,7 @@ class Predictor:
             raise UserError("the rows have sound: name the audio root, or the folder of features")
         total = len(rows) if isinstance(rows, Sized) else total
         with tqdm(total=total, unit="row", desc="predict", disable=None) as bar:
-            for batch in self._batches(rows, features):
+            for batch in self.batches(rows, features):
                 taken = len(batch)
                 if self.task.has_audio and features is None:  # long sound comes in windows, as that of a clip does
                     assert audio_root is not None
@@ -224,7 +225,7 @@ class Predictor:
                     yield row.id, answer
                 bar.update(taken)
 
-    def _batches(self, rows: Iterable[Row], features: FeatureStore | None) -> Iterator[list[Row]]:
+    def batches(self, rows: Iterable[Row], features: FeatureStore | None) -> Iterator[list[Row]]:
         """Batches of rows of similar length."""
         source = iter(rows)
         while held := list(islice(source, BATCHES_HELD * self.batch_size)):
@@ -239,7 +240,7 @@ class Predictor:
             return (row.audio.duration if row.audio else None) or 0.0  # no sound at all is said where it is read
         return sum(map(len, row.text.values()))
 
-    def _parts(self, clip: Clip | None, text: Text | None) -> Iterable[tuple[Samples | None, Mapping[str, str], float]]:
+    def parts(self, clip: Clip | None, text: Text | None) -> Iterable[tuple[Samples | None, Mapping[str, str], float]]:
         """Sound, text fields and seconds of an input; several of them where the clip is long."""
         if clip is None and self.task.has_audio:
             raise UserError(f"task {self.task.name} needs sound")
@@ -257,7 +258,7 @@ class Predictor:
         """Answers to a batch of (sound, text fields)."""
         states: Sequence[Tensor | None] = [None] * len(parts)
         if clips := [samples for samples, _ in parts if samples is not None]:
-            states = self._encode(clips)
+            states = self.encode(clips)
         return self._answers(states, [fields for _, fields in parts])
 
     def _fields(self, text: Text | None) -> Mapping[str, str]:
@@ -276,7 +277,7 @@ class Predictor:
             return to_mono_16k(*clip)
         return read_sound(clip)
 
-    def _encode(self, clips: Sequence[Samples]) -> list[Tensor]:
+    def encode(self, clips: Sequence[Samples]) -> list[Tensor]:
         """Features as training saw them: rounded to float16, as the feature cache keeps them."""
         trim_db = self.model.model_config.trim_db
         if trim_db is not None:
@@ -287,11 +288,19 @@ class Predictor:
         self, features: Sequence[Tensor | None], texts: Sequence[Mapping[str, str]]
     ) -> list[LabelDistribution]:
         """What the model says of each input of a batch."""
-        states = [clip for clip in features if clip is not None]
-        frames = [clip.shape[1] for clip in states] or [None] * len(texts)
+        return self._batch(self.inputs([clip for clip in features if clip is not None] or None, texts))
+
+    def inputs(self, features: Sequence[Tensor] | None, texts: Sequence[Mapping[str, str]]) -> dict[str, Tensor]:
+        """A batch for the model: prompts (B, L), left-padded, and features of the sound where there is any."""
+        frames = [clip.shape[1] for clip in features] if features else [None] * len(texts)
         prompts = [self.builder.prompt(text, count) for text, count in zip(texts, frames, strict=True)]
-        batch = self.builder.batch(prompts, states or None)
-        return self._batch({name: tensor.to(self.device) for name, tensor in batch.items()})
+        batch = self.builder.batch(prompts, features)
+        return {name: tensor.to(self.device) for name, tensor in batch.items()}
+
+    @torch.inference_mode()
+    def states(self, inputs: dict[str, Tensor]) -> np.ndarray:
+        """(B, D) float32: the language model's last state of each prompt, from which the answer follows."""
+        return label_states(self.model, PROMPT_ALONE, inputs)[:, 0].float().cpu().numpy()
 
     @torch.inference_mode()
     def _batch(self, batch: dict[str, Any]) -> list[LabelDistribution]:

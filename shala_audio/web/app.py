@@ -1,51 +1,232 @@
-"""A page to try a model in, and the JSON endpoint under it. Nothing that is uploaded is kept."""
+"""A page to try a model in, and the JSON endpoints under it. Nothing that is uploaded is kept."""
 
 from __future__ import annotations
 
-import io
+import json
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
-from fastapi import FastAPI, File, Form, HTTPException, UploadFile
-from fastapi.responses import HTMLResponse
-from starlette.concurrency import run_in_threadpool
+import numpy as np
+from fastapi import FastAPI, File, Form, HTTPException, Query, Request, UploadFile
+from fastapi.responses import FileResponse
+from starlette.middleware.trustedhost import TrustedHostMiddleware
 
+from shala_audio.audio.sound import SAMPLE_RATE, Samples, read_sound
+from shala_audio.distribution import Floats
 from shala_audio.errors import UserError
+from shala_audio.files import read_json
+from shala_audio.inference.neighbours import Neighbours, state_of
 from shala_audio.inference.predictor import Predictor
+from shala_audio.web import schema
+from shala_audio.web.limits import BodyLimit, Headers, Turns
 
 LARGEST_UPLOAD = 20 * 2**20  # bytes
-PAGE = Path(__file__).with_name("index.html")
+LONGEST = 600.0  # seconds of sound
+LONGEST_TEXT = 10_000  # characters
+UPLOAD_SECONDS = 120.0  # in which an upload must have come
+WAITING = 32  # requests
+PEAKS = 600  # points of a waveform
+PAGE = Path(__file__).parent / "page"
+# The page needs nothing from anywhere else, and nothing else may frame or script it.
+HEADERS = {
+    "Content-Security-Policy": "default-src 'self'; img-src 'self' data:; media-src 'self' blob:; "
+    "frame-ancestors 'none'; form-action 'self'",
+    "X-Content-Type-Options": "nosniff",
+    "Referrer-Policy": "no-referrer",
+    "Cache-Control": "no-store",
+}
 
 
-def create_app(predictor: Predictor) -> FastAPI:
-    """The web application of one model."""
-    app = FastAPI(title="shala-audio", summary="Distributions of human judgement, from clips and texts.")
-    task = predictor.task
+class Served:
+    """A model, and what stands beside it in its folder: its training items, and how good it is."""
 
-    @app.get("/", response_class=HTMLResponse, include_in_schema=False)
-    def page() -> str:
-        return PAGE.read_text(encoding="utf-8")
+    def __init__(self, predictor: Predictor) -> None:
+        self.predictor, self.task = predictor, predictor.task
+        folder = predictor.folder
+        self.neighbours = Neighbours.load(folder) if folder else None
+        self.entropies: Floats | None = self.neighbours.entropies() if self.neighbours else None
+        score = read_json(folder / "score.json") if folder and (folder / "score.json").is_file() else {}
+        self.trust = None
+        if "jsd" in score:
+            ceiling = score.get("ceiling", {}).get("jsd")
+            self.trust = schema.Trust(model=score["jsd"]["value"], another_panel=ceiling["value"] if ceiling else None)
 
-    @app.get("/api/task")
-    def describe_task() -> dict[str, Any]:
-        """The task's name, labels in order, and what it takes."""
-        return {"name": task.name, "labels": list(task.label_names), "modality": task.modality}
+    def describe(self) -> schema.Task:
+        people = None
+        if self.neighbours is not None and self.entropies is not None:
+            low, median, high = map(float, np.quantile(self.entropies, [0.05, 0.5, 0.95]))
+            raters = [sum(item["votes"].values()) for item in self.neighbours.items]
+            people = schema.People(items=len(raters), raters=float(np.mean(raters)), low=low, median=median, high=high)
+        return schema.Task(
+            name=self.task.name,
+            labels=list(self.task.label_names),
+            modality=self.task.modality,
+            text_fields=list(self.task.text_fields()) if "text" in self.task.modality else [],
+            highest_entropy=float(np.log2(len(self.task.labels))),
+            people=people,
+            trust=self.trust,
+        )
 
-    @app.post("/api/predict")
-    async def predict(clip: UploadFile | None = File(None), text: str | None = Form(None)) -> dict[str, Any]:
-        """The distribution of human judgement of a clip (a sound file) or a text."""
-        sound = None
-        if clip is not None:
-            content = await clip.read(LARGEST_UPLOAD + 1)
-            if len(content) > LARGEST_UPLOAD:
-                raise HTTPException(413, f"the clip is larger than {LARGEST_UPLOAD // 2**20} MiB")
-            if not content:
-                raise HTTPException(422, "the clip is empty")
-            sound = io.BytesIO(content)
-        try:
-            found = await run_in_threadpool(predictor.predict, sound, text)
-        except UserError as error:
-            raise HTTPException(422, str(error)) from None
-        return {**found.to_record(), "top": found.top, "contested": found.contested}
+    def answer(self, samples: Samples | None, fields: dict[str, str]) -> schema.Answer:
+        clip = None if samples is None else (samples, SAMPLE_RATE)
+        found = self.predictor.predict(clip, fields)
+        nearest, share = [], None
+        if self.neighbours is not None and self.entropies is not None:
+            state = state_of(self.predictor, clip, fields)
+            nearest = [schema.Neighbour(**vars(item)) for item in self.neighbours.nearest(state)]
+            share = float(np.searchsorted(self.entropies, found.entropy) / len(self.entropies))
+        return schema.Answer(
+            task=self.task.name,
+            probs=found.to_dict(),
+            entropy=found.entropy,
+            top=found.top,
+            contested=found.contested,
+            attributes=dict(found.attributes),
+            more_contested_than=share,
+            nearest=nearest,
+        )
+
+    def timeline(self, samples: Samples, window: float, hop: float) -> schema.Timeline:
+        moments = self.predictor.timeline((samples, SAMPLE_RATE), window, hop)
+        stretches = np.array_split(np.abs(samples), min(PEAKS, len(samples)))
+        return schema.Timeline(
+            task=self.task.name,
+            seconds=len(samples) / SAMPLE_RATE,
+            peaks=[round(float(min(stretch.max(), 1.0)), 4) for stretch in stretches],
+            moments=[
+                schema.Moment(
+                    start=moment.start,
+                    end=moment.end,
+                    voiced=moment.voiced,
+                    probs=moment.distribution.to_dict(),
+                    entropy=moment.distribution.entropy,
+                )
+                for moment in moments
+            ],
+        )
+
+
+def create_app(predictors: Sequence[Predictor], hosts: Sequence[str] = ("*",)) -> FastAPI:
+    """The web application of one model, or of one for sound and one for text.
+
+    Args:
+        predictors: of which the first that takes what was sent answers.
+        hosts: names by which it may be called; others are refused, so that no page elsewhere reaches it by its own name.
+    """
+    app = FastAPI(
+        title="shala-audio",
+        summary="Distributions of human judgement, from clips and texts.",
+        docs_url=None,  # they would load scripts from elsewhere
+        redoc_url=None,
+    )
+    app.add_middleware(BodyLimit, bytes_allowed=LARGEST_UPLOAD, seconds=UPLOAD_SECONDS)
+    app.add_middleware(Headers, headers=HEADERS)
+    app.add_middleware(TrustedHostMiddleware, allowed_hosts=list(hosts), www_redirect=False)
+    served = [Served(predictor) for predictor in predictors]
+    turns = Turns(WAITING)
+
+    @app.get("/", include_in_schema=False)
+    def page() -> FileResponse:
+        return FileResponse(PAGE / "index.html")
+
+    @app.get("/page.js", include_in_schema=False)
+    def script() -> FileResponse:
+        return FileResponse(PAGE / "page.js")
+
+    @app.get("/page.css", include_in_schema=False)
+    def style() -> FileResponse:
+        return FileResponse(PAGE / "page.css")
+
+    @app.get("/api/tasks")
+    def tasks() -> schema.Tasks:
+        """The tasks that are served, how much people disagree in them, and the limits."""
+        limits = schema.Limits(bytes=LARGEST_UPLOAD, seconds=LONGEST, characters=LONGEST_TEXT)
+        return schema.Tasks(tasks=[one.describe() for one in served], limits=limits)
+
+    refusals: dict[int | str, dict[str, Any]] = {
+        408: {"description": "The upload came too slowly."},
+        413: {"description": "The upload, the sound or the text is too long."},
+        422: {"description": "Nothing that can be judged: `detail` says why."},
+        503: {"description": "Too many requests are waiting; `Retry-After` says when to come back."},
+    }
+
+    @app.post("/api/predict", responses=refusals)
+    async def predict(
+        request: Request,
+        clip: Annotated[UploadFile | None, File(description="a sound file: wav, flac, ogg, mp3 or aiff")] = None,
+        text: Annotated[
+            str | None, Form(description="a text, or a JSON object of the task's text fields where it has several")
+        ] = None,
+    ) -> schema.Answer:
+        """The distribution of human judgement of a clip, a text or both."""
+        if text is not None and len(text) > LONGEST_TEXT:
+            raise HTTPException(413, f"the text is longer than {LONGEST_TEXT:,} characters")
+        one = _chosen(served, clip is not None)
+
+        def compute() -> schema.Answer:
+            fields = _fields(one, text)
+            return one.answer(None if clip is None else _read(clip), fields)
+
+        return await _answered(turns, request, compute)
+
+    @app.post("/api/timeline", responses=refusals)
+    async def timeline(
+        request: Request,
+        clip: Annotated[UploadFile, File(description="a sound file: wav, flac, ogg, mp3 or aiff")],
+        window: Annotated[float, Query(ge=0.5, le=30, description="seconds of a window")] = 4.0,
+        hop: Annotated[float, Query(ge=0.5, le=30, description="seconds between windows, at most a window")] = 2.0,
+    ) -> schema.Timeline:
+        """The distributions of windows over a clip, for tasks of sound alone."""
+        one = _chosen(served, True)
+        if one.task.modality != "audio":
+            raise HTTPException(422, f"task {one.task.name} is not of sound alone")
+        return await _answered(turns, request, lambda: one.timeline(_read(clip), window, hop))
 
     return app
+
+
+async def _answered(turns: Turns, request: Request, compute: Any) -> Any:
+    try:
+        return await turns.take(request, compute)
+    except UserError as error:
+        raise HTTPException(422, str(error)) from None
+
+
+def _chosen(served: Sequence[Served], sound: bool) -> Served:
+    """The first model that takes sound, or that needs none."""
+    for one in served:
+        if one.task.has_audio == sound:
+            return one
+    names = ", ".join(one.task.name for one in served)
+    raise HTTPException(422, f"{names}: takes no sound" if sound else f"{names}: send a clip")
+
+
+def _fields(one: Served, text: str | None) -> dict[str, str]:
+    """Text fields by name; what is no JSON object of them is the text of a task with one field."""
+    names = list(one.task.text_fields()) if "text" in one.task.modality else []
+    if not text:
+        if names:
+            raise UserError(f"task {one.task.name} needs a text: {', '.join(names)}")
+        return {}
+    if not names:
+        raise UserError(f"task {one.task.name} takes no text")
+    if len(names) == 1:
+        return {names[0]: text}
+    try:
+        fields = json.loads(text)
+    except (ValueError, RecursionError):
+        fields = None
+    if (
+        not isinstance(fields, dict)
+        or set(fields) != set(names)
+        or not all(isinstance(v, str) for v in fields.values())
+    ):
+        raise UserError(f"`text` must be a JSON object with the strings {', '.join(names)}")
+    return fields
+
+
+def _read(clip: UploadFile) -> Samples:
+    if not clip.size:
+        raise UserError("the clip is empty")
+    return read_sound(clip.file, longest=LONGEST)

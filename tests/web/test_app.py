@@ -1,17 +1,20 @@
 from __future__ import annotations
 
 import io
+import json
+import threading
+from concurrent.futures import ThreadPoolExecutor, wait
 
 import numpy as np
 import pytest
 import soundfile
-
-pytest.importorskip("fastapi")
 from fastapi.testclient import TestClient
 
+from shala_audio.data.rows import Row
+from shala_audio.inference.neighbours import find_neighbours
 from shala_audio.inference.predictor import Predictor
 from shala_audio.web import app as module
-from tests.tiny import tiny_model
+from tests.tiny import LABELS, TEXT_TASK, tiny_model
 
 
 def wav(seconds: float = 0.5) -> bytes:
@@ -21,27 +24,166 @@ def wav(seconds: float = 0.5) -> bytes:
 
 
 @pytest.fixture(scope="module")
-def client(tiny_lm, tiny_encoder):
-    return TestClient(module.create_app(Predictor(tiny_model(tiny_lm, tiny_encoder), device="cpu")))
+def text_folder(tiny_lm, tmp_path_factory):
+    """A text model with neighbours and a score beside it."""
+    folder = tmp_path_factory.mktemp("served")
+    tiny_model(tiny_lm).save_pretrained(folder)
+    predictor = Predictor.from_pretrained(folder, device="cpu")
+    rows = [
+        Row(f"r{n}", "tiny_text", "train", text={"comment": "word " * n}, votes={"anger": n, "disgust": 2})
+        for n in range(1, 9)
+    ]
+    find_neighbours(predictor, rows, None, None).save(folder)
+    score = {
+        "jsd": {"value": 0.3, "low": 0.2, "high": 0.4},
+        "ceiling": {"jsd": {"value": 0.1, "low": None, "high": None}},
+    }
+    (folder / "score.json").write_text(json.dumps(score))
+    return folder
 
 
-def test_page_and_task(client):
-    assert "How would people judge this?" in client.get("/").text
-    assert client.get("/api/task").json()["labels"] == ["anger", "disgust", "disapproval"]
-    assert "/api/predict" in client.get("/openapi.json").json()["paths"]
+@pytest.fixture(scope="module")
+def sound_predictor(tiny_lm, tiny_encoder):
+    return Predictor(tiny_model(tiny_lm, tiny_encoder), device="cpu")
 
 
-def test_a_clip(client):
+@pytest.fixture(scope="module")
+def client(sound_predictor, text_folder):
+    return TestClient(module.create_app([sound_predictor, Predictor.from_pretrained(text_folder, device="cpu")]))
+
+
+def test_page_and_tasks(client):
+    page = client.get("/")
+    assert "How would people judge this?" in page.text
+    assert page.headers["content-security-policy"].startswith("default-src 'self'")
+    assert client.get("/page.js").status_code == client.get("/page.css").status_code == 200
+    sound, text = client.get("/api/tasks").json()["tasks"]
+    assert sound["labels"] == [label.name for label in LABELS]
+    assert (sound["modality"], sound["people"], sound["trust"]) == ("audio", None, None)
+    assert (text["modality"], text["text_fields"]) == ("text", ["comment"])
+    assert text["people"]["items"] == 8
+    assert text["trust"] == {"model": 0.3, "another_panel": 0.1}
+    assert text["people"]["low"] <= text["people"]["median"] <= text["people"]["high"] <= text["highest_entropy"]
+
+
+def test_schema(client):
+    schema = client.get("/openapi.json").json()
+    assert set(schema["paths"]) == {"/api/tasks", "/api/predict", "/api/timeline"}
+    assert {"408", "413", "422", "503"} <= set(schema["paths"]["/api/predict"]["post"]["responses"])
+    assert "http" not in client.get("/page.js").text.replace("http://www.w3.org/2000/svg", "")  # nothing from elsewhere
+
+
+def test_a_clip_is_answered_as_by_the_api(client, sound_predictor):
     answer = client.post("/api/predict", files={"clip": ("a.wav", wav())})
     assert answer.status_code == 200
-    assert sum(answer.json()["probs"].values()) == pytest.approx(1)
+    assert answer.json()["probs"] == sound_predictor.predict(io.BytesIO(wav())).to_dict()
+    assert (answer.json()["nearest"], answer.json()["more_contested_than"]) == ([], None)
 
 
-@pytest.mark.parametrize(("content", "status"), [(b"", 422), (b"not sound" * 99, 422), (b"\0" * 3000, 413)])
-def test_bad_uploads(client, content, status, monkeypatch):
+def test_a_text_with_its_neighbours(client):
+    answer = client.post("/api/predict", data={"text": "word word word"}).json()
+    nearest = answer["nearest"]
+    assert len(nearest) == 3
+    assert nearest[0]["likeness"] >= nearest[1]["likeness"] >= nearest[2]["likeness"]
+    assert nearest[0]["votes"].keys() == {"anger", "disgust"}
+    assert 0 <= answer["more_contested_than"] <= 1
+
+
+def test_a_training_item_is_nearest_to_itself(client):
+    nearest = client.post("/api/predict", data={"text": "word " * 5}).json()["nearest"]
+    assert nearest[0]["id"] == "r5"
+    assert nearest[0]["likeness"] == pytest.approx(1, abs=1e-2)  # places are kept in float16
+
+
+def test_a_timeline(client, sound_predictor):
+    found = client.post("/api/timeline?window=1&hop=0.5", files={"clip": ("a.wav", wav(2.2))}).json()
+    assert found["seconds"] == pytest.approx(2.2)
+    assert len(found["peaks"]) == module.PEAKS
+    assert max(found["peaks"]) <= 1
+    moments = sound_predictor.timeline(io.BytesIO(wav(2.2)), 1, 0.5)
+    assert [(m["start"], m["probs"]) for m in found["moments"]] == [
+        (m.start, m.distribution.to_dict()) for m in moments
+    ]
+
+
+@pytest.mark.parametrize(
+    ("content", "status", "says"),
+    [(b"", 422, "empty"), (b"not sound" * 99, 422, "cannot be read"), (wav(3), 422, "at most 2 s")],
+)
+def test_bad_uploads(client, content, status, says, monkeypatch):
+    monkeypatch.setattr(module, "LONGEST", 2)
+    for path in ("/api/predict", "/api/timeline"):
+        answer = client.post(path, files={"clip": ("a.wav", content)})
+        assert answer.status_code == status
+        assert says in answer.json()["detail"]
+
+
+@pytest.mark.parametrize(
+    ("data", "says"), [({}, "send a clip"), ({"text": ""}, "send a clip"), ({"text": "x" * 10_001}, "longer than")]
+)
+def test_nothing_to_judge(sound_predictor, data, says):
+    answer = TestClient(module.create_app([sound_predictor])).post("/api/predict", data=data)
+    assert answer.status_code in (413, 422)
+    assert says in answer.json()["detail"]
+
+
+def test_too_large_a_body_is_not_read(sound_predictor, monkeypatch):
     monkeypatch.setattr(module, "LARGEST_UPLOAD", 2000)
-    assert client.post("/api/predict", files={"clip": ("a.wav", content)}).status_code == status
+    client = TestClient(module.create_app([sound_predictor]))
+    assert client.post("/api/predict", files={"clip": ("a.wav", b"\0" * 3000)}).status_code == 413
+
+    def endless():  # without a length in its header
+        yield b'--x\r\nContent-Disposition: form-data; name="clip"; filename="a.wav"\r\n\r\n'
+        for _ in range(5):
+            yield b"\0" * 1000
+
+    answer = client.post("/api/predict", content=endless(), headers={"Content-Type": "multipart/form-data; boundary=x"})
+    assert answer.status_code == 413
 
 
-def test_nothing_to_judge(client):
-    assert client.post("/api/predict").status_code == 422
+def test_strange_hosts_are_refused(sound_predictor):
+    app = module.create_app([sound_predictor], ["127.0.0.1", "localhost"])
+    assert TestClient(app, base_url="http://evil.example").get("/api/tasks").status_code == 400
+    assert TestClient(app, base_url="http://localhost:8000").get("/api/tasks").status_code == 200
+
+
+def test_several_text_fields_come_as_json(tiny_lm):
+    from dataclasses import replace
+
+    task = replace(TEXT_TASK, prompt="{{ text.premise }} so {{ text.hypothesis }}?")
+    client = TestClient(module.create_app([Predictor(tiny_model(tiny_lm, task=task), device="cpu")]))
+    good = {"text": json.dumps({"premise": "a", "hypothesis": "b"})}
+    assert client.post("/api/predict", data=good).status_code == 200
+    for bad in ("a", "[]", "{}", '{"premise": "a", "hypothesis": 3}', "[" * 9000):
+        answer = client.post("/api/predict", data={"text": bad})
+        assert (answer.status_code, "JSON object" in answer.json()["detail"]) == (422, True)
+
+
+def test_one_is_answered_at_a_time_and_a_line_has_an_end(sound_predictor, monkeypatch):
+    monkeypatch.setattr(module, "WAITING", 2)
+    began, go = threading.Event(), threading.Event()
+    running = []
+
+    def slow(*_):
+        running.append(1)
+        assert len(running) == 1
+        began.set()
+        go.wait(20)
+        running.pop()
+        return sound_predictor.__class__.predict(sound_predictor, io.BytesIO(wav()))
+
+    with TestClient(module.create_app([sound_predictor])) as client, ThreadPoolExecutor(8) as pool:
+        monkeypatch.setattr(sound_predictor, "predict", slow, raising=False)
+
+        def post():
+            return client.post("/api/predict", files={"clip": ("a.wav", wav())})
+
+        first = pool.submit(post)
+        assert began.wait(20)
+        rest = [pool.submit(post) for _ in range(5)]
+        wait(rest, timeout=3)
+        refused = [answer.result() for answer in rest if answer.done()]
+        go.set()
+        statuses = sorted(answer.result().status_code for answer in [first, *rest])
+    assert statuses == [200, 200, 200, 503, 503, 503]
+    assert [answer.headers["retry-after"] for answer in refused] == ["5"] * 3

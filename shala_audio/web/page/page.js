@@ -1,0 +1,257 @@
+"use strict";
+const $ = id => document.getElementById(id);
+const RATE = 16000, WINDOW = 4, HOP = 2;
+const COLOURS = ["#2f6db3", "#e07b39", "#3a9d5d", "#c8443f", "#8663b5", "#8b6452", "#d673b3", "#7f8792", "#b5a929", "#2ea7b3"];
+const READ_BY_SERVER = /\.(wav|flac|ogg|opus|mp3|aiff?|au)$/i;
+let served, task, clip = null, answer = null, recorder = null;
+
+const percent = p => (100 * p).toFixed(1) + " %";
+const sorted = probs => Object.entries(probs).sort((a, b) => b[1] - a[1]);
+const minutes = s => `${Math.floor(s / 60)}:${String(Math.floor(s % 60)).padStart(2, "0")}`;
+
+function svg(parent, name, attributes, text) {
+  const element = document.createElementNS("http://www.w3.org/2000/svg", name);
+  for (const [key, value] of Object.entries(attributes)) element.setAttribute(key, value);
+  if (text !== undefined) element.textContent = text;
+  parent.append(element);
+  return element;
+}
+
+function say(message) { $("status").textContent = message; }
+function complain(message) { $("error").textContent = message; say(""); }
+
+async function call(path, body) {
+  let reply;
+  try { reply = await fetch(path, { method: body ? "POST" : "GET", body }); }
+  catch { throw new Error("The server does not answer."); }
+  const result = await reply.json().catch(() => ({}));
+  if (!reply.ok) throw new Error(typeof result.detail === "string" ? result.detail : "This cannot be judged.");
+  return result;
+}
+
+// ---- what is judged
+
+function choose(chosen) {
+  task = chosen;
+  for (const tab of $("tabs").children) tab.setAttribute("aria-selected", tab.textContent === tabName(task));
+  $("sound-input").hidden = !task.modality.includes("audio");
+  $("text-input").hidden = !task.text_fields.length;
+  $("text-input").replaceChildren(...task.text_fields.map(field => {
+    const label = document.createElement("label"), area = document.createElement("textarea");
+    area.name = field; area.rows = 3; area.maxLength = served.limits.characters;
+    label.append(field[0].toUpperCase() + field.slice(1), area);
+    return label;
+  }));
+  $("result").hidden = true;
+  complain("");
+}
+const tabName = one => (one.modality === "text" ? "Text" : one.modality === "audio" ? "Sound" : "Sound and text");
+
+function take(blob, name) {
+  clip = { blob, name };
+  $("chosen").textContent = name;
+  if ($("player").src) URL.revokeObjectURL($("player").src);
+  $("player").src = URL.createObjectURL(blob);
+  $("player").hidden = false;
+  complain("");
+}
+
+// What the server cannot read, such as a recording, this browser turns into a wav file.
+async function toWav(blob) {
+  const context = new AudioContext();
+  let heard;
+  try { heard = await context.decodeAudioData(await blob.arrayBuffer()); }
+  catch { throw new Error("This browser cannot read that as sound."); }
+  finally { context.close(); }
+  const offline = new OfflineAudioContext(1, Math.max(1, Math.ceil(heard.duration * RATE)), RATE);
+  const source = offline.createBufferSource();
+  source.buffer = heard; source.connect(offline.destination); source.start();
+  const samples = (await offline.startRendering()).getChannelData(0);
+  const bytes = new DataView(new ArrayBuffer(44 + 2 * samples.length));
+  const word = (at, text) => [...text].forEach((c, i) => bytes.setUint8(at + i, c.charCodeAt(0)));
+  word(0, "RIFF"); bytes.setUint32(4, 36 + 2 * samples.length, true); word(8, "WAVEfmt ");
+  bytes.setUint32(16, 16, true); bytes.setUint16(20, 1, true); bytes.setUint16(22, 1, true);
+  bytes.setUint32(24, RATE, true); bytes.setUint32(28, 2 * RATE, true); bytes.setUint16(32, 2, true); bytes.setUint16(34, 16, true);
+  word(36, "data"); bytes.setUint32(40, 2 * samples.length, true);
+  samples.forEach((x, i) => bytes.setInt16(44 + 2 * i, Math.max(-1, Math.min(1, x)) * 32767, true));
+  return new Blob([bytes], { type: "audio/wav" });
+}
+
+async function record() {
+  if (recorder) { recorder.stop(); return; }
+  complain("");
+  let stream;
+  try { stream = await navigator.mediaDevices.getUserMedia({ audio: true }); }
+  catch (error) {
+    complain(error.name === "NotAllowedError" ? "Recording was not allowed. Choose a sound file instead."
+      : "No microphone was found. Choose a sound file instead.");
+    return;
+  }
+  const parts = [], began = Date.now();
+  recorder = new MediaRecorder(stream);
+  const clock = setInterval(() => {
+    const seconds = (Date.now() - began) / 1000;
+    $("record").textContent = `■ Stop (${minutes(seconds)})`;
+    if (seconds >= served.limits.seconds) recorder.stop();
+  }, 200);
+  recorder.ondataavailable = event => parts.push(event.data);
+  recorder.onstop = async () => {
+    clearInterval(clock);
+    stream.getTracks().forEach(track => track.stop());
+    $("record").textContent = "● Record"; $("record").classList.remove("on");
+    const blob = new Blob(parts, { type: recorder.mimeType });
+    recorder = null;
+    try { take(await toWav(blob), "recording.wav"); } catch (error) { complain(error.message); }
+  };
+  recorder.start();
+  $("record").classList.add("on"); $("record").textContent = "■ Stop (0:00)";
+}
+
+// ---- what is shown
+
+function showBars(probs) {
+  $("bars").replaceChildren();
+  for (const [label, p] of sorted(probs)) {
+    const row = $("bars").insertRow(), bar = document.createElement("div");
+    row.insertCell().textContent = label;
+    row.insertCell().textContent = percent(p);
+    bar.className = "bar"; bar.style.width = 100 * p + "%";
+    row.insertCell().append(bar);
+  }
+}
+
+function showContested() {
+  const gauge = $("gauge"), at = bits => 10 + 580 * Math.min(1, bits / task.highest_entropy), people = task.people;
+  gauge.replaceChildren();
+  svg(gauge, "rect", { x: 10, y: 24, width: 580, height: 12, rx: 6, fill: "var(--line)" });
+  if (people) {
+    svg(gauge, "rect", { x: at(people.low), y: 24, width: at(people.high) - at(people.low), height: 12, fill: "var(--dim)", opacity: .45 });
+    svg(gauge, "line", { x1: at(people.median), x2: at(people.median), y1: 20, y2: 40, stroke: "var(--dim)", "stroke-width": 2 });
+    svg(gauge, "text", { x: at(people.median), y: 14, "text-anchor": "middle" }, "people, 90 % of items");
+  }
+  svg(gauge, "circle", { cx: at(answer.entropy), cy: 30, r: 9, fill: "var(--main)" });
+  svg(gauge, "text", { x: 10, y: 58 }, "all agree");
+  svg(gauge, "text", { x: 590, y: 58, "text-anchor": "end" }, "evenly divided");
+  let words = `Entropy ${answer.entropy.toFixed(2)} of at most ${task.highest_entropy.toFixed(2)} bits: `
+    + (answer.contested ? "no label holds more than half." : "one label holds more than half.");
+  if (answer.more_contested_than !== null && people)
+    words += ` More contested than ${Math.round(100 * answer.more_contested_than)} % of the ${people.items.toLocaleString("en")} training items,`
+      + ` about each of which ${people.raters.toFixed(people.raters < 10 ? 1 : 0)} people were asked.`;
+  if (task.trust) {
+    words += ` On unseen items this model is ${task.trust.model.toFixed(2)} away from the raters (jsd, 0 to 1)`;
+    words += task.trust.another_panel === null ? "." : `; another group of as many people would be ${task.trust.another_panel.toFixed(2)} away.`;
+  }
+  $("contested").textContent = words;
+  gauge.setAttribute("aria-label", words);
+}
+
+function showNearest() {
+  $("nearest-part").hidden = !answer.nearest.length;
+  $("nearest").replaceChildren(...answer.nearest.map(item => {
+    const line = document.createElement("li"), votes = document.createElement("small");
+    const text = Object.values(item.text).join(" – ");
+    line.textContent = (text ? `“${text}” ` : item.id + " ");
+    votes.textContent = sorted(item.votes).map(([label, n]) => `${Number.isInteger(n) ? n : n.toFixed(1)} ${label}`).join(", ");
+    line.append(votes);
+    return line;
+  }));
+}
+
+function showTimeline(found) {
+  const picture = $("timeline"), at = s => 600 * s / found.seconds, labels = task.labels;
+  const total = {};
+  for (const moment of found.moments) for (const label of labels) total[label] = (total[label] || 0) + moment.probs[label];
+  const shown = sorted(total).slice(0, COLOURS.length - 1).map(([label]) => label).filter(l => total[l] > .02 * found.moments.length);
+  picture.replaceChildren();
+  const step = 600 / found.peaks.length, loudest = Math.max(...found.peaks) || 1;
+  found.peaks.forEach((peak, i) => {
+    const height = 46 * peak / loudest;
+    svg(picture, "rect", { x: i * step, y: 25 - height / 2, width: Math.max(step * .8, .5), height: Math.max(height, .5), fill: "var(--dim)" });
+  });
+  found.moments.forEach((moment, i) => {
+    // Windows overlap: each is drawn until the next one begins.
+    const next = i + 1 < found.moments.length ? found.moments[i + 1].start : found.seconds;
+    let y = 170;
+    const column = svg(picture, "g", { class: "moment", opacity: .35 + .65 * moment.voiced });
+    svg(column, "title", {}, `${minutes(moment.start)} to ${minutes(moment.end)}, entropy ${moment.entropy.toFixed(2)} bits\n`
+      + sorted(moment.probs).slice(0, 5).map(([label, p]) => `${label} ${percent(p)}`).join("\n"));
+    shown.forEach((label, k) => {
+      const height = 110 * moment.probs[label];
+      svg(column, "rect", { x: at(moment.start), y: y -= height, width: Math.max(at(next) - at(moment.start) - .5, .5), height, fill: COLOURS[k] });
+    });
+  });
+  for (let k = 0; k <= 4; k++)
+    svg(picture, "text", { x: 150 * k, y: 186, "text-anchor": ["start", "middle", "middle", "middle", "end"][k] }, minutes(found.seconds * k / 4));
+  picture.setAttribute("aria-label", found.moments.map(m => `${minutes(m.start)}: ${sorted(m.probs)[0][0]}`).join(", "));
+  $("legend").replaceChildren(...shown.map((label, k) => {
+    const entry = document.createElement("span"), spot = document.createElement("i");
+    spot.style.background = COLOURS[k];
+    entry.append(spot, label);
+    return entry;
+  }));
+  $("timeline-part").hidden = false;
+}
+
+async function predict(event) {
+  event.preventDefault();
+  complain("");
+  $("result").hidden = $("timeline-part").hidden = true;
+  const body = new FormData(), texts = Object.fromEntries([...$("text-input").querySelectorAll("textarea")].map(a => [a.name, a.value.trim()]));
+  if (task.modality.includes("audio") && !clip) return complain("Record something, or choose a sound file.");
+  if (task.text_fields.length && !Object.values(texts).every(Boolean)) return complain("Write a text.");
+  $("predict").disabled = true;
+  try {
+    if (task.modality.includes("audio")) {
+      if (clip.blob.size > served.limits.bytes) throw new Error(`The file is larger than ${served.limits.bytes / 2 ** 20} MiB.`);
+      if (!READ_BY_SERVER.test(clip.name)) clip = { blob: await toWav(clip.blob), name: clip.name + ".wav" };
+      body.append("clip", clip.blob, clip.name);
+    }
+    const fields = Object.keys(texts);
+    if (fields.length) body.append("text", fields.length === 1 ? texts[fields[0]] : JSON.stringify(texts));
+    say("Listening …");
+    answer = await call("api/predict", body);
+    $("headline").textContent = answer.contested ? `People would be divided; ${answer.top} first` : `Most would say ${answer.top}`;
+    showBars(answer.probs); showContested(); showNearest();
+    $("result").hidden = false;
+    if (task.modality === "audio" && $("player").duration > WINDOW) {
+      say("Listening to each moment …");
+      answer.timeline = await call(`api/timeline?window=${WINDOW}&hop=${HOP}`, body);
+      showTimeline(answer.timeline);
+    }
+    say("");
+  } catch (error) { complain(error.message); }
+  finally { $("predict").disabled = false; }
+}
+
+function download() {
+  const link = document.createElement("a");
+  link.href = URL.createObjectURL(new Blob([JSON.stringify(answer, null, 2) + "\n"], { type: "application/json" }));
+  link.download = "distribution.json";
+  link.click();
+  setTimeout(() => URL.revokeObjectURL(link.href), 1000);
+}
+
+$("form").addEventListener("submit", predict);
+$("record").addEventListener("click", record);
+$("download").addEventListener("click", download);
+$("file").addEventListener("change", event => { if (event.target.files[0]) take(event.target.files[0], event.target.files[0].name); });
+$("form").addEventListener("dragover", event => { event.preventDefault(); $("form").classList.add("over"); });
+$("form").addEventListener("dragleave", () => $("form").classList.remove("over"));
+$("form").addEventListener("drop", event => {
+  event.preventDefault(); $("form").classList.remove("over");
+  const file = event.dataTransfer.files[0];
+  if (file && task.modality.includes("audio")) take(file, file.name);
+});
+call("api/tasks").then(found => {
+  served = found;
+  if (served.tasks.length > 1) {
+    $("tabs").hidden = false;
+    $("tabs").replaceChildren(...served.tasks.map(one => {
+      const tab = document.createElement("button");
+      tab.type = "button"; tab.setAttribute("role", "tab"); tab.textContent = tabName(one);
+      tab.addEventListener("click", () => choose(one));
+      return tab;
+    }));
+  }
+  choose(served.tasks[0]);
+}).catch(error => complain(error.message));

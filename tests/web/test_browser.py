@@ -1,0 +1,138 @@
+"""The page in a real browser: Debian's Chromium without a window."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import socket
+import threading
+import time
+
+import pytest
+import uvicorn
+from playwright.sync_api import Page, expect, sync_playwright
+
+from shala_audio.inference.predictor import Predictor
+from shala_audio.web import app as module
+from tests.tiny import tiny_model
+from tests.web.test_app import wav
+
+CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
+if CHROMIUM is None and os.environ.get("CI"):
+    raise RuntimeError("no Chromium: .ci/run installs it")
+pytestmark = pytest.mark.skipif(CHROMIUM is None, reason="no Chromium: apt-get install chromium")
+
+
+@pytest.fixture(scope="module")
+def address(tiny_lm, tiny_encoder):
+    predictors = [Predictor(tiny_model(tiny_lm, encoder), device="cpu") for encoder in (tiny_encoder, None)]
+    listening = socket.create_server(("127.0.0.1", 0))
+    server = uvicorn.Server(uvicorn.Config(module.create_app(predictors, ["127.0.0.1"]), log_level="error"))
+    thread = threading.Thread(target=server.run, kwargs={"sockets": [listening]}, daemon=True)
+    thread.start()
+    while not server.started:
+        time.sleep(0.05)
+    yield f"http://127.0.0.1:{listening.getsockname()[1]}/"
+    server.should_exit = True
+    thread.join(10)
+
+
+@pytest.fixture(scope="module")
+def launch():
+    """Starts Chromium with more arguments; ends it with the tests."""
+    with sync_playwright() as running:
+        yield lambda *more: running.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox", *more])
+
+
+@pytest.fixture(scope="module")
+def browser(launch):
+    """Without a microphone."""
+    with launch() as browser:
+        yield browser
+
+
+@pytest.fixture
+def page(browser, address):
+    page = browser.new_page()
+    complaints: list[str] = []
+    page.on("console", lambda message: complaints.append(message.text) if message.type == "error" else None)
+    page.on("pageerror", lambda error: complaints.append(str(error)))
+    page.on("request", lambda sent: None if sent.url.startswith((address, "blob:")) else complaints.append(sent.url))
+    page.goto(address)
+    yield page
+    page.close()
+    # A refused upload is logged by the browser itself; anything else is ours.
+    assert [text for text in complaints if "status of 422" not in text and not text.startswith("data:")] == []
+
+
+def upload(page: Page, name: str, content: bytes) -> None:
+    page.set_input_files("#file", {"name": name, "mimeType": "audio/wav", "buffer": content})
+    page.click("#predict")
+
+
+def test_upload_shows_bars_entropy_and_no_timeline_of_a_short_clip(page):
+    upload(page, "clip.wav", wav(1))
+    expect(page.locator("#bars tr")).to_have_count(3)
+    shown = sum(float(text.removesuffix(" %")) for text in page.locator("#bars td:nth-child(2)").all_inner_texts())
+    assert shown == pytest.approx(100, abs=0.2)
+    expect(page.locator("#contested")).to_contain_text("of at most 1.58 bits")
+    expect(page.locator("#timeline-part")).to_be_hidden()
+    expect(page.locator("#error")).to_be_empty()
+
+
+def test_a_long_clip_gets_a_timeline_and_can_be_downloaded(page, tmp_path):
+    upload(page, "clip.wav", wav(9))
+    expect(page.locator("#timeline .moment")).to_have_count(4)
+    with page.expect_download() as download:
+        page.click("#download")
+    download.value.save_as(tmp_path / "found.json")
+    found = json.loads((tmp_path / "found.json").read_text())
+    assert sum(found["probs"].values()) == pytest.approx(1)
+    assert len(found["timeline"]["moments"]) == 4
+
+
+def test_a_text(page):
+    page.click("#tabs button:has-text('Text')")
+    page.click("#predict")
+    expect(page.locator("#error")).to_have_text("Write a text.")
+    page.fill("textarea[name=comment]", "Oh no, not again. <b>&")
+    page.click("#predict")
+    expect(page.locator("#bars tr")).to_have_count(3)
+    expect(page.locator("#error")).to_be_empty()
+
+
+def test_a_wrong_file_is_refused_in_words(page):
+    upload(page, "clip.wav", b"this is not sound" * 50)
+    expect(page.locator("#error")).to_contain_text("cannot be read as sound")
+    expect(page.locator("#result")).to_be_hidden()
+    upload(page, "notes.docx", b"this is not sound" * 50)
+    expect(page.locator("#error")).to_have_text("This browser cannot read that as sound.")
+
+
+def test_too_long_a_clip_is_refused_in_words(page, monkeypatch):
+    monkeypatch.setattr(module, "LONGEST", 2.0)
+    upload(page, "clip.wav", wav(3))
+    expect(page.locator("#error")).to_contain_text("lasts 3 s; at most 2 s")
+
+
+def test_nothing_chosen(page):
+    page.click("#predict")
+    expect(page.locator("#error")).to_have_text("Record something, or choose a sound file.")
+
+
+def test_recording_without_a_microphone_is_refused_politely(page):
+    page.click("#record")
+    expect(page.locator("#error")).to_contain_text("Choose a sound file instead.")
+
+
+def test_recording(launch, address):
+    with launch("--use-fake-device-for-media-stream", "--use-fake-ui-for-media-stream") as browser:
+        page = browser.new_page()
+        page.goto(address)
+        page.click("#record")
+        expect(page.locator("#record")).to_contain_text("Stop (0:01)")
+        page.click("#record")
+        expect(page.locator("#chosen")).to_have_text("recording.wav")
+        page.click("#predict")
+        expect(page.locator("#bars tr")).to_have_count(3)
