@@ -26,6 +26,7 @@ usage="Usage: $(basename "$(dirname "$0")")/run.sh [options]
   --skip_bad yes     leave out rows whose sound cannot be used, and say how many
   --task NAME        msp_podcast: msp_podcast (8 classes), msp_podcast_9 (with Other) or msp_podcast_4 (msp_podcast)
   --secondary SHARE  msp_podcast: share of a rater's vote for the secondary choices, 0 to below 1 (0)
+  --audio_dir DIR    of your own corpus: where the sound lies below --corpus_root
 
 Methods: zero_shot, few_shot (text), warm_start, sft_hard, sft_soft, shala, shala_unweighted, shala_static, shala_dynamic;
 with label_token shala_exact; with slots and verbalized grpo_majority, grpo_jsd. All see as many prompts in stage 4, after
@@ -33,9 +34,9 @@ the same warm start (sft_hard after one on hard labels). The method named last i
 constant prior, and for sound a linear and an attentive classifier, stand in every table."
 
 arguments=("$@")
-corpus= modality=text model= part=snli task= secondary= copies=0 skip_bad= title=
+corpus= modality=text model= part=snli task= secondary= copies=0 skip_bad= title= audio_dir=
 stage=1 stop_stage=7 corpus_root= method=shala readout=label_token config= exp= nproc= max_rows= seed=0 fold=
-options="corpus modality model part task secondary copies skip_bad title recipe stage stop_stage corpus_root method readout config exp nproc max_rows seed fold"
+options="corpus modality model part task secondary copies skip_bad title audio_dir recipe stage stop_stage corpus_root method readout config exp nproc max_rows seed fold"
 recipe=
 
 die() { echo "$0: error: $*" >&2; exit 2; }
@@ -90,6 +91,13 @@ done
 . "$recipe/path.sh"
 . "$recipe/cmd.sh"
 [ -z "$nproc" ] || export OMP_NUM_THREADS=$nproc
+
+# A corpus of one's own has its task and its first stage in the recipe.
+task_file= judged_by=()
+if [ -f "$recipe/task.yaml" ]; then
+  [ -z "$task" ] || die "--task: $corpus has one of its own, $recipe/task.yaml"
+  task_file=$recipe/task.yaml judged_by=(--task "$recipe/task.yaml")
+fi
 
 split=${task:+${task}_}seed$seed${max_rows:+_max$max_rows}${secondary:+_secondary$secondary}
 [ "$corpus" != chaosnli ] || split=${split}_$part
@@ -165,7 +173,7 @@ if [ -n "$hears" ]; then feature_options=(--features "$features"); fi
 common=(--manifest "$manifest" --seed "$seed" "${feature_options[@]}")
 hearing=()
 if [ -n "$hears" ] && [ "$copies" -gt 0 ]; then hearing=(--copies "$copies"); fi
-fresh=(--task "${task:-$corpus}" --modality "$modality" --model "$model" --readout "$readout")
+fresh=(--task "${task_file:-${task:-$corpus}}" --modality "$modality" --model "$model" --readout "$readout")
 
 # What the methods need: a warm start, unless nothing is trained, or hard labels alone are learnt.
 warm= trained=(zero_shot)
@@ -184,9 +192,13 @@ if wants 1; then
   else
     need_corpus
     [ -d "$corpus_root" ] || die "--corpus_root $corpus_root: no such folder"
-    shala-audio prepare "$corpus" --source "$corpus_root" --out "$data" --seed "$seed" --part "$part" \
-      ${max_rows:+--max-rows "$max_rows"} ${fold:+--fold "$fold"} \
-      ${task:+--task "$task"} ${secondary:+--secondary "$secondary"}
+    if [ -n "$task_file" ]; then
+      "$recipe/local/data.sh" "$corpus_root" "$data" "$seed" ${max_rows:+--max-rows "$max_rows"}
+    else
+      shala-audio prepare "$corpus" --source "$corpus_root" --out "$data" --seed "$seed" --part "$part" \
+        ${max_rows:+--max-rows "$max_rows"} ${fold:+--fold "$fold"} \
+        ${task:+--task "$task"} ${secondary:+--secondary "$secondary"}
+    fi
   fi
   touch "$exp/.done_1"
 fi
@@ -195,7 +207,7 @@ if wants 2 && [ -n "$hears" ]; then
   begin 2 "features"
   need "$data/manifest.jsonl" 1
   need_corpus
-  shala-audio features "$data/manifest.jsonl" --model "$model" --audio-root "$corpus_root" --out "$features" \
+  shala-audio features "$data/manifest.jsonl" --model "$model" --audio-root "$corpus_root${audio_dir:+/$audio_dir}" --out "$features" \
     --copies "$copies" ${nproc:+--nproc "$nproc"} ${skip_bad:+--skip-bad --good "$manifest"}
   touch "$exp/.done_2"
 fi
@@ -244,7 +256,7 @@ if wants 5; then
   begin 5 "predict"
   need "$exp/.done_3" 3
   for system in "${systems[@]}"; do rm -f "$exp/$system"/{predictions,score,calibration}*.json*; done
-  shala-audio baseline prior "$manifest" --out "$exp/prior/predictions.jsonl"
+  shala-audio baseline prior "$manifest" "${judged_by[@]}" --out "$exp/prior/predictions.jsonl"
   for system in "${trained[@]}"; do
     case $system in zero_shot | few_shot | warm_start) ;; *) need "$exp/.done_4" 4 ;; esac
     "${predict_cmd[@]}" predict "$exp/$system" "$manifest" --split test "${feature_options[@]}" \
@@ -263,7 +275,7 @@ if wants 5; then
   fi
   if [ -n "$hears" ]; then
     for kind in linear attentive; do
-      shala-audio baseline $kind "$manifest" --features "$features" --seed "$seed" --out "$exp/$kind/predictions.jsonl"
+      shala-audio baseline $kind "$manifest" --features "$features" --seed "$seed" "${judged_by[@]}" --out "$exp/$kind/predictions.jsonl"
     done
   fi
   touch "$exp/.done_5"
@@ -277,7 +289,7 @@ if wants 6; then
     rm -f "$exp/$system"/score*.json
     for predictions in "$exp/$system"/predictions*.jsonl; do
       case $predictions in *_dev.jsonl) continue ;; esac
-      shala-audio score "$predictions" "$manifest" --out "$(score_file "$predictions")"
+      shala-audio score "$predictions" "$manifest" "${judged_by[@]}" --out "$(score_file "$predictions")"
     done
     folders+=("$exp/$system")
   done
@@ -300,6 +312,8 @@ if wants 7; then
   cp "$exp"/RESULTS_*.png "$exp/.pack/" 2>/dev/null || true # pictures are there only with matplotlib
   rm -rf "$exp/pack"
   mv "$exp/.pack" "$exp/pack"
+  # What `serve` shows beside an answer. It stays here: it holds the corpus's votes, and its texts.
+  shala-audio neighbours "$exp/$best" "$manifest" "${feature_options[@]}"
   touch "$exp/.done_7"
   say 7 "$exp/pack"
 fi

@@ -12,11 +12,13 @@ import shala_audio
 from shala_audio.cli import (
     baseline,
     calibrate,
+    convert,
     doctor,
     features,
     merge,
     models,
     neighbours,
+    new_recipe,
     pool,
     predict,
     prepare,
@@ -41,6 +43,8 @@ app = typer.Typer(
 )
 app.command("prepare")(prepare.prepare)
 app.command("votes")(votes.votes)
+app.command("new-recipe")(new_recipe.new_recipe)
+app.command("convert")(convert.convert)
 app.command("validate")(validate.validate)
 app.command("features")(features.features)
 app.command("predict")(predict.predict)

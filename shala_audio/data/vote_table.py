@@ -1,18 +1,21 @@
-"""A lab's own votes: a CSV file with a line for every rating, whose columns are named by whoever brings it."""
+"""A lab's own votes: ratings, one at a time, whose columns are named by whoever brings them."""
 
 from __future__ import annotations
 
 import csv
 from collections import Counter, defaultdict
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
+
+import yaml
 
 from shala_audio.audio.sound import SUFFIXES
 from shala_audio.data.prepare import Prepared, sound_durations
 from shala_audio.data.rows import Audio, Row
 from shala_audio.data.splits import SHARES, split_by_group
 from shala_audio.errors import UserError
+from shala_audio.files import write_text
 from shala_audio.tasks import Label, Task
 
 SPLITS = {"train": "train", "dev": "dev", "valid": "dev", "validation": "dev", "development": "dev", "test": "test"}
@@ -39,6 +42,9 @@ class Columns:
     split: str | None = None
 
 
+Rating = tuple[str, Mapping[str, str]]  # where it stands, and its values by column
+
+
 @dataclass
 class _Item:
     """What the lines of one item say."""
@@ -47,19 +53,22 @@ class _Item:
     fields: dict[str, str]  # speaker, text, split
 
 
-def read_ratings(
-    path: Path, columns: Columns, leave_out: Collection[str] = ()
-) -> tuple[dict[str, _Item], Counter[str]]:
-    """Items in the order in which they first stand in the file, and what was left out, by reason.
+def gather(
+    ratings: Iterable[Rating], columns: Columns, left_out: Counter[str], leave_out: Collection[str] = ()
+) -> dict[str, _Item]:
+    """Items in the order in which they first stand there.
+
+    Args:
+        ratings: of a file of votes.
+        columns: by which their values are called.
+        left_out: counts what is left out, by reason.
+        leave_out: labels that are none.
 
     Raises:
-        UserError: a column is missing, or a line has no item or no label, or contradicts an earlier one; the message names
-            the line.
+        UserError: a rating has no item or no label, or contradicts an earlier one; the message says where it stands.
     """
     items: dict[str, _Item] = {}
-    left_out: Counter[str] = Counter()
-    for number, record in _records(path, columns):
-        where = f"{path}:{number}"
+    for where, record in ratings:
         name, label = record[columns.item].strip(), record[columns.label].strip()
         if not name or not label:
             raise UserError(f"{where}: {columns.label if name else columns.item} is empty")
@@ -68,17 +77,22 @@ def read_ratings(
             column = getattr(columns, kind)
             if column and item.fields.setdefault(kind, record[column].strip()) != record[column].strip():
                 raise UserError(f"{where}: {column} of {name} is {record[column]!r}, and {item.fields[kind]!r} before")
-        rater = record[columns.rater].strip() if columns.rater else f"line {number}"
+        rater = record[columns.rater].strip() if columns.rater else where
         if label in leave_out:
             left_out[f"ratings as {label}"] += 1
         elif label in item.choices[rater]:
             left_out["ratings that stand there twice"] += 1
         else:
             item.choices[rater].add(label)
-    return items, left_out
+    return items
 
 
-def _records(path: Path, columns: Columns) -> Iterator[tuple[int, dict[str, str]]]:
+def csv_ratings(path: Path, columns: Columns) -> Iterator[Rating]:
+    """Ratings of a CSV file with a line for each.
+
+    Raises:
+        UserError: a column is missing, or a line cannot be read; the message names it.
+    """
     if not path.is_file():
         raise UserError(f"{path}: no such file")
     with open(path, newline="", encoding="utf-8-sig") as file:
@@ -91,14 +105,18 @@ def _records(path: Path, columns: Columns) -> Iterator[tuple[int, dict[str, str]
             for record in reader:
                 if None in record or None in record.values():
                     raise UserError(f"{path}:{reader.line_num}: not as many values as there are columns")
-                yield reader.line_num, record
+                yield f"{path}:{reader.line_num}", record
         except (UnicodeDecodeError, csv.Error) as error:
             raise UserError(f"{path}:{reader.line_num + 1}: cannot be read as CSV in UTF-8 ({error})") from None
 
 
 def task_of(name: str, items: Mapping[str, _Item], modality: str) -> Task:
-    """A task with the labels that were chosen, in order of the alphabet, and a plain question."""
-    labels = sorted({label for item in items.values() for chosen in item.choices.values() for label in chosen})
+    """A task with the labels that were chosen, in order of the alphabet, and a plain question.
+
+    Labels that differ in capital letters alone are one, as it is written most often.
+    """
+    chosen = Counter(label for item in items.values() for labels in item.choices.values() for label in labels)
+    labels = sorted({label.lower(): label for label, _ in reversed(chosen.most_common())}.values())
     if len(labels) < 2:
         raise UserError(f"all ratings say {labels[0]!r}; two labels or more are needed" if labels else "no ratings")
     question = {
@@ -110,13 +128,22 @@ def task_of(name: str, items: Mapping[str, _Item], modality: str) -> Task:
     return Task(name, modality, tuple(Label(label, label) for label in labels), question, answer)
 
 
+def write_task(path: Path, task: Task) -> None:
+    """Write a task file to be edited."""
+    write_text(
+        path,
+        "# Made from the votes: give each label the word that the model shall answer, and ask in your own words.\n"
+        + yaml.safe_dump(task.to_dict(), sort_keys=False, allow_unicode=True),
+    )
+
+
 def prepare(
     items: Mapping[str, _Item], left_out: Counter[str], task: Task, clips: Path | None, seed: int, caveat: str
 ) -> Prepared:
     """Rows of a task from what was read.
 
     Args:
-        items, left_out: of `read_ratings`.
+        items, left_out: of `gather`.
         task: whose labels, or label words, the choices are; capital letters do not matter.
         clips: folder of the sound, with or without folders in it.
         seed: of the split, where the file has none.

@@ -1,7 +1,7 @@
 from __future__ import annotations
 
 import json
-from collections import defaultdict
+from collections import Counter, defaultdict
 
 import numpy as np
 import pytest
@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from shala_audio.data.rows import read_manifest
-from shala_audio.data.vote_table import Columns, prepare, read_ratings, task_of
+from shala_audio.data.vote_table import Columns, csv_ratings, gather, prepare, task_of
 from shala_audio.errors import UserError
 from shala_audio.files import read_json
 from shala_audio.tasks import load_task
@@ -27,6 +27,13 @@ LINES = [
     "r1,gone,calm,s2,No",
     "r2,c,unsure,s3,",
 ]
+
+
+def read_ratings(path, columns):
+    left_out: Counter[str] = Counter()
+    return gather(csv_ratings(path, columns), columns, left_out), left_out
+
+
 COLUMNS = ("--item", "file", "--label", "feels", "--rater", "who", "--speaker", "speaker")
 
 
@@ -154,3 +161,18 @@ def test_every_rater_of_an_item_has_one_vote(tmp_path_factory, ratings):
     for row in rows:
         assert sum(row.votes.values()) == pytest.approx(len(raters.get(row.id, (8, 9))))
     assert left_out["ratings that stand there twice"] == len(ratings) - len(set(ratings))
+
+
+def test_labels_that_differ_in_capitals_are_one(tmp_path):
+    (tmp_path / "v.csv").write_text("item,label\na,Calm\nb,calm\nc,calm\nd,Joy\n")
+    columns = Columns("item", "label")
+    items, left_out = read_ratings(tmp_path / "v.csv", columns)
+    task = task_of("t", items, "text")
+    assert task.label_names == ("Joy", "calm")
+    rows = prepare(items, left_out, task, None, 0, "").rows
+    assert {row.id: row.votes for row in rows} == {
+        "a": {"calm": 1},
+        "b": {"calm": 1},
+        "c": {"calm": 1},
+        "d": {"Joy": 1},
+    }

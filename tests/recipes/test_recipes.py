@@ -34,6 +34,15 @@ def run_recipe(name: str, *options: str | Path, check: bool = True) -> subproces
     return done
 
 
+def few_steps(conf: Path) -> None:
+    """Settings of a test: few steps of few rows."""
+    for file in conf.glob("*.yaml"):
+        lines = [line for line in file.read_text().splitlines() if "epochs" not in line and "max_steps" not in line]
+        file.write_text(
+            "\n".join([*lines, "max_steps: 2", "per_device_train_batch_size: 8", "num_generations: 4"]) + "\n"
+        )
+
+
 @pytest.fixture
 def recipe(tiny_lm, tiny_encoder, tmp_path, request):
     """A copy of a recipe with tiny models and few steps, so that the real one's folder stays clean."""
@@ -48,11 +57,7 @@ def recipe(tiny_lm, tiny_encoder, tmp_path, request):
         f"lm: {tiny_lm}\nencoder: {tiny_encoder}\nencoder_layers: [1, 2]\nframe_stack: 8\n"
         "projector_width: 16\nlora_r: 4\nlora_alpha: 8\nsystem_prompt: ''\n"
     )
-    for conf in (tmp_path / "recipes" / name / "conf").glob("*.yaml"):
-        lines = [line for line in conf.read_text().splitlines() if "epochs" not in line and "max_steps" not in line]
-        conf.write_text(
-            "\n".join([*lines, "max_steps: 2", "per_device_train_batch_size: 8", "num_generations: 4"]) + "\n"
-        )
+    few_steps(tmp_path / "recipes" / name / "conf")
     return name, tmp_path / "recipes" / name / "run.sh", model
 
 
@@ -256,3 +261,64 @@ def test_help_names_every_option():
     (known,) = re.findall(r'^options="(.*)"$', (RECIPES / "TEMPLATE" / "shala.sh").read_text(), re.MULTILINE)
     for option in set(known.split()) - {"corpus", "recipe"}:  # which a recipe's run.sh gives
         assert f"--{option} " in output, option
+
+
+@pytest.mark.parametrize("recipe", ["crema_d", "goemotions"], indirect=True)
+def test_a_new_recipe_goes_from_votes_to_results(recipe, tmp_path):
+    like, script, model = recipe
+    sound, recipes = like == "crema_d", script.parents[1]
+    corpus = tmp_path / "my corpus"  # with a blank in its name
+    (corpus / "clips").mkdir(parents=True)
+    rng = np.random.default_rng(0)
+    with open(corpus / "votes.csv", "w", newline="") as file:
+        writer = csv.writer(file)
+        writer.writerow(["file", "who", "emotion", "speaker", "said"])
+        for item in range(48):
+            soundfile.write(corpus / "clips" / f"c{item}.wav", 0.1 * rng.standard_normal(8000), 16_000)
+            for who in range(3):
+                feels = rng.choice(["Angry", "Calm", "don't know"], p=[0.5, 0.4, 0.1])
+                writer.writerow([f"c{item}", f"r{who}", feels, f"s{item % 8}", f"words {item}"])
+    given = [
+        "--item",
+        "file",
+        "--rater",
+        "who",
+        "--label",
+        "emotion",
+        "--speaker",
+        "speaker",
+        "--leave-out",
+        "don't know",
+    ]
+    given += ["--clips", str(corpus / "clips")] if sound else ["--text", "said"]
+    command = ["new-recipe", "lab", str(corpus / "votes.csv"), *given, "--recipes", str(recipes)]
+    assert CliRunner().invoke(app, command, catch_exceptions=False).exit_code == 0
+    with pytest.raises(UserError, match="lab: is there already"):
+        CliRunner().invoke(app, command, catch_exceptions=False)
+    lab = recipes / "lab"
+    assert str(tmp_path) not in "".join(path.read_text() for path in lab.rglob("*") if path.is_file())
+    assert load_task(lab / "task.yaml").label_names == ("Angry", "Calm")
+    few_steps(lab / "conf")
+    run_copy(lab / "run.sh", "--corpus_root", corpus, "--model", model, "--exp", tmp_path / "exp")
+    check_experiment(tmp_path / "exp", {"zero_shot", "warm_start", "shala", *(["linear"] if sound else [])})
+    summary = json.loads((lab / "data" / "seed0" / "summary.json").read_text())
+    assert sum(split["rows"] for split in summary["splits"].values()) == 48
+    assert summary["left_out"]["ratings as don't know"] > 0
+    refused = run_copy(lab / "run.sh", "--corpus_root", corpus, "--task", "mini", check=False)
+    assert (refused.returncode, "has one of its own" in refused.stderr) == (2, True)
+
+
+def test_new_recipe_says_what_is_wrong(tmp_path):
+    (tmp_path / "votes.csv").write_text("a,b\n1,2\n")
+    for arguments, says in (
+        (["2lab", "votes.csv"], "a recipe's name is letters"),
+        (["lab", "votes.csv"], "has no TEMPLATE/shala.sh; go to a clone"),
+        (["lab", "votes.csv", "--recipes", str(RECIPES)], "--clips or --text: say where the sound is"),
+        (["lab", "votes.csv", "--text", "b", "--recipes", str(RECIPES)], "name the columns with --item and --label"),
+    ):
+        arguments[1] = str(tmp_path / arguments[1])
+        if "--recipes" not in arguments:
+            arguments += ["--recipes", str(tmp_path)]
+        with pytest.raises(UserError, match=re.escape(says)):
+            CliRunner().invoke(app, ["new-recipe", *arguments], catch_exceptions=False)
+    assert not (RECIPES / "lab").exists() and not list(RECIPES.glob(".lab*"))

@@ -1,0 +1,271 @@
+"""Manifests to and from what others read: Lhotse's recordings and supervisions, and Hugging Face `datasets`.
+
+Nothing in them is absolute: Lhotse's sources are relative to the audio root (`RecordingSet.with_path_prefix` adds it), and a
+dataset holds the sound itself.
+"""
+
+from __future__ import annotations
+
+import gzip
+import io
+import json
+import os
+import re
+import shutil
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import soundfile
+from tqdm import tqdm
+
+from shala_audio.data.rows import SPLITS, Audio, Row, row_from_json
+from shala_audio.data.vote_table import SPLITS as SPLIT_NAMES
+from shala_audio.errors import UserError
+from shala_audio.files import write_beside
+
+RECORDINGS, SUPERVISIONS = "recordings.jsonl.gz", "supervisions.jsonl.gz"
+
+
+def to_lhotse(rows: Sequence[Row], audio_root: Path, out: Path) -> tuple[int, int]:
+    """Write `recordings.jsonl.gz` and `supervisions.jsonl.gz`; votes, split and task stand in each supervision's `custom`.
+
+    Returns:
+        How many recordings and supervisions there are.
+
+    Raises:
+        UserError: a row has no sound, or its file cannot be read.
+    """
+    recordings: dict[str, dict[str, Any]] = {}
+    supervisions = []
+    for row in tqdm(rows, unit="row", desc="lhotse", disable=None):
+        if row.audio is None:
+            raise UserError(f"row {row.id}: has no sound, which Lhotse is for")
+        path = row.audio.path
+        if path not in recordings:
+            info = _info(audio_root / path, row.id)
+            recordings[path] = {
+                "id": path,
+                "sources": [{"type": "file", "channels": list(range(info.channels)), "source": path}],
+                "sampling_rate": info.samplerate,
+                "num_samples": info.frames,
+                "duration": info.frames / info.samplerate,
+                "channel_ids": list(range(info.channels)),
+            }
+        start, lasts = row.audio.offset, row.audio.duration
+        supervision: dict[str, Any] = {
+            "id": row.id,
+            "recording_id": path,
+            "start": start,
+            "duration": lasts if lasts is not None else recordings[path]["duration"] - start,
+            "channel": recordings[path]["channel_ids"],
+            "custom": {"task": row.task, "split": row.split, "votes": dict(row.votes), "extra": dict(row.extra)},
+        }
+        if row.speaker is not None:
+            supervision["speaker"] = row.speaker
+        if row.text:
+            supervision["text"] = next(iter(row.text.values()))
+            supervision["custom"]["text"] = dict(row.text)
+        supervisions.append(supervision)
+    _write_lines(out / RECORDINGS, recordings.values())
+    _write_lines(out / SUPERVISIONS, supervisions)
+    return len(recordings), len(supervisions)
+
+
+def from_lhotse(folder: Path, task: str | None) -> Iterator[Row]:
+    """Rows of a folder's recordings and supervisions (.jsonl or .jsonl.gz), of `prepare`d corpora of Lhotse's too.
+
+    A supervision without votes in its `custom` becomes a row for prediction.
+
+    Args:
+        folder: of the two files; their sources must be relative.
+        task: of rows that do not name one.
+
+    Raises:
+        UserError: a file is missing or not Lhotse's, or a source is not a relative path.
+    """
+    sources = {}
+    for where, record in _lines(_one_of(folder, "recordings")):
+        try:
+            sources[record["id"]] = record["sources"][0]["source"]
+        except (KeyError, IndexError, TypeError):
+            raise UserError(f"{where}: not a recording of Lhotse's") from None
+    for where, record in _lines(_one_of(folder, "supervisions")):
+        try:
+            source = sources[record["recording_id"]]
+            audio = {"path": source, "offset": record["start"], "duration": record["duration"]}
+            identity = record["id"]
+        except (KeyError, TypeError):
+            raise UserError(f"{where}: not a supervision of one of the recordings") from None
+        custom = record.get("custom") or {}
+        named = custom.get("task", task)
+        if named is None:
+            raise UserError(f"{where}: names no task; give one with --task")
+        text = custom.get("text") or ({"transcript": record["text"]} if record.get("text") else {})
+        fields = {"id": identity, "task": named, "split": custom.get("split", "predict"), "audio": audio, "text": text}
+        fields |= {"votes": custom.get("votes") or {}, "extra": custom.get("extra") or {}}
+        if record.get("speaker"):
+            fields["speaker"] = str(record["speaker"])
+        yield row_from_json(json.dumps(fields), where)
+
+
+def to_datasets(rows: Sequence[Row], labels: Sequence[str], audio_root: Path | None, out: Path) -> dict[str, int]:
+    """Write a `DatasetDict` by `save_to_disk`, a split for each of ours; sound is in it, as flac at its own rate.
+
+    Columns: `id`, `task`, `speaker`, `audio`, the text fields as they are called, and `votes`, a count for each label.
+
+    Returns:
+        Rows of each split.
+
+    Raises:
+        UserError: a row's sound cannot be read, or a text field is called like one of the columns.
+    """
+    import datasets
+
+    fields = list(dict.fromkeys(name for row in rows for name in row.text))
+    if taken := {"id", "task", "speaker", "audio", "votes"} & set(fields):
+        raise UserError(f"a text field is called {taken.pop()}, as a column is")
+    with_audio = any(row.audio is not None for row in rows)
+    columns: dict[str, Any] = {name: datasets.Value("string") for name in ("id", "task", "speaker", *fields)}
+    columns["votes"] = {label: datasets.Value("float64") for label in labels}
+    if with_audio:  # as bytes until it stands in the dataset: encoding `Audio` would need torchcodec
+        columns["audio"] = {"bytes": datasets.Value("binary"), "path": datasets.Value("string")}
+
+    def records(split: str) -> Iterator[dict[str, Any]]:
+        for row in (row for row in rows if row.split == split):
+            record: dict[str, Any] = {"id": row.id, "task": row.task, "speaker": row.speaker}
+            record |= {name: row.text.get(name) for name in fields}
+            record["votes"] = {label: float(row.votes.get(label, 0)) for label in labels}
+            if with_audio:
+                record["audio"] = None if row.audio is None else _cut(row.audio, audio_root, row.id)
+            yield record
+
+    beside = out.with_name(f".{out.name}.{os.getpid()}.tmp")
+    try:
+        made = datasets.DatasetDict()
+        for split in dict.fromkeys(row.split for row in rows):  # by way of the disk, not held in memory
+            part = datasets.Dataset.from_generator(
+                records,
+                features=datasets.Features(columns),
+                cache_dir=str(beside / "parts"),
+                gen_kwargs={"split": split},
+                split=split,
+            )
+            made[split] = part.cast_column("audio", datasets.Audio(decode=False)) if with_audio else part
+        made.save_to_disk(str(beside / "whole"))
+        if out.is_dir():
+            out.rmdir()  # an empty one
+        (beside / "whole").rename(out)
+    except datasets.exceptions.DatasetGenerationError as error:
+        if isinstance(error.__cause__, UserError):
+            raise error.__cause__ from None
+        raise
+    finally:
+        shutil.rmtree(beside, ignore_errors=True)
+    return {split: len(made[split]) for split in made}
+
+
+def from_datasets(folder: Path, task: str | None, clips: Path | None) -> Iterator[Row]:
+    """Rows of what `save_to_disk` wrote, with the columns of `to_datasets`; other text columns are text fields.
+
+    Args:
+        folder: of a `Dataset` or a `DatasetDict`.
+        task: of rows that do not name one.
+        clips: folder to write the sound into, which becomes the audio root.
+
+    Raises:
+        UserError: it is no dataset, or a column is missing.
+    """
+    import datasets
+
+    try:
+        found = datasets.load_from_disk(str(folder))
+    except (OSError, ValueError) as error:
+        raise UserError(f"{folder}: not a dataset that `save_to_disk` wrote ({error})") from None
+    if not isinstance(found, datasets.DatasetDict):
+        found = datasets.DatasetDict({"predict": found})
+    for name, part in found.items():
+        split = name if name in SPLITS else SPLIT_NAMES.get(name)
+        if split is None:
+            raise UserError(f"{folder}: no split is called {name!r}; use {', '.join(SPLITS)}")
+        if "audio" in part.column_names:
+            if clips is None:
+                raise UserError(f"{folder}: has sound; name a folder for it with --audio-root")
+            part = part.cast_column("audio", datasets.Audio(decode=False))
+        for number, record in enumerate(tqdm(part, unit="row", desc=name, disable=None)):
+            identity = str(record.get("id") or f"{name}_{number}")
+            where = f"{folder}: {name} row {number}"
+            named = record.get("task") or task
+            if named is None:
+                raise UserError(f"{where}: names no task; give one with --task")
+            known = ("id", "task", "speaker", "audio", "votes", "extra")
+            text = {key: value for key, value in record.items() if key not in known and isinstance(value, str)}
+            votes = {label: count for label, count in (record.get("votes") or {}).items() if count}
+            audio = None
+            if record.get("audio") is not None:
+                assert clips is not None
+                audio = {"path": _keep(record["audio"], clips, f"{split}_{number:06d}", where)}
+            fields = {"id": identity, "task": named, "split": split, "text": text, "votes": votes, "audio": audio}
+            if record.get("speaker"):
+                fields["speaker"] = record["speaker"]
+            yield row_from_json(json.dumps(fields), where)
+
+
+def _info(path: Path, identity: str) -> Any:
+    try:
+        return soundfile.info(path)
+    except (soundfile.LibsndfileError, OSError) as error:
+        raise UserError(f"row {identity}: {path}: cannot be read as sound ({error})") from None
+
+
+def _cut(audio: Audio, root: Path | None, identity: str) -> dict[str, Any]:
+    """A row's stretch of sound as flac, at the file's own rate."""
+    if root is None:
+        raise UserError("the rows have sound: name the folder that it lies in with --audio-root")
+    info = _info(root / audio.path, identity)
+    start = round(audio.offset * info.samplerate)
+    frames = -1 if audio.duration is None else round(audio.duration * info.samplerate)
+    samples, rate = soundfile.read(root / audio.path, start=start, frames=frames, dtype="int32")
+    file = io.BytesIO()
+    subtype = "PCM_16" if info.subtype in ("PCM_16", "PCM_U8", "PCM_S8", "ULAW", "ALAW") else "PCM_24"
+    soundfile.write(file, samples, rate, format="FLAC", subtype=subtype)
+    return {"bytes": file.getvalue(), "path": re.sub(r"[^\w.-]", "_", identity) + ".flac"}
+
+
+def _keep(audio: Mapping[str, Any], clips: Path, stem: str, where: str) -> str:
+    """Write a dataset's sound into a folder; return its name there."""
+    content = audio.get("bytes")
+    if content is None:
+        try:
+            content = Path(audio.get("path") or "").read_bytes()
+        except OSError as error:
+            raise UserError(f"{where}: its sound is not there ({error})") from None
+    name = stem + (Path(audio.get("path") or "").suffix or ".wav")
+    with write_beside(clips / name) as beside:
+        beside.write_bytes(content)
+    return name
+
+
+def _one_of(folder: Path, kind: str) -> Path:
+    found = sorted(path for path in folder.glob(f"*{kind}*.jsonl*") if path.name.endswith((".jsonl", ".jsonl.gz")))
+    if len(found) != 1:
+        raise UserError(f"{folder}: one file *{kind}*.jsonl.gz is needed, {len(found)} are there")
+    return found[0]
+
+
+def _lines(path: Path) -> Iterator[tuple[str, dict[str, Any]]]:
+    opened: Any = gzip.open if path.name.endswith(".gz") else open
+    number = 0
+    try:
+        with opened(path, "rt", encoding="utf-8") as file:
+            for number, line in enumerate(file, start=1):
+                yield f"{path}:{number}", json.loads(line)
+    except (OSError, EOFError, UnicodeDecodeError, json.JSONDecodeError) as error:
+        raise UserError(f"{path}:{number + 1}: cannot be read as JSON Lines ({error})") from None
+
+
+def _write_lines(path: Path, records: Iterable[Mapping[str, Any]]) -> None:
+    # Without a name or time in its header, the same records are the same bytes.
+    with write_beside(path) as beside, open(beside, "wb") as raw, gzip.GzipFile("", "wb", fileobj=raw, mtime=0) as file:
+        for record in records:
+            file.write((json.dumps(record, ensure_ascii=False) + "\n").encode("utf-8"))

@@ -1,0 +1,163 @@
+"""Exports of annotation tools, as the tools write them."""
+
+from __future__ import annotations
+
+import json
+from collections import Counter
+
+import pytest
+
+from shala_audio.data.exports import export_columns, ratings
+from shala_audio.data.vote_table import Columns, gather
+from shala_audio.errors import UserError
+
+
+def task(number, data, *annotations):
+    """A task of Label Studio; an annotation is (rater, choices, cancelled)."""
+    made = [
+        {
+            "id": 100 + order,
+            "completed_by": rater,
+            "was_cancelled": cancelled,
+            "result": [
+                {
+                    "id": "x",
+                    "type": "choices",
+                    "from_name": "emotion",
+                    "to_name": "audio",
+                    "value": {"choices": choices},
+                },
+                {"id": "y", "type": "textarea", "from_name": "why", "to_name": "audio", "value": {"text": ["so"]}},
+            ],
+        }
+        for order, (rater, choices, cancelled) in enumerate(annotations)
+    ]
+    return {"id": number, "data": data, "annotations": made, "predictions": [], "project": 3}
+
+
+LABEL_STUDIO = [
+    task(
+        1,
+        {"audio": "/data/upload/3/0a1b2c3d-one.wav", "speaker": "s1"},
+        (7, ["Happy"], False),
+        ({"id": 8, "email": "b@lab.org"}, ["Happy", "Calm"], False),
+        (9, [], True),
+    ),
+    task(2, {"audio": "/data/local-files/?d=deep/two.wav", "speaker": "s2"}, (7, ["Calm"], False), (8, [], False)),
+]
+
+
+def collect(path, format, columns, items=None):
+    left_out: Counter[str] = Counter()
+    found = gather(ratings(path, format, columns, items, left_out), export_columns(columns), left_out)
+    return {
+        name: {rater: sorted(choices) for rater, choices in item.choices.items()} for name, item in found.items()
+    }, left_out
+
+
+def write(path, content):
+    path.write_text(json.dumps(content))
+    return path
+
+
+def test_label_studio(tmp_path):
+    export = write(tmp_path / "project.json", LABEL_STUDIO)
+    found, left_out = collect(export, "label-studio", Columns("", "", speaker="speaker"))
+    assert found == {"one.wav": {"7": ["Happy"], "b@lab.org": ["Calm", "Happy"]}, "deep/two.wav": {"7": ["Calm"]}}
+    assert left_out == {"annotations that were skipped": 1, "annotations without a choice": 1}
+
+
+def test_label_studio_json_min(tmp_path):
+    small = [
+        {"id": 1, "audio": "s3://bucket/one.wav", "emotion": "Happy", "annotator": 7, "annotation_id": 1},
+        {"id": 1, "audio": "s3://bucket/one.wav", "emotion": {"choices": ["Happy", "Calm"]}, "annotator": 8},
+        {"id": 2, "audio": "s3://bucket/two.wav", "annotator": 8},
+    ]
+    found, left_out = collect(write(tmp_path / "min.json", small), "label-studio", Columns("", "emotion"))
+    assert found == {"one.wav": {"7": ["Happy"], "8": ["Calm", "Happy"]}}
+    assert left_out == {"annotations without a choice": 1}
+    with pytest.raises(UserError, match="name the key of the choice with --label; there are id, audio, emotion"):
+        collect(tmp_path / "min.json", "label-studio", Columns("", ""))
+
+
+def test_label_studio_texts_are_called_by_their_number(tmp_path):
+    export = write(tmp_path / "p.json", [task(5, {"comment": "Oh no.", "n": 3}, (1, ["Calm"], False))])
+    assert collect(export, "label-studio", Columns("", "", text="comment"))[0] == {"5": {"1": ["Calm"]}}
+    with pytest.raises(UserError, match="name the key of the clip with --item, or of the text with --text: comment, n"):
+        collect(export, "label-studio", Columns("", ""))
+    with pytest.raises(UserError, match="task 5: has no 'speaker', but comment, n"):
+        collect(export, "label-studio", Columns("", "", text="comment", speaker="speaker"))
+
+
+@pytest.mark.parametrize("content", [{}, [], [1], "tasks"])
+def test_not_label_studio(tmp_path, content):
+    with pytest.raises(UserError, match="not an export of Label Studio|holds no task"):
+        collect(write(tmp_path / "p.json", content), "label-studio", Columns("", ""))
+
+
+def test_two_controls_must_be_told_apart(tmp_path):
+    two = json.loads(json.dumps(LABEL_STUDIO))
+    two[0]["annotations"][0]["result"].append(
+        {"type": "choices", "from_name": "noise", "to_name": "audio", "value": {"choices": ["none"]}}
+    )
+    export = write(tmp_path / "p.json", two)
+    with pytest.raises(UserError, match="name the control with --label: emotion, noise"):
+        collect(export, "label-studio", Columns("", ""))
+    assert collect(export, "label-studio", Columns("", "noise"))[0] == {"one.wav": {"7": ["none"]}}
+
+
+@pytest.fixture
+def potato(tmp_path):
+    """Potato's folder, as versions 2 and (carol) early 2 write it."""
+    answers = {
+        "alice": {"i1": [[{"schema": "emotion", "name": "happy"}, "true"], [{"schema": "sure", "name": "3"}, "3"]]},
+        "bob": {
+            "i1": [[{"schema": "emotion", "name": "happy"}, True], [{"schema": "emotion", "name": "calm"}, True]],
+            "i2": [[{"schema": "emotion", "name": "calm"}, False]],
+        },
+        "carol": {"i2": {"emotion": {"labels": {"calm": True}}}, "i1": {"emotion": {"calm": "true"}}},
+    }
+    for user, state in answers.items():
+        (tmp_path / "annotation_output" / user).mkdir(parents=True)
+        write(
+            tmp_path / "annotation_output" / user / "user_state.json",
+            {"user_id": user, "instance_id_to_label_to_value": state, "instance_id_ordering": ["i1", "i2"]},
+        )
+    items = [
+        {"id": "i1", "text": "Oh no.", "audio": "https://lab/clips/one.wav"},
+        {"id": "i2", "text": "Well.", "audio": "two.wav"},
+    ]
+    (tmp_path / "items.jsonl").write_text("\n".join(map(json.dumps, items)))
+    write(tmp_path / "items.json", items)
+    (tmp_path / "items.csv").write_text("id,text,audio\ni1,Oh no.,one.wav\ni2,Well.,two.wav\n")
+    return tmp_path
+
+
+def test_potato(potato):
+    folder = potato / "annotation_output"
+    found, left_out = collect(folder, "potato", Columns("", "emotion"))
+    assert found == {
+        "i1": {"alice": ["happy"], "bob": ["calm", "happy"], "carol": ["calm"]},
+        "i2": {"carol": ["calm"]},
+    }
+    assert left_out == {"annotations without a choice": 1}
+    for items in ("items.jsonl", "items.json", "items.csv"):
+        by_file, _ = collect(folder, "potato", Columns("audio", "emotion", text="text"), potato / items)
+        assert by_file == {"one.wav": found["i1"], "two.wav": found["i2"]}
+
+
+def test_potato_says_what_is_missing(potato):
+    folder = potato / "annotation_output"
+    with pytest.raises(UserError, match="name the scheme with --label: emotion, sure"):
+        collect(folder, "potato", Columns("", ""))
+    with pytest.raises(UserError, match="no scheme 'mood' was answered, but emotion, sure"):
+        collect(folder, "potato", Columns("", "mood"))
+    with pytest.raises(UserError, match="--items: name the data file"):
+        collect(folder, "potato", Columns("", "emotion", text="text"))
+    (potato / "items.jsonl").write_text('{"id": "i1", "text": "a"}\n')
+    with pytest.raises(UserError, match=r"i2: not in .*items\.jsonl"):
+        collect(folder, "potato", Columns("", "emotion", text="text"), potato / "items.jsonl")
+    with pytest.raises(UserError, match=r"holds no \*/user_state\.json"):
+        collect(potato, "potato", Columns("", ""))
+    with pytest.raises(UserError, match="--from is 'prodigy'"):
+        collect(potato, "prodigy", Columns("", ""))

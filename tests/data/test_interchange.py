@@ -1,0 +1,135 @@
+"""Round trips through Lhotse and `datasets`, read by those libraries themselves."""
+
+from __future__ import annotations
+
+import json
+
+import numpy as np
+import pytest
+import soundfile
+
+from shala_audio.data.rows import Audio, Row, read_manifest, write_manifest
+from shala_audio.errors import UserError
+from shala_audio.tasks import load_task
+from tests.cli.test_cli import invoke
+
+
+@pytest.fixture
+def corpus(tmp_path):
+    """Three stretches of two files, stereo and mono, and their manifest."""
+    rng = np.random.default_rng(0)
+    (tmp_path / "clips" / "deep").mkdir(parents=True)
+    soundfile.write(tmp_path / "clips" / "one.wav", 0.1 * rng.standard_normal((44_100, 2)), 44_100)
+    soundfile.write(tmp_path / "clips" / "deep" / "two.flac", 0.1 * rng.standard_normal(8000), 8000)
+    rows = [
+        Row(
+            "a", "crema_d", "train", "s1", Audio("one.wav", 0.25, 0.5), {"transcript": "Oh."}, {"anger": 2, "sad": 1.5}
+        ),
+        Row("b", "crema_d", "train", "s1", Audio("one.wav", 0.5, 0.5), {"transcript": "No."}, {"fear": 3}),
+        Row("c", "crema_d", "test", "s2", Audio("deep/two.flac", 0.0, 1.0), {}, {}, {"take": 1}),
+    ]
+    write_manifest(tmp_path / "m.jsonl", rows)
+    return tmp_path, rows
+
+
+def test_lhotse_reads_what_is_written_and_it_comes_back(corpus):
+    from lhotse import CutSet, RecordingSet, SupervisionSet
+
+    folder, rows = corpus
+    options = ("--to", "lhotse", "--audio-root", folder / "clips", "--out", folder / "lhotse")
+    invoke("convert", folder / "m.jsonl", *options)
+    recordings = RecordingSet.from_file(folder / "lhotse" / "recordings.jsonl.gz").with_path_prefix(folder / "clips")
+    supervisions = SupervisionSet.from_file(folder / "lhotse" / "supervisions.jsonl.gz")
+    cuts = CutSet.from_manifests(recordings=recordings, supervisions=supervisions).trim_to_supervisions()
+    cut = next(cut for cut in cuts if cut.supervisions[0].id == "a")
+    whole, rate = soundfile.read(folder / "clips" / "one.wav", dtype="float32")
+    expected = whole[round(0.25 * rate) : round(0.75 * rate)].T
+    np.testing.assert_allclose(cut.load_audio(), expected, atol=1e-6)
+    assert cut.supervisions[0].custom["votes"] == {"anger": 2, "sad": 1.5}
+    assert (cut.supervisions[0].speaker, cut.supervisions[0].text) == ("s1", "Oh.")
+    invoke("convert", folder / "lhotse", "--from", "lhotse", "--out", folder / "back.jsonl")
+    assert read_manifest(folder / "back.jsonl") == rows
+
+
+def test_lhotse_of_others_becomes_rows_to_predict(corpus, tmp_path):
+    from lhotse import Recording, RecordingSet, SupervisionSegment, SupervisionSet
+
+    folder, _ = corpus
+    recording = Recording.from_file(folder / "clips" / "one.wav", relative_path_depth=1)
+    (tmp_path / "theirs").mkdir()
+    RecordingSet.from_recordings([recording]).to_file(tmp_path / "theirs" / "x_recordings_dev.jsonl.gz")
+    SupervisionSet.from_segments([SupervisionSegment("u", recording.id, 0.1, 0.4, text="Hello", speaker="p")]).to_file(
+        tmp_path / "theirs" / "x_supervisions_dev.jsonl.gz"
+    )
+    with pytest.raises(UserError, match="names no task; give one with --task"):
+        invoke("convert", tmp_path / "theirs", "--from", "lhotse", "--out", tmp_path / "n.jsonl")
+    invoke("convert", tmp_path / "theirs", "--from", "lhotse", "--task", "crema_d", "--out", tmp_path / "n.jsonl")
+    (row,) = read_manifest(tmp_path / "n.jsonl")
+    assert row == Row("u", "crema_d", "predict", "p", Audio("one.wav", 0.1, 0.4), {"transcript": "Hello"})
+
+
+def test_datasets_reads_what_is_written_and_it_comes_back(corpus):
+    import datasets
+
+    folder, rows = corpus
+    options = ("--to", "datasets", "--audio-root", folder / "clips", "--out", folder / "dataset")
+    invoke("convert", folder / "m.jsonl", *options)
+    found = datasets.load_from_disk(str(folder / "dataset"))
+    assert {split: len(part) for split, part in found.items()} == {"train": 2, "test": 1}
+    first = found["train"].cast_column("audio", datasets.Audio(decode=False))[0]
+    assert set(first["votes"]) == set(load_task("crema_d").label_names)
+    assert (first["votes"]["anger"], first["votes"]["fear"], first["transcript"]) == (2, 0, "Oh.")
+    assert not first["audio"]["path"].startswith("/")
+    invoke(
+        "convert", folder / "dataset", "--from", "datasets", "--audio-root", folder / "out", "--out", folder / "b.jsonl"
+    )
+    back = read_manifest(folder / "b.jsonl")
+    assert [(r.id, r.split, r.speaker, dict(r.votes), dict(r.text)) for r in back] == [
+        (r.id, r.split, r.speaker, dict(r.votes), dict(r.text)) for r in rows
+    ]
+    heard, rate = soundfile.read(folder / "out" / back[0].audio.path)
+    whole, _ = soundfile.read(folder / "clips" / "one.wav")
+    assert rate == 44_100
+    np.testing.assert_allclose(heard, whole[round(0.25 * rate) : round(0.75 * rate)], atol=2 / 2**15)
+
+
+def test_a_dataset_of_texts_with_other_split_names(tmp_path):
+    import datasets
+
+    part = datasets.Dataset.from_list([{"comment": "Oh no.", "votes": {"joy": 0.0, "anger": 2.0}, "n": 3}])
+    datasets.DatasetDict({"validation": part}).save_to_disk(str(tmp_path / "d"))
+    invoke("convert", tmp_path / "d", "--from", "datasets", "--task", "goemotions", "--out", tmp_path / "m.jsonl")
+    (row,) = read_manifest(tmp_path / "m.jsonl")
+    assert row == Row("validation_0", "goemotions", "dev", text={"comment": "Oh no."}, votes={"anger": 2})
+    datasets.DatasetDict({"extra": part}).save_to_disk(str(tmp_path / "e"))
+    with pytest.raises(UserError, match="no split is called 'extra'"):
+        invoke("convert", tmp_path / "e", "--from", "datasets", "--task", "goemotions", "--out", tmp_path / "m.jsonl")
+
+
+def test_what_cannot_be_converted_is_said(corpus, tmp_path):
+    folder, _ = corpus
+    manifest, out = folder / "m.jsonl", tmp_path / "o"
+    cases = [
+        ((manifest, "--out", out), "say --to lhotse or datasets"),
+        ((manifest, "--out", out, "--to", "kaldi"), "--to is 'kaldi'; use lhotse or datasets"),
+        ((manifest, "--out", out, "--to", "lhotse"), "--audio-root: name the folder"),
+        ((manifest, "--out", folder, "--to", "datasets"), "is there already, and not empty"),
+        ((manifest, "--out", out, "--to", "datasets"), "name the folder that it lies in"),
+        ((manifest, "--out", out, "--to", "datasets", "--audio-root", tmp_path), "row a: .*one.wav: cannot be read"),
+        ((tmp_path, "--out", out, "--from", "datasets"), "not a dataset that `save_to_disk` wrote"),
+        ((tmp_path / "no", "--out", out, "--from", "lhotse"), "no such folder"),
+    ]
+    for arguments, says in cases:
+        with pytest.raises(UserError, match=says):
+            invoke("convert", *arguments)
+    (tmp_path / "bad").mkdir()
+    (tmp_path / "bad" / "recordings.jsonl").write_text(json.dumps({"id": "a", "sources": []}) + "\n")
+    (tmp_path / "bad" / "supervisions.jsonl").write_text("")
+    with pytest.raises(UserError, match="recordings.jsonl:1: not a recording of Lhotse's"):
+        invoke("convert", tmp_path / "bad", "--from", "lhotse", "--out", tmp_path / "m.jsonl")
+    record = {"id": "a", "sources": [{"source": "/etc/passwd"}]}
+    (tmp_path / "bad" / "recordings.jsonl").write_text(json.dumps(record) + "\n")
+    segment = {"id": "u", "recording_id": "a", "start": 0, "duration": 1}
+    (tmp_path / "bad" / "supervisions.jsonl").write_text(json.dumps(segment) + "\n")
+    with pytest.raises(UserError, match="must be relative and stay under the audio root"):
+        invoke("convert", tmp_path / "bad", "--from", "lhotse", "--task", "crema_d", "--out", tmp_path / "m.jsonl")
