@@ -33,6 +33,9 @@ def predict(
     hop: Annotated[
         float | None, typer.Option(help="Seconds between windows; the window's length where not given.")
     ] = None,
+    picture: Annotated[
+        Path | None, typer.Option(help="With --window and one sound file: picture of the timeline (.png, .svg or .pdf).")
+    ] = None,
     skip_errors: Annotated[
         bool, typer.Option("--skip-errors", help="Go on after a bad input; still exits with 2.")
     ] = False,
@@ -60,7 +63,7 @@ def predict(
 
     shala-audio predict exp/crema_d/shala recordings --format csv --out predictions.csv
 
-    shala-audio predict exp/crema_d/shala talk.wav --window 4 --hop 2
+    shala-audio predict exp/crema_d/shala talk.wav --window 4 --hop 2 --picture timeline.png
 
     accelerate launch --num_processes 4 -m shala_audio predict exp/crema_d/shala data/manifest.jsonl --split test
     --features features --format jsonl --out predictions.jsonl
@@ -71,6 +74,8 @@ def predict(
         raise UserError("--hop needs --window")
     if window is not None and (text or any(name.endswith(".jsonl") for name in inputs or [])):
         raise UserError("--window makes a timeline of sound files, not of manifests, and takes no --text")
+    if picture is not None:
+        _check_picture(picture, window, inputs or [])
     fields = _fields(text or [])
     if not inputs and not fields:
         raise UserError("nothing to predict: name sound files or a manifest, or give --text")
@@ -112,7 +117,7 @@ def predict(
                 complain(error)
         clips = sound_files([name for name in inputs or [] if not name.endswith(".jsonl")], complain)
         if window is not None:
-            yield from _timelines(predictor, clips, window, hop or window, complain)
+            yield from _timelines(predictor, clips, window, hop or window, complain, picture)
         else:
             yield from _clips(predictor, clips, fields, complain)
         if not inputs:
@@ -197,10 +202,32 @@ def _clips(predictor: Any, names: Iterable[str], fields: dict[str, str], complai
             yield {"id": name}, distribution
 
 
-def _timelines(predictor: Any, names: Iterable[str], window: float, hop: float, complain: Any) -> Iterator[Prediction]:
+def _check_picture(picture: Path, window: float | None, inputs: list[str]) -> None:
+    if window is None or len(inputs) != 1 or os.path.isdir(inputs[0]):
+        raise UserError("--picture: of one sound file, with --window")
+    if picture.suffix not in (".png", ".svg", ".pdf"):
+        raise UserError(f"--picture {picture}: a name that ends in .png, .svg or .pdf is needed")
+    try:
+        import matplotlib
+
+        matplotlib.use("Agg")  # no window, and none is needed
+    except ImportError:
+        raise UserError("pictures need matplotlib: pip install 'shala-audio[plots]'") from None
+
+
+def _timelines(
+    predictor: Any, names: Iterable[str], window: float, hop: float, complain: Any, picture: Path | None
+) -> Iterator[Prediction]:
+    from shala_audio.audio.sound import SAMPLE_RATE, read_sound
+    from shala_audio.inference.windows import plot_timeline
+
     for name in names:
         try:
-            for moment in predictor.timeline(name, window, hop):
+            samples = read_sound(name)
+            moments = predictor.timeline((samples, SAMPLE_RATE), window, hop)
+            if picture is not None:
+                plot_timeline(moments, samples, picture)
+            for moment in moments:
                 head = {"id": name, "start": moment.start, "end": moment.end, "voiced": round(moment.voiced, 3)}
                 yield head, moment.distribution
         except UserError as error:

@@ -4,12 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
 
 import numpy as np
 
-from shala_audio.audio.sound import SAMPLE_RATE, SHORTEST
+from shala_audio.audio.sound import SAMPLE_RATE, SHORTEST, Samples
 from shala_audio.distribution import LabelDistribution
 from shala_audio.errors import UserError
+from shala_audio.files import write_beside
 
 
 @dataclass(frozen=True)
@@ -59,3 +62,39 @@ def average(moments: Sequence[Moment]) -> LabelDistribution:
         for name in first.attributes
     }
     return LabelDistribution(first.labels, mean / mean.sum(), attributes)
+
+
+def plot_timeline(moments: Sequence[Moment], samples: Samples | None = None, path: str | Path | None = None) -> Any:
+    """Draw how a clip is judged over time: shares of the labels window by window, under the waveform.
+
+    Args:
+        moments: of `timeline`.
+        samples: of the clip, mono at 16 kHz, to draw above; left out where None.
+        path: of a picture to write.
+
+    Returns:
+        The matplotlib figure.
+    """
+    import matplotlib.pyplot as plt
+
+    figure, (upper, lower) = plt.subplots(
+        2, 1, figsize=(8, 4), sharex=True, height_ratios=(1, 3) if samples is not None else (0.01, 3), layout="constrained"
+    )
+    upper.axis("off")
+    if samples is not None:
+        stretches = np.array_split(samples, min(1500, len(samples)))
+        times = np.linspace(0, len(samples) / SAMPLE_RATE, len(stretches))
+        upper.fill_between(times, [s.min() for s in stretches], [s.max() for s in stretches], color="tab:gray", lw=0)
+    starts = [moment.start for moment in moments]
+    widths = np.diff([*starts, moments[-1].end])  # windows may overlap: each is drawn until the next begins
+    bottom = np.zeros(len(moments))
+    for label in moments[0].distribution.labels:
+        shares = np.array([moment.distribution[label] for moment in moments])
+        lower.bar(starts, shares, widths, bottom, align="edge", label=label, edgecolor="white", lw=0.4)
+        bottom += shares
+    lower.set(xlabel="seconds", ylabel="share of people", ylim=(0, 1), xlim=(0, moments[-1].end))
+    lower.legend(loc="upper left", bbox_to_anchor=(1, 1), frameon=False)
+    if path is not None:
+        with write_beside(path) as beside:
+            figure.savefig(beside, dpi=120, format=Path(path).suffix.removeprefix(".") or "png")
+    return figure
