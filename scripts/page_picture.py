@@ -1,6 +1,6 @@
 """The screenshot of the page in the documents: what it shows of one clip, in a Chromium that is installed.
 
-    python scripts/page_picture.py default clip.wav docs/images/page.png
+python scripts/page_picture.py default clip.wav docs/images/page.png
 """
 
 from __future__ import annotations
@@ -29,9 +29,10 @@ def main() -> None:
             except OSError:
                 assert server.poll() is None, "the page did not start"
                 time.sleep(0.5)
-        with sync_playwright() as running, running.chromium.launch(
-            executable_path=chromium, args=["--no-sandbox"]
-        ) as browser:
+        with (
+            sync_playwright() as running,
+            running.chromium.launch(executable_path=chromium, args=["--no-sandbox"]) as browser,
+        ):
             page = browser.new_page(viewport={"width": 760, "height": 900}, device_scale_factor=1.5)
             page.goto(f"http://127.0.0.1:{PORT}/")
             page.set_input_files("#file", clip)

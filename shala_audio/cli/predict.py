@@ -34,7 +34,8 @@ def predict(
         float | None, typer.Option(help="Seconds between windows; the window's length where not given.")
     ] = None,
     picture: Annotated[
-        Path | None, typer.Option(help="With --window and one sound file: picture of the timeline (.png, .svg or .pdf).")
+        Path | None,
+        typer.Option(help="With --window and one sound file: picture of the timeline (.png, .svg or .pdf)."),
     ] = None,
     skip_errors: Annotated[
         bool, typer.Option("--skip-errors", help="Go on after a bad input; still exits with 2.")

@@ -106,18 +106,19 @@ def plot_confusion(system: System, path: Path) -> None:
 
 
 def plot_training(logs: Mapping[str, Path], path: Path) -> None:
-    """Loss, and reward where there is one, by step of every training log."""
+    """Loss, reward of sampled answers, and jsd on dev by step of every training log; what a log has of them."""
     pyplot = _pyplot()
-    figure, (left, right) = pyplot.subplots(1, 2, figsize=(10, 4))
+    titles = {"loss": "loss", "reward": "reward of sampled answers", "eval_jsd": "jsd on dev rows"}
+    figure, panels = pyplot.subplots(1, 3, figsize=(14, 4))
     for name, log in logs.items():
         records = [json.loads(line) for line in log.read_text(encoding="utf-8").splitlines()]
-        for axes, key in ((left, "loss"), (right, "reward")):
+        for axes, key in zip(panels, titles, strict=True):
             points = [(record["step"], float(record[key])) for record in records if key in record]
             if points:
-                axes.plot(*zip(*points, strict=True), label=name)
-    for axes, key in ((left, "loss"), (right, "reward of sampled answers")):
+                axes.plot(*zip(*points, strict=True), label=name, marker="o" if key == "eval_jsd" else None, ms=3)
+    for axes, title in zip(panels, titles.values(), strict=True):
         axes.set_xlabel("step")
-        axes.set_ylabel(key)
+        axes.set_ylabel(title)
         if axes.lines:
             axes.legend(fontsize=7)
     _save(pyplot, figure, path)

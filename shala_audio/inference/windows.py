@@ -78,7 +78,12 @@ def plot_timeline(moments: Sequence[Moment], samples: Samples | None = None, pat
     import matplotlib.pyplot as plt
 
     figure, (upper, lower) = plt.subplots(
-        2, 1, figsize=(8, 4), sharex=True, height_ratios=(1, 3) if samples is not None else (0.01, 3), layout="constrained"
+        2,
+        1,
+        figsize=(8, 4),
+        sharex=True,
+        height_ratios=(1, 3) if samples is not None else (0.01, 3),
+        layout="constrained",
     )
     upper.axis("off")
     if samples is not None:

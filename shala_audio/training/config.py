@@ -6,6 +6,7 @@ import sys
 import time
 from dataclasses import dataclass, field
 from functools import cache
+from importlib.util import find_spec
 from pathlib import Path
 
 import torch
@@ -114,7 +115,15 @@ class ShalaConfig(GRPOConfig):
     # Defaults that differ from TRL's, for the models and machines that the recipes are made for.
     learning_rate: float = field(default=5e-4, metadata={"help": "Peak learning rate."})
     gradient_checkpointing: bool = field(default=False, metadata={"help": "Recompute activations to save memory."})
-    report_to: str = field(default="none", metadata={"help": "Where to log: none, tensorboard, wandb, trackio."})
+    report_to: str = field(
+        default="auto",
+        metadata={
+            "help": "Where to log: tensorboard, wandb, trackio or none; auto is tensorboard where it is installed."
+        },
+    )
+    watch_dev: int = field(
+        default=4, metadata={"help": "How often in a run the model is asked about (at most 48) dev rows; 0 for never."}
+    )
     logging_steps: float = field(default=10, metadata={"help": "Log every so many steps."})
     save_strategy: str = field(default="no", metadata={"help": "When to write checkpoints: no, steps or epoch."})
     save_total_limit: int = field(default=2, metadata={"help": "Checkpoints to keep."})
@@ -131,6 +140,10 @@ class ShalaConfig(GRPOConfig):
                 f"bf16: {bf16_slowdown():.0f} times slower than float32 on this CPU; float32 is used", file=sys.stderr
             )
             self.bf16 = False
+        if self.report_to == "auto":
+            self.report_to = "tensorboard" if find_spec("tensorboard") else "none"
+        if self.watch_dev < 0:
+            raise UserError(f"watch_dev is {self.watch_dev}; use 0 or more")
         if self.method not in METHODS:
             raise UserError(f"method is {self.method!r}; use one of {', '.join(METHODS)}")
         for name, value in METHODS[self.method].settings.items():

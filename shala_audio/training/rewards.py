@@ -75,7 +75,7 @@ REWARDS: dict[str, Callable[..., Reward]] = {
 
 def _reward(name: str, judge: Callable[[Floats, Floats], float], labels: Sequence[str], invalid: float) -> Reward:
     def reward(completions: Sequence[Completion], human: Sequence[Sequence[float]], **_: Any) -> list[float]:
-        answers = [parse_answer(_text(completion), labels) for completion in completions]
+        answers = [parse_answer(text_of(completion), labels) for completion in completions]
         return [
             invalid if answer is None else judge(np.asarray(people, dtype=np.float64), answer)
             for answer, people in zip(answers, human, strict=True)
@@ -85,5 +85,6 @@ def _reward(name: str, judge: Callable[[Floats, Floats], float], labels: Sequenc
     return reward
 
 
-def _text(completion: Completion) -> str:
+def text_of(completion: Completion) -> str:
+    """What was written."""
     return completion if isinstance(completion, str) else completion[-1]["content"]

@@ -30,6 +30,7 @@ from shala_audio.tasks import load_task
 from shala_audio.training.ambiguity import AmbiguityWeights
 from shala_audio.training.config import ShalaConfig
 from shala_audio.training.data import Batcher, build_dataset, few_shot_examples, hard_rows, training_rows
+from shala_audio.training.dev_watch import DevWatch
 from shala_audio.training.ear_warm_up import warm_up_ear
 from shala_audio.training.methods import METHODS
 from shala_audio.training.record import fingerprint, run_record
@@ -154,6 +155,10 @@ def _fit(model: SpeechLM, config: ShalaConfig) -> tuple[bool, dict[str, Any] | N
                 shutil.rmtree(stale)
             write_json(out / "run.json", mine)
         trainer.add_callback(_JsonLog(out / "log.jsonl", _step(checkpoint)))
+        if config.watch_dev and not trainer.is_fsdp_enabled and not trainer.is_deepspeed_enabled:
+            dev = read_manifest(str(config.manifest), "dev")
+            watch = DevWatch(trainer, model, dev, features, config.watch_dev, out, _step(checkpoint))
+            trainer.add_callback(watch)
     before = {name: p.detach().clone() for name, p in model.named_parameters() if p.requires_grad}
     trainer.train(resume_from_checkpoint=checkpoint)
     state = None

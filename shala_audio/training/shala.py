@@ -8,6 +8,7 @@
 
 from __future__ import annotations
 
+import math
 import sys
 from typing import Any
 
@@ -23,12 +24,13 @@ from shala_audio.distribution import Floats
 from shala_audio.errors import UserError
 from shala_audio.models.readouts.label_token import label_answers, label_tree
 from shala_audio.models.readouts.slots import digit_log_probs, fill_slots, slot_template
+from shala_audio.models.readouts.verbalized import parse_answer
 from shala_audio.models.speech_lm import SpeechLM
 from shala_audio.training.ambiguity import AmbiguityWeights
 from shala_audio.training.config import ShalaConfig
 from shala_audio.training.data import Batcher
 from shala_audio.training.objective import js_distance, js_divergence
-from shala_audio.training.rewards import REWARDS
+from shala_audio.training.rewards import REWARDS, text_of
 from shala_audio.training.sampling import RowSampler
 from shala_audio.training.speech_trainer import SpeechTrainer
 
@@ -144,6 +146,10 @@ class ShalaTrainer(SpeechTrainer, GRPOTrainer):
     def _calculate_rewards(self, inputs: Any, prompts: Any, completions: Any, completion_ids_list: Any) -> Tensor:
         rewards = super()._calculate_rewards(inputs, prompts, completions, completion_ids_list)
         self._rewards = rewards[:, 0]  # one reward function, all processes; kept for the running 1 - r
+        if self.batcher.builder.readout == "verbalized":
+            names = self.batcher.builder.task.label_names
+            valid = [parse_answer(text_of(completion), names) is not None for completion in completions]
+            self._metrics["train" if self.model.training else "eval"]["valid"].append(sum(valid) / len(valid))
         return rewards
 
     def _weigh(self, rows: Tensor, gap: Tensor) -> Tensor:
@@ -220,6 +226,8 @@ class ShalaTrainer(SpeechTrainer, GRPOTrainer):
         distances = js_distance(divergence.detach())
         mode = "train" if self.model.training else "eval"
         self._metrics[mode]["jsd"].append(self.accelerator.gather(distances).mean().item())
+        bits = -(log_q.detach().exp() * log_q.detach()).sum(dim=-1) / math.log(2)
+        self._metrics[mode]["stated_entropy"].append(self.accelerator.gather(bits).mean().item())
         loss = js_distance(divergence) if self.args.exact_loss == "distance" else divergence
         if mode == "eval":
             return loss.mean()
