@@ -2,9 +2,10 @@
 # make test    sets everything up, then runs the tests
 # make lint    ruff and mypy
 # make bench   times us against what one would run instead; some 20 minutes on two cores
+# make docs    the documents, in build/site; a broken link stops it
 # make setup   the environment alone, in .venv
 # uv is used when it is there, else pip.
-.PHONY: setup demo test lint bench
+.PHONY: setup demo test lint bench docs
 SHELL := /bin/bash
 PYTHON ?= python3
 BIN := .venv/bin
@@ -32,3 +33,6 @@ lint: setup
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
+
+docs: setup
+	$(BIN)/mkdocs build --strict --quiet

@@ -1,5 +1,10 @@
 """The one error that a user can cause and mend."""
 
+from __future__ import annotations
+
+from collections.abc import Iterable
+from difflib import get_close_matches
+
 
 class UserError(Exception):
     """A wrong request: a bad path, option or file. The message is one line that names it and says what to do.
@@ -8,3 +13,26 @@ class UserError(Exception):
     """
 
     one_process = False  # of several: whether it alone has the complaint, so that the others cannot say it
+
+
+def nearest(wrong: str, right: Iterable[str]) -> str:
+    """A question after the one that was meant, to stand in a message; nothing where none is near.
+
+    >>> nearest("jsno", ["table", "json", "jsonl"])
+    '; did you mean json?'
+    >>> nearest("x", ["table"])
+    ''
+    """
+    found = get_close_matches(str(wrong), list(right), n=1)
+    return f"; did you mean {found[0]}?" if found else ""
+
+
+def not_one_of(name: str, wrong: str, right: Iterable[str]) -> UserError:
+    """The error that an option, or a field of a file, has none of the values it may have.
+
+    >>> str(not_one_of("--format", "jsno", ["table", "json"]))
+    "--format is 'jsno'; did you mean json? Use one of table, json"
+    """
+    right = list(right)
+    near = nearest(wrong, right)
+    return UserError(f"{name} is {wrong!r}{near}{' Use' if near else '; use'} one of {', '.join(right)}")

@@ -12,7 +12,7 @@ from typing import Any
 
 import yaml
 
-from shala_audio.errors import UserError
+from shala_audio.errors import UserError, nearest
 
 _PACKAGE = Path(__file__).parent
 # In an installed wheel the configurations lie inside the package, in a clone beside it.
@@ -93,8 +93,11 @@ def config_path(kind: str, name_or_path: str) -> Path:
     for candidate in (Path(name_or_path), CONFIGS / kind / f"{name_or_path}.yaml"):
         if candidate.is_file():
             return candidate
-    known = ", ".join(sorted(path.stem for path in (CONFIGS / kind).glob("*.yaml")))
-    raise UserError(f"{name_or_path}: no such file, and no configuration of that name in configs/{kind} ({known})")
+    known = sorted(path.stem for path in (CONFIGS / kind).glob("*.yaml"))
+    raise UserError(
+        f"{name_or_path}: no such file, and no configuration of that name in configs/{kind} ({', '.join(known)})"
+        + nearest(name_or_path, known)
+    )
 
 
 def is_main_process() -> bool:

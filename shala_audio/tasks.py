@@ -12,7 +12,7 @@ import jinja2
 from jinja2 import meta
 from jinja2.sandbox import ImmutableSandboxedEnvironment
 
-from shala_audio.errors import UserError
+from shala_audio.errors import UserError, not_one_of
 from shala_audio.files import config_path, read_yaml
 
 MODALITIES = ("audio", "text", "audio+text")
@@ -105,7 +105,7 @@ class Task:
             UserError: no such input, or the prompt has no place for it.
         """
         if modality not in MODALITIES:
-            raise UserError(f"input is {modality!r}; use one of {', '.join(MODALITIES)}")
+            raise not_one_of("input", modality, MODALITIES)
         seen = meta.find_undeclared_variables(_JINJA.parse(self.prompt))
         for part in ("audio", "text"):
             if part in modality and part not in seen:

@@ -8,7 +8,9 @@ from typing import Annotated, Any
 import typer
 
 from shala_audio.cli.score import TaskOption
-from shala_audio.errors import UserError
+from shala_audio.errors import UserError, not_one_of
+
+KINDS = ("prior", "linear", "attentive")
 
 
 def baseline(
@@ -23,6 +25,8 @@ def baseline(
 
     linear: softmax regression on mean and deviation over time of one encoder layer; layer and penalty are chosen on dev.
     attentive: learnt layer weights and attentive pooling over time; learning rate and passes are chosen on dev.
+
+    Example: shala-audio baseline linear data/manifest.jsonl --features features --out exp/linear/predictions.jsonl
     """
     import time
 
@@ -33,6 +37,8 @@ def baseline(
     from shala_audio.files import write_json
     from shala_audio.tasks import load_task
 
+    if kind not in KINDS:
+        raise not_one_of("the baseline", kind, KINDS)
     started = time.monotonic()
     rows = read_manifest(manifest)
     if not rows:
@@ -42,7 +48,7 @@ def baseline(
         train = [row for row in rows if row.split == "train" and row.votes]
         prior = LabelDistribution(chosen.label_names, mean_distribution(train, chosen.label_names))
         write_predictions(out, [(row.id, prior) for row in rows if row.split == "test" and row.votes])
-    elif kind in ("linear", "attentive"):
+    else:
         if features is None:
             raise UserError(f"--features: the {kind} classifier needs the folder of features")
         from shala_audio.audio.features import FeatureStore
@@ -68,6 +74,4 @@ def baseline(
         # What dev chose is no setting: it differs between seeds.
         record = {"method": kind, "task": chosen.name, **cost_record(seed, time.monotonic() - started, manifest)}
         write_json(out.parent / "training.json", {**record, "chosen": settings})
-    else:
-        raise UserError(f"{kind}: no such baseline; use prior, linear or attentive")
     print(out)

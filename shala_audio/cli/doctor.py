@@ -12,7 +12,10 @@ EXTRAS = {"matplotlib": "plots", "fastapi": "web", "uvicorn": "web", "tensorboar
 
 
 def doctor() -> None:
-    """Tell what is installed, what works, and what to do about the rest. Exits with 1 if something needed fails."""
+    """Tell what is installed, what works, and what to do about the rest. Exits with 1 if something needed fails.
+
+    Example: shala-audio doctor
+    """
     from shala_audio.models.sources import DEFAULT_MODELS, cache_folder, is_pulled
     from shala_audio.torchaudio_fix import needs_fix
 

@@ -13,7 +13,10 @@ app = typer.Typer(help="Default models: what they are, and fetching them.", no_a
 
 @app.command("list")
 def list_models() -> None:
-    """Default models, their licence, and where they came from."""
+    """Default models, their licence, and where they came from.
+
+    Example: shala-audio models list
+    """
     from shala_audio.models.sources import DEFAULT_MODELS, cache_folder, describe
 
     table = Table("name", "role", "licence", "state")
@@ -28,7 +31,10 @@ def list_models() -> None:
 def pull_models(
     names: Annotated[list[str] | None, typer.Argument(help="Names; all where none is given.", metavar="NAME")] = None,
 ) -> None:
-    """Fetch default models, check their sha256, and keep them as safetensors. The licence is printed first."""
+    """Fetch default models, check their sha256, and keep them as safetensors. The licence is printed first.
+
+    Example: shala-audio models pull whisper-base
+    """
     from shala_audio.models.sources import DEFAULT_MODELS, pull
 
     for name in names or list(DEFAULT_MODELS):

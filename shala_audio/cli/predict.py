@@ -15,7 +15,7 @@ import typer
 from shala_audio.cli.inputs import ManifestRows, sound_files
 from shala_audio.cli.outputs import FORMATS, Prediction, write, write_together
 from shala_audio.cli.shards import Shard, launched_shard, parse_shard
-from shala_audio.errors import UserError
+from shala_audio.errors import UserError, not_one_of
 
 
 def predict(
@@ -70,7 +70,7 @@ def predict(
     --features features --format jsonl --out predictions.jsonl
     """
     if format not in FORMATS:
-        raise UserError(f"--format is {format!r}; use one of {', '.join(FORMATS)}")
+        raise not_one_of("--format", format, FORMATS)
     if hop is not None and window is None:
         raise UserError("--hop needs --window")
     if window is not None and (text or any(name.endswith(".jsonl") for name in inputs or [])):

@@ -10,7 +10,7 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
-from shala_audio.errors import UserError
+from shala_audio.errors import UserError, nearest
 
 CORPORA = ("chaosnli", "goemotions", "crema_d", "msp_podcast", "mini", "mini_text")
 
@@ -49,7 +49,7 @@ def prepare(
         max_rows = None
     else:
         if corpus not in CORPORA:
-            raise UserError(f"{corpus}: no such corpus; known are {', '.join(CORPORA)}")
+            raise UserError(f"{corpus}: no such corpus; known are {', '.join(CORPORA)}{nearest(corpus, CORPORA)}")
         if source is None:
             raise UserError(f"--source: name the folder of {corpus}")
         if not source.is_dir():

@@ -8,7 +8,7 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from shala_audio.errors import UserError
+from shala_audio.errors import UserError, nearest
 from shala_audio.files import is_main_process
 
 if TYPE_CHECKING:
@@ -71,7 +71,17 @@ def parse(arguments: list[str]) -> ShalaConfig:
         path = arguments[index + 1]
         known = set(ShalaConfig.__dataclass_fields__)
         if unknown := sorted(set(read_yaml(path)) - known):
-            raise UserError(f"{path}: unknown fields {', '.join(unknown)}; `shala-audio train --help_all` lists all")
+            near = nearest(unknown[0], known)
+            raise UserError(
+                f"{path}: unknown fields {', '.join(unknown)}{near or ';'} `shala-audio train --help_all` lists all"
+            )
+    flags = [word[2:].split("=")[0] for word in arguments if word.startswith("--")]
+    for flag in flags:
+        if not any(name.startswith(flag.removeprefix("no_")) for name in {*ShalaConfig.__dataclass_fields__, "config"}):
+            raise UserError(
+                f"--{flag}: no such setting{nearest(flag, ShalaConfig.__dataclass_fields__) or ';'} "
+                "`shala-audio train --help_all` lists all"
+            )
     if not any(a.split("=")[0] == "--output_dir" for a in arguments):
         config_has = "--config" in arguments and "output_dir" in read_yaml(
             Path(arguments[arguments.index("--config") + 1])

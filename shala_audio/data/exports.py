@@ -13,7 +13,7 @@ from urllib.parse import parse_qs, unquote, urlsplit
 
 from shala_audio.audio.sound import SUFFIXES
 from shala_audio.data.vote_table import Columns, Rating, csv_ratings
-from shala_audio.errors import UserError
+from shala_audio.errors import UserError, not_one_of
 from shala_audio.files import read_json
 
 FORMATS = ("csv", "label-studio", "potato")
@@ -37,7 +37,7 @@ def ratings(path: Path, format: str, columns: Columns, items: Path | None, left_
         UserError: the file is not what `format` says, or a name must be given.
     """
     if format not in FORMATS:
-        raise UserError(f"--from is {format!r}; use one of {', '.join(FORMATS)}")
+        raise not_one_of("--from", format, FORMATS)
     if items is not None and format != "potato":
         raise UserError("--items: of potato alone")
     if format == "csv":

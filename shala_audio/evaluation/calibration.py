@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 
 from shala_audio.distribution import Floats
-from shala_audio.errors import UserError
+from shala_audio.errors import UserError, not_one_of
 from shala_audio.files import read_json
 
 KINDS = ("temperature", "dirichlet")
@@ -80,7 +80,7 @@ def fit(kind: str, predicted: Floats, human: Floats, labels: tuple[str, ...]) ->
         scale = _fit_temperature(_log(predicted), human)
         return Calibration(kind, np.eye(len(labels)) * scale, np.zeros(len(labels)), labels, len(human))
     if kind != "dirichlet":
-        raise UserError(f"calibration is {kind!r}; use one of {', '.join(KINDS)}")
+        raise not_one_of("calibration", kind, KINDS)
     if len(human) < 2 * FOLDS:
         raise UserError(f"dirichlet calibration needs {2 * FOLDS} dev rows or more; there are {len(human)}")
     logs = _log(predicted)

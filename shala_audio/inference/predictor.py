@@ -26,7 +26,7 @@ from shala_audio.audio.sound import (
 )
 from shala_audio.data.rows import Row
 from shala_audio.distribution import LabelDistribution
-from shala_audio.errors import UserError
+from shala_audio.errors import UserError, not_one_of
 from shala_audio.evaluation.calibration import KINDS, Calibration, load_calibration
 from shala_audio.inference.hub import find_model, push
 from shala_audio.inference.windows import Moment, average, window_bounds
@@ -106,7 +106,7 @@ class Predictor:
                 fitted = None
                 if calibration is not None:
                     if calibration not in KINDS:
-                        raise UserError(f"calibration is {calibration!r}; use one of {', '.join(KINDS)}")
+                        raise not_one_of("calibration", calibration, KINDS)
                     path = inside / f"calibration_{calibration}.json"
                     if not path.is_file():
                         raise UserError(f"{path}: no such file; `shala-audio calibrate` fits one on the dev split")
@@ -176,7 +176,9 @@ class Predictor:
         """Distributions of windows over a long clip, which together cover all of it.
 
         Args:
-            window, hop: seconds.
+            clip: as of `predict`.
+            window: seconds of each.
+            hop: seconds from one to the next.
         """
         samples = self._samples(clip)
         bounds = window_bounds(len(samples), window, hop)

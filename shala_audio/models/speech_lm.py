@@ -31,7 +31,7 @@ from transformers.cache_utils import DynamicLayer
 from transformers.modeling_outputs import BaseModelOutputWithPast, CausalLMOutputWithPast
 
 from shala_audio.audio.encoders import AudioEncoder, load_encoder
-from shala_audio.errors import UserError
+from shala_audio.errors import UserError, not_one_of
 from shala_audio.files import read_json, write_beside, write_json
 from shala_audio.models.config import ModelConfig, model_config_from_dict
 from shala_audio.models.ear import Ear
@@ -153,7 +153,7 @@ class SpeechLM(PreTrainedModel, GenerationMixin):
                 attributes.
         """
         if readout not in READOUTS:
-            raise UserError(f"readout is {readout!r}; use one of {', '.join(READOUTS)}")
+            raise not_one_of("readout", readout, READOUTS)
         if task.has_audio and model_config.encoder is None:
             raise UserError(f"task {task.name} needs sound, but the model has no encoder")
         if attributes and (readout != "label_token" or not task.attributes):

@@ -17,7 +17,7 @@ from safetensors.numpy import load_file, save_file
 
 from shala_audio.data.votes import entropy_estimate
 from shala_audio.distribution import Floats
-from shala_audio.errors import UserError
+from shala_audio.errors import UserError, not_one_of
 from shala_audio.files import write_beside
 
 KINDS = ("static", "dynamic", "off")
@@ -160,7 +160,7 @@ class AmbiguityWeights:
 def _check(settings: AmbiguitySettings, entropy: Floats) -> None:
     """Refuse what cannot work, and what would weight nothing without a word."""
     if settings.kind not in KINDS:
-        raise UserError(f"ambiguity is {settings.kind!r}; use one of {', '.join(KINDS)}")
+        raise not_one_of("ambiguity", settings.kind, KINDS)
     ends = [settings.strength] if settings.strength_end is None else [settings.strength, settings.strength_end]
     for name, value in zip(("ambiguity_lambda", "ambiguity_lambda_end"), ends, strict=False):
         if not 0 <= value <= 1:

@@ -12,7 +12,7 @@ from pathlib import Path
 import torch
 from trl import GRPOConfig
 
-from shala_audio.errors import UserError
+from shala_audio.errors import UserError, not_one_of
 from shala_audio.files import read_json
 from shala_audio.training.ambiguity import AmbiguitySettings
 from shala_audio.training.methods import METHODS
@@ -145,7 +145,7 @@ class ShalaConfig(GRPOConfig):
         if self.watch_dev < 0:
             raise UserError(f"watch_dev is {self.watch_dev}; use 0 or more")
         if self.method not in METHODS:
-            raise UserError(f"method is {self.method!r}; use one of {', '.join(METHODS)}")
+            raise not_one_of("method", self.method, METHODS)
         for name, value in METHODS[self.method].settings.items():
             found = getattr(self, name)
             if found not in (value, type(self).__dataclass_fields__[name].default):

@@ -21,7 +21,7 @@ from trl.import_utils import is_vllm_available
 from trl.trainer.utils import RepeatSampler
 
 from shala_audio.distribution import Floats
-from shala_audio.errors import UserError
+from shala_audio.errors import UserError, not_one_of
 from shala_audio.models.readouts.label_token import label_answers, label_tree
 from shala_audio.models.readouts.slots import digit_log_probs, fill_slots, slot_template
 from shala_audio.models.readouts.verbalized import parse_answer
@@ -272,7 +272,7 @@ def _check(args: ShalaConfig, prompts: int, model: SpeechLM) -> None:
     if args.beta != 0:
         raise UserError("beta: no reference model is kept, so a KL term cannot be computed; leave it at 0")
     if args.reward not in REWARDS:
-        raise UserError(f"reward is {args.reward!r}; use one of {', '.join(REWARDS)}")
+        raise not_one_of("reward", args.reward, REWARDS)
     if args.use_vllm:
         if model.readout != "verbalized" or model.task.has_audio:
             raise UserError(

@@ -265,3 +265,32 @@ def test_train_by_yaml_and_flags(tiny_lm, tmp_path):
     settings.write_text("learning_rates: 3\n")
     with pytest.raises(UserError, match=r"warm.yaml.*learning_rates"):
         invoke("train", "--config", settings, "--output_dir", tmp_path / "x")
+
+
+def test_every_command_shows_an_example():
+    from typer.main import get_command
+
+    commands = dict(get_command(app).commands)
+    commands |= {f"models {name}": command for name, command in commands.pop("models").commands.items()}
+    for name, command in commands.items():
+        text = invoke("train", "--help") if name == "train" else command.help
+        assert f"shala-audio {name}" in text, name
+
+
+@pytest.mark.parametrize(
+    ("command", "says"),
+    [
+        (
+            ("train", "--learning_rte", "3", "--output_dir", "x"),
+            "learning_rte: no such setting; did you mean learning_rate?",
+        ),
+        (("train", "--method", "shalla", "--output_dir", "x"), "'shalla'; did you mean shala? Use one of zero_shot, "),
+        (("predict", "default", "a.wav", "--format", "jsno"), "'jsno'; did you mean json?"),
+        (("prepare", "crema", "--out", "x"), "did you mean crema_d?"),
+        (("baseline", "liner", "x", "--out", "y"), "did you mean linear?"),
+    ],
+)
+def test_a_wrong_word_is_answered_with_the_nearest_right_one(command, says):
+    with pytest.raises(UserError) as error:
+        invoke(*command)
+    assert says in str(error.value)

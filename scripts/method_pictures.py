@@ -1,0 +1,51 @@
+"""The pictures of docs/explained.md.
+
+python scripts/method_pictures.py
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import matplotlib
+
+matplotlib.use("Agg")
+import matplotlib.pyplot as plt
+import numpy as np
+
+from shala_audio.distribution import LabelDistribution
+
+IMAGES = Path(__file__).parents[1] / "docs" / "images"
+LABELS = ("angry", "disgusted", "neutral", "sad")
+
+
+def bars(axes: Any, probs: list[float], title: str, other: list[float] | None = None) -> None:
+    axes.bar(LABELS, probs, color="tab:cyan", label="model" if other else None)
+    if other:
+        axes.bar(LABELS, other, facecolor="none", edgecolor="black", label="raters")
+    axes.set(ylim=(0, 1.05), title=title)
+    axes.tick_params(axis="x", labelrotation=25, labelsize=8)
+
+
+def main() -> None:
+    clear, divided = [1.0, 0, 0, 0], [0.5, 0.4, 0.1, 0]
+    figure, panels = plt.subplots(1, 4, figsize=(11, 2.8), sharey=True, layout="constrained")
+    bars(panels[0], clear, "clip 1, one label")
+    bars(panels[1], clear, "clip 2, one label")
+    bars(panels[2], clear, "clip 1, votes")
+    bars(panels[3], divided, "clip 2, votes")
+    figure.savefig(IMAGES / "idea_votes.png", dpi=110)
+    human = LabelDistribution(LABELS, np.array(divided))
+    figure, panels = plt.subplots(1, 4, figsize=(11, 2.8), sharey=True, layout="constrained")
+    for axes, stated in zip(
+        panels, ([0.5, 0.4, 0.1, 0], [0.6, 0.3, 0.1, 0], [0.25] * 4, [0, 0.02, 0.08, 0.9]), strict=True
+    ):
+        distance = human.jsd(LabelDistribution(LABELS, np.array(stated)))
+        bars(axes, stated, f"jsd {distance:.2f}", divided)
+    panels[0].legend(fontsize=8)
+    figure.savefig(IMAGES / "idea_distance.png", dpi=110)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,70 @@
+"""The documents build without a broken link, and their examples and the notebook run."""
+
+from __future__ import annotations
+
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import nbformat
+import numpy as np
+import pytest
+import soundfile
+from nbclient import NotebookClient
+
+from shala_audio.models.sources import is_pulled
+
+ROOT = Path(__file__).parents[1]
+with_models = pytest.mark.skipif(
+    not (is_pulled("whisper-base") and is_pulled("smollm2-135m-instruct")),
+    reason="the default models are not in the cache: `shala-audio models pull`",
+)
+
+
+def blocks(path: Path) -> list[str]:
+    return re.findall(r"^```python\n(.*?)^```", path.read_text(), re.DOTALL | re.MULTILINE)
+
+
+def test_the_documents_build_strictly(tmp_path):
+    command = [sys.executable, "-m", "mkdocs", "build", "--strict", "--quiet", "--site-dir", str(tmp_path / "site")]
+    environment = {**os.environ, "NO_MKDOCS_2_WARNING": "1"}
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, env=environment)
+    assert done.returncode == 0, done.stdout + done.stderr
+    pages = {path.relative_to(tmp_path / "site").as_posix() for path in (tmp_path / "site").rglob("*.html")}
+    assert {"index.html", "tour.html", "recipes/crema_d.html", "api.html"} <= pages
+    assert "What we measured" in (tmp_path / "site" / "recipes" / "crema_d.html").read_text()
+    assert "predict_batch" in (tmp_path / "site" / "api.html").read_text()
+
+
+def test_every_page_is_in_the_contents():
+    contents = (ROOT / "mkdocs.yml").read_text()
+    for page in (ROOT / "docs").glob("*.md"):
+        assert page.name in contents, f"{page.name} is in no menu"
+    for recipe in (ROOT / "recipes").glob("*/README.md"):
+        assert f"recipes/{recipe.parent.name}.md" in contents
+
+
+@with_models
+def test_the_examples_of_the_tour_and_the_readme_run(tmp_path):
+    for name in ("clip", "a", "b"):
+        soundfile.write(tmp_path / f"{name}.wav", 0.1 * np.random.default_rng(0).standard_normal(32_000), 16_000)
+    soundfile.write(tmp_path / "long.wav", 0.1 * np.random.default_rng(0).standard_normal(96_000), 16_000)
+    readme = blocks(ROOT / "README.md")[0].replace("recipes/mini/data/seed0/audio/mini_00000.wav", "clip.wav")
+    code = "\n".join([*blocks(ROOT / "docs" / "tour.md"), readme])
+    done = subprocess.run([sys.executable, "-c", code], cwd=tmp_path, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    assert "'label': 'gratitude'" in done.stdout
+
+
+@with_models
+def test_the_notebook_runs(tmp_path):
+    notebook = nbformat.read(ROOT / "notebooks" / "tour.ipynb", as_version=4)
+    assert not any(cell.get("outputs") for cell in notebook.cells), "kept without outputs"
+    NotebookClient(
+        notebook, timeout=300, kernel_name="python3", resources={"metadata": {"path": str(tmp_path)}}
+    ).execute()
+    results = [output for cell in notebook.cells for output in cell.get("outputs", [])]
+    assert sum("image/png" in output.get("data", {}) for output in results) == 2
+    assert any("text/html" in output.get("data", {}) for output in results), "bars in the notebook"
