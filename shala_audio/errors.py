@@ -15,6 +15,13 @@ class UserError(Exception):
     one_process = False  # of several: whether it alone has the complaint, so that the others cannot say it
 
 
+class Stopped(Exception):
+    """Work that was stopped because it could not succeed any more. The message says why and what to try.
+
+    The command line prints it and exits with status 1, without a traceback.
+    """
+
+
 def nearest(wrong: str, right: Iterable[str]) -> str:
     """A question after the one that was meant, to stand in a message; nothing where none is near.
 

@@ -18,6 +18,8 @@ _PACKAGE = Path(__file__).parent
 # In an installed wheel the configurations lie inside the package, in a clone beside it.
 CONFIGS = _PACKAGE / "configs" if (_PACKAGE / "configs").is_dir() else _PACKAGE.parent / "configs"
 
+LARGEST_YAML = 1_000_000  # bytes
+
 
 @contextmanager
 def write_beside(path: str | Path) -> Iterator[Path]:
@@ -35,11 +37,26 @@ def write_beside(path: str | Path) -> Iterator[Path]:
     beside = path.with_name(f".{path.name}.{os.getpid()}.{threading.get_ident()}.tmp")
     try:
         yield beside
-        with open(beside, "rb") as file:
-            os.fsync(file.fileno())
+        sync_file(beside)
         beside.replace(path)
     finally:
         beside.unlink(missing_ok=True)
+
+
+def sync_file(path: Path) -> None:
+    """Have a file, or the names in a folder, on the disk before anything else is done."""
+    handle = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)
+
+
+def sync_folder(folder: Path) -> None:
+    """Have a folder and all in it on the disk."""
+    for path in sorted(folder.rglob("*"), reverse=True):
+        sync_file(path)
+    sync_file(folder)
 
 
 def write_text(path: str | Path, text: str) -> None:
@@ -63,21 +80,32 @@ def read_json(path: str | Path) -> Any:
         return json.loads(Path(path).read_text(encoding="utf-8"))
     except FileNotFoundError:
         raise UserError(f"{path}: no such file") from None
-    except (json.JSONDecodeError, UnicodeDecodeError) as error:
+    except (json.JSONDecodeError, UnicodeDecodeError, RecursionError) as error:
         raise UserError(f"{path}: not valid JSON ({error})") from None
 
 
+class _PlainLoader(yaml.SafeLoader):
+    """Runs no code, and takes no aliases: a few lines of them can stand for gigabytes."""
+
+    def compose_node(self, parent: Any, index: Any) -> Any:
+        if self.check_event(yaml.AliasEvent):
+            raise yaml.YAMLError("aliases (*name) are not taken")
+        return super().compose_node(parent, index)
+
+
 def read_yaml(path: str | Path) -> dict[str, Any]:
-    """Read a YAML mapping, with the loader that runs no code.
+    """Read a YAML mapping, with a loader that runs no code.
 
     Raises:
-        UserError: the file is missing, is not YAML, or does not hold a mapping.
+        UserError: the file is missing, is larger than a megabyte, is not YAML, or does not hold a mapping.
     """
     try:
-        value = yaml.safe_load(Path(path).read_text(encoding="utf-8"))
+        if Path(path).stat().st_size > LARGEST_YAML:
+            raise UserError(f"{path}: larger than {LARGEST_YAML:,} bytes, which no configuration is")
+        value = yaml.load(Path(path).read_text(encoding="utf-8"), Loader=_PlainLoader)  # noqa: S506
     except FileNotFoundError:
         raise UserError(f"{path}: no such file") from None
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
+    except (yaml.YAMLError, UnicodeDecodeError, RecursionError) as error:
         raise UserError(f"{path}: not valid YAML ({' '.join(str(error).split())})") from None
     if not isinstance(value, dict):
         raise UserError(f"{path}: a mapping of names to values is needed")

@@ -16,6 +16,7 @@ from shala_audio.errors import UserError, not_one_of
 from shala_audio.files import config_path, read_yaml
 
 MODALITIES = ("audio", "text", "audio+text")
+MOST_LABELS = 256
 # In a rendered prompt this stands where the sound goes; it becomes one token for every stack of encoder frames.
 AUDIO_TOKEN = "<|audio|>"
 
@@ -131,10 +132,18 @@ def task_from_dict(fields: Mapping[str, Any], source: str) -> Task:
         raise UserError(f"{source}: missing fields {missing}, unknown fields {unknown}")
     if fields["modality"] not in MODALITIES:
         raise UserError(f"{source}: modality is {fields['modality']!r}; use one of {', '.join(MODALITIES)}")
+    if not isinstance(fields["labels"], list):
+        raise UserError(f"{source}: labels must be a list")
+    if len(fields["labels"]) > MOST_LABELS:
+        raise UserError(f"{source}: {len(fields['labels']):,} labels; at most {MOST_LABELS} can be asked about at once")
     labels = []
     for label in fields["labels"]:
-        label = {"name": label, "word": label} if isinstance(label, str) else dict(label)
-        if set(label) - {"name", "word"} or not str(label.get("name", "")).strip():
+        label = dict(label) if isinstance(label, Mapping) else {"name": label, "word": label}
+        if (
+            set(label) - {"name", "word"}
+            or not all(isinstance(value, (str, int, float)) for value in label.values())
+            or not all(str(label.get(key, label.get("name", ""))).strip() for key in ("name", "word"))
+        ):
             raise UserError(f"{source}: each label is a name, or a mapping of `name` and `word`; found {label}")
         labels.append(Label(str(label["name"]), str(label.get("word", label["name"]))))
     for what in ("name", "word"):

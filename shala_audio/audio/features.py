@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
-from safetensors import safe_open
+from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 from tqdm import tqdm
@@ -53,7 +53,7 @@ class FeatureStore:
         if encoder is not None:
             check_encoder(self.folder, self.encoder, encoder)
         self.entries = _current(self.folder)
-        self._open = lru_cache(maxsize=128)(lambda name: safe_open(self.folder / name, framework="pt"))
+        self._open = lru_cache(maxsize=128)(self._open_shard)
 
     def __contains__(self, row_id: str) -> bool:
         return row_id in self.entries
@@ -71,6 +71,16 @@ class FeatureStore:
     def __getitem__(self, row_id: str) -> Tensor:
         """Features of a row or a copy, (S, T, D) float16."""
         return self._open(self._entry(row_id)["shard"]).get_tensor(row_id)
+
+    def _open_shard(self, name: str) -> Any:
+        if Path(name).name != name:
+            raise UserError(f"{self.folder / 'index.jsonl'}: names {name}, which is not in the folder")
+        try:
+            return safe_open(self.folder / name, framework="pt")
+        except (SafetensorError, OSError) as error:
+            raise UserError(
+                f"{self.folder / name}: cannot be read ({error}); remove {self.folder} and run `shala-audio features` again"
+            ) from None
 
     def check(self, rows: Iterable[Row]) -> None:
         """Raise where a row is now another stretch of sound than the one whose features are here.

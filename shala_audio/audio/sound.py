@@ -172,8 +172,15 @@ def _read(source: BinaryIO, offset: float, duration: float | None, longest: floa
 
 
 def read_row_audio(audio: Audio, root: str | Path) -> Samples:
-    """Sound of a manifest's row, whose path is relative to `root`."""
-    return read_sound(Path(root) / audio.path, audio.offset, audio.duration)
+    """Sound of a manifest's row, whose path is relative to `root`.
+
+    Raises:
+        UserError: a link leads out of `root`, or the sound cannot be read.
+    """
+    path = Path(root) / audio.path
+    if not path.resolve().is_relative_to(Path(root).resolve()):
+        raise UserError(f"{path}: leads out of the audio root {root}; name a root that holds what it links to")
+    return read_sound(path, audio.offset, audio.duration)
 
 
 def remarks(samples: Samples) -> list[str]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import sys
 import warnings
@@ -30,7 +31,7 @@ from shala_audio.cli import (
     validate,
     votes,
 )
-from shala_audio.errors import UserError
+from shala_audio.errors import Stopped, UserError
 from shala_audio.files import is_main_process
 
 app = typer.Typer(
@@ -84,6 +85,20 @@ def options(
     """Train language models, with or without an ear, to answer with the distribution of human judgement."""
 
 
+DISK = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EFBIG, errno.EACCES, errno.EPERM)
+
+
+def _disk(error: Exception) -> str:
+    """What could not be written, and what to do."""
+    if isinstance(error, OSError) and error.filename:
+        what = f"{error.filename}: {error.strerror}"
+    else:
+        what = " ".join(str(error).split())
+    return (
+        f"{what}; what was written before is whole: make room, or the folder writable, and run the same command again"
+    )
+
+
 def main() -> None:
     """Entry point: exit 0 done, 1 the work failed, 2 the request was wrong."""
     if not sys.stderr.isatty():
@@ -100,6 +115,19 @@ def main() -> None:
         if is_main_process() or error.one_process:
             print(f"shala-audio: error: {error}", file=sys.stderr)
         sys.exit(2)
+    except Stopped as reason:
+        print(f"shala-audio: stopped: {reason}", file=sys.stderr)
+        sys.exit(1)
+    except OSError as error:
+        if error.errno not in DISK:
+            raise
+        print(f"shala-audio: stopped: {_disk(error)}", file=sys.stderr)
+        sys.exit(1)
+    except Exception as error:
+        if "No space left on device" not in str(error):  # as the libraries that write weights and tables say it
+            raise
+        print(f"shala-audio: stopped: {_disk(error)}", file=sys.stderr)
+        sys.exit(1)
 
 
 if __name__ == "__main__":

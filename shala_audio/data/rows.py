@@ -81,7 +81,7 @@ def row_from_json(line: str, where: str) -> Row:
     """
     try:
         fields = json.loads(line)
-    except json.JSONDecodeError as error:
+    except (json.JSONDecodeError, RecursionError) as error:
         raise UserError(f"{where}: not JSON ({error})") from None
     if not isinstance(fields, dict):
         raise UserError(f"{where}: a row is a JSON object")

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from safetensors import SafetensorError
 from safetensors.numpy import load_file, save_file
 from tqdm import tqdm
 
@@ -93,9 +94,14 @@ class Neighbours:
         """
         if not (folder / ITEMS).is_file() or not (folder / PLACES).is_file():
             return None
-        with open(folder / ITEMS, encoding="utf-8") as file:
-            items = [json.loads(line) for line in file]
-        arrays = {name: array.astype(np.float64) for name, array in load_file(folder / PLACES).items()}
+        try:
+            with open(folder / ITEMS, encoding="utf-8") as file:
+                items = [json.loads(line) for line in file]
+            arrays = {name: array.astype(np.float64) for name, array in load_file(folder / PLACES).items()}
+        except (SafetensorError, OSError, ValueError) as error:
+            raise UserError(
+                f"{folder}: its neighbours cannot be read ({error}); `shala-audio neighbours` again"
+            ) from None
         if len(arrays["places"]) != len(items):
             raise UserError(f"{folder / ITEMS}: {len(items)} items, but {PLACES} has {len(arrays['places'])}")
         return cls(items, arrays["mean"], arrays["axes"], arrays["places"])

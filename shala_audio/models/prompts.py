@@ -5,10 +5,12 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any, Protocol
 
+from jinja2 import TemplateError
 from torch import Tensor
 
 from shala_audio.audio.features import pad_features
 from shala_audio.data.votes import to_distribution
+from shala_audio.errors import UserError
 from shala_audio.models.readouts.slots import write_slots
 from shala_audio.models.readouts.verbalized import write_answer
 from shala_audio.models.speech_lm import SpeechLM
@@ -47,7 +49,10 @@ class PromptBuilder:
         for example in self.examples:
             messages += [self._user(example["text"]), {"role": "assistant", "content": self._answer(example["votes"])}]
         messages.append(self._user(text))
-        prompt = self.tokenizer.apply_chat_template(messages, add_generation_prompt=True, tokenize=False)
+        try:
+            prompt = self.tokenizer.apply_chat_template(messages, add_generation_prompt=True, tokenize=False)
+        except (TemplateError, ValueError) as error:  # there is none, or it does something forbidden
+            raise UserError(f"the language model's chat template cannot be used ({error})") from None
         if frames is not None:
             prompt = prompt.replace(AUDIO_TOKEN, self.places(frames))
         return prompt + (self.task.answer if self.readout == "label_token" else "")

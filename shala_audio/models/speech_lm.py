@@ -15,6 +15,7 @@ import torch
 from peft import LoraConfig, inject_adapter_in_model
 from peft.tuners.lora import LoraLayer
 from peft.tuners.tuners_utils import BaseTunerLayer
+from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 from torch.distributed.tensor import DTensor, distribute_tensor
@@ -189,6 +190,8 @@ class SpeechLM(PreTrainedModel, GenerationMixin):
             raise UserError(f"{folder}: not a model folder ({SETTINGS} is missing)")
         settings = read_json(folder / SETTINGS)
         source = str(folder / SETTINGS)
+        if missing := sorted({"model", "task", "readout", "lm_sha256"} - set(settings)):
+            raise UserError(f"{source}: not of a model: {', '.join(missing)} missing")
         config = model_config_from_dict(settings["model"], source)
         task, attributes = task_from_dict(settings["task"], source), bool(settings.get("attributes"))
         wanted, heard_with = settings["lm_sha256"], settings.get("encoder_sha256", "")
@@ -237,7 +240,10 @@ class SpeechLM(PreTrainedModel, GenerationMixin):
         path = Path(folder) / TRAINED
         if not path.is_file():
             raise UserError(f"{folder}: not a model folder ({TRAINED} is missing)")
-        state = load_file(path)
+        try:
+            state = load_file(path)
+        except (SafetensorError, OSError) as error:
+            raise UserError(f"{path}: cannot be read ({error})") from None
         if set(state) != set(self.trained_names()):
             raise UserError(f"{path}: holds other parameters than the model's configuration asks for")
         own = dict(self.named_parameters())

@@ -76,6 +76,10 @@ class ShalaConfig(GRPOConfig):
     target: str = field(
         default="soft", metadata={"help": "Supervised methods learn the distribution (soft) or its first label (hard)."}
     )
+    patience_without_signal: int = field(
+        default=50,
+        metadata={"help": "Batches in a row whose rollouts all earned the same, that stop a run; 0 for never."},
+    )
     few_shot_examples: int = field(default=4, metadata={"help": "Answered rows in the prompt of few_shot."})
     ambiguity: str = field(
         default="static", metadata={"help": "Ambiguity weights: static, dynamic (follow what is unlearnt) or off."}

@@ -25,7 +25,8 @@ def training_rows(rows: Sequence[Row], model: SpeechLM) -> list[Row]:
     """The rows to learn from, checked.
 
     Raises:
-        UserError: none has votes, a row is of another task, or a speaker is also in another split.
+        UserError: none has votes, a row is of another task or has votes for a label that the model does not have, or a
+            speaker is also in another split.
     """
     chosen = [row for row in rows if row.split == "train" and row.votes]
     if not chosen:
@@ -36,6 +37,13 @@ def training_rows(rows: Sequence[Row], model: SpeechLM) -> list[Row]:
         if model.task.modality == "text" and not row.text:
             raise UserError(
                 f"row {row.id}: has no text, and sound does not go in; leave it out, or let sound go in too"
+            )
+    known = set(model.task.label_names)
+    for row in rows:  # of the other splits too: dev is asked about in the middle of the run
+        if row.task == model.task.name and (unknown := sorted(set(row.votes) - known)):
+            raise UserError(
+                f"row {row.id}: votes for {', '.join(unknown)}, which the model of task {row.task} does not have "
+                f"({', '.join(model.task.label_names)})"
             )
     check_speakers([row for row in rows if row.votes])
     return chosen

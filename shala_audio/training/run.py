@@ -19,7 +19,7 @@ from shala_audio.audio.features import FeatureStore
 from shala_audio.data.rows import Row, read_manifest
 from shala_audio.data.votes import human_distributions, vote_counts
 from shala_audio.distribution import Floats, jsd
-from shala_audio.errors import UserError
+from shala_audio.errors import Stopped, UserError
 from shala_audio.files import read_json, write_json, write_text
 from shala_audio.inference.card import write_card
 from shala_audio.inference.predictor import Predictor
@@ -32,9 +32,11 @@ from shala_audio.training.config import ShalaConfig
 from shala_audio.training.data import Batcher, build_dataset, few_shot_examples, hard_rows, training_rows
 from shala_audio.training.dev_watch import DevWatch
 from shala_audio.training.ear_warm_up import warm_up_ear
+from shala_audio.training.guard import Guard
 from shala_audio.training.methods import METHODS
 from shala_audio.training.record import fingerprint, run_record
 from shala_audio.training.shala import ShalaTrainer
+from shala_audio.training.speech_trainer import UNFINISHED
 from shala_audio.training.warm_start import WarmStartTrainer
 
 
@@ -66,7 +68,7 @@ def train(config: ShalaConfig) -> Path:
     model.save_pretrained(out, state_dict=state)
     for stale in (*out.glob("calibration_*.json"), *out.glob("predictions*.jsonl"), *out.glob("score*.json")):
         stale.unlink()  # of the model that was here before
-    for checkpoint in out.glob("checkpoint-*"):  # they are for going on after an interruption, and there was none
+    for checkpoint in (*out.glob("checkpoint-*"), *out.glob(UNFINISHED)):  # for going on after an interruption
         shutil.rmtree(checkpoint)
     write_json(out / "training.json", run_record(config, model, time.monotonic() - started, resumed))
     write_card(out)
@@ -151,7 +153,7 @@ def _fit(model: SpeechLM, config: ShalaConfig) -> tuple[bool, dict[str, Any] | N
     out = Path(str(config.output_dir))
     if config.process_index == 0:
         if checkpoint is None:  # nothing of an earlier run may be gone on from as if it were this one's
-            for stale in out.glob("checkpoint-*"):
+            for stale in (*out.glob("checkpoint-*"), *out.glob(UNFINISHED)):
                 shutil.rmtree(stale)
             write_json(out / "run.json", mine)
         trainer.add_callback(_JsonLog(out / "log.jsonl", _step(checkpoint)))
@@ -159,10 +161,12 @@ def _fit(model: SpeechLM, config: ShalaConfig) -> tuple[bool, dict[str, Any] | N
             dev = read_manifest(str(config.manifest), "dev")
             watch = DevWatch(trainer, model, dev, features, config.watch_dev, out, _step(checkpoint))
             trainer.add_callback(watch)
+    spread = trainer.is_fsdp_enabled or trainer.is_deepspeed_enabled
+    trainer.add_callback(Guard(model, gradients=not spread))
     before = {name: p.detach().clone() for name, p in model.named_parameters() if p.requires_grad}
     trainer.train(resume_from_checkpoint=checkpoint)
     state = None
-    if trainer.is_fsdp_enabled or trainer.is_deepspeed_enabled:
+    if spread:
         state = trainer.accelerator.get_state_dict(
             trainer.model_wrapped
         )  # gathered by all, for the first process to keep
@@ -173,7 +177,7 @@ def _fit(model: SpeechLM, config: ShalaConfig) -> tuple[bool, dict[str, Any] | N
         and trainer.state.global_step > 1  # the first step has a learning rate of 0
         and all(torch.equal(after[name].to(value), value) for name, value in before.items())
     ):
-        raise RuntimeError("training changed no parameter: no gradient reached the ear or the adapter")
+        raise Stopped("training changed no parameter: no gradient reached the ear or the adapter")
     return checkpoint is not None, state
 
 

@@ -21,7 +21,7 @@ from trl.import_utils import is_vllm_available
 from trl.trainer.utils import RepeatSampler
 
 from shala_audio.distribution import Floats
-from shala_audio.errors import UserError, not_one_of
+from shala_audio.errors import Stopped, UserError, not_one_of
 from shala_audio.models.readouts.label_token import label_answers, label_tree
 from shala_audio.models.readouts.slots import digit_log_probs, fill_slots, slot_template
 from shala_audio.models.readouts.verbalized import parse_answer
@@ -63,7 +63,7 @@ class ShalaTrainer(SpeechTrainer, GRPOTrainer):
         self.prompts_per_step = rows if self.exact else rows // args.num_generations
         _check(args, self.prompts_per_step, model)
         self.batcher, self.weights = batcher, weights
-        self.steps_without_signal = 0
+        self.steps_without_signal = self.silent_in_a_row = 0
         # Of the batch at hand, for the hooks that TRL gives no room to pass them.
         self._audio: dict[str, Tensor] = {}
         self._rows: Tensor | None = None
@@ -174,6 +174,13 @@ class ShalaTrainer(SpeechTrainer, GRPOTrainer):
         silent = bool((groups.amax(dim=1) - groups.amin(dim=1)).max() < 1e-6)
         self._metrics["train"]["without_signal"].append(float(silent))
         self.steps_without_signal += silent
+        self.silent_in_a_row = self.silent_in_a_row + 1 if silent else 0
+        if self.silent_in_a_row == self.args.patience_without_signal:
+            raise Stopped(
+                f"step {self.state.global_step + 1}: all rollouts of every prompt have earned the same for "
+                f"{self.silent_in_a_row} batches in a row ({float(self._rewards.mean()):.3f} on average), so nothing is "
+                "learnt; try a longer warm start, more rollouts (num_generations) or a higher temperature"
+            )
         if silent and self.steps_without_signal in (1, 10, 100, 1000) and self.accelerator.is_main_process:
             print(
                 f"step {self.state.global_step + 1}: all rollouts of every prompt earned the same "

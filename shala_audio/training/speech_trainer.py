@@ -3,16 +3,28 @@
 from __future__ import annotations
 
 import os
+import shutil
+import sys
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor
 
 from shala_audio.distribution import Floats
+from shala_audio.files import sync_file, sync_folder
 from shala_audio.training.data import Batcher
+from shala_audio.training.guard import check_loss
 from shala_audio.training.objective import concordance_loss
 from shala_audio.training.sampling import RowSampler, visit_order
+
+UNFINISHED = "unfinished"  # folder of a checkpoint that is being written
+
+
+def checkpoints(out: Path) -> list[Path]:
+    """A run's checkpoints, by their steps."""
+    return sorted(out.glob("checkpoint-*"), key=lambda folder: int(folder.name.rsplit("-", 1)[1]))
 
 
 def learning_rate(name: str, args: Any) -> float:
@@ -32,6 +44,8 @@ class SpeechTrainer:
     batcher: Batcher
     model: Any
     optimizer: Any
+    state: Any
+    _saving = False
     get_decay_parameter_names: Any
     get_optimizer_cls_and_kwargs: Any
 
@@ -43,6 +57,33 @@ class SpeechTrainer:
             os.makedirs(folder, exist_ok=True)
             self.accelerator.unwrap_model(self.model).save_pretrained(folder, state_dict=state_dict)
 
+    def _get_output_dir(self, trial: Any = None) -> str:
+        folder: str = super()._get_output_dir(trial)  # type: ignore[misc]
+        return os.path.join(folder, UNFINISHED) if self._saving else folder
+
+    def _save_checkpoint(self, model: Any, trial: Any) -> None:
+        """Written beside, synced and renamed: whenever the process is killed, a checkpoint is complete or absent, and the
+        previous one stays until the new one is there."""
+        out = Path(self._get_output_dir(trial))
+        if self.args.should_save:
+            shutil.rmtree(out / UNFINISHED, ignore_errors=True)  # of a run that was killed
+        self.accelerator.wait_for_everyone()
+        self._saving = True
+        try:
+            super()._save_checkpoint(model, trial)  # type: ignore[misc]
+        finally:
+            self._saving = False
+        self.accelerator.wait_for_everyone()  # all processes have written their part
+        if self.args.should_save:
+            written = out / UNFINISHED / f"checkpoint-{self.state.global_step}"
+            sync_folder(written)
+            shutil.rmtree(out / written.name, ignore_errors=True)
+            written.rename(out / written.name)
+            sync_file(out)
+            (out / UNFINISHED).rmdir()
+            for old in checkpoints(out)[: -(self.args.save_total_limit or sys.maxsize)]:
+                shutil.rmtree(old)
+
     def create_model_card(self, *_: Any, **__: Any) -> None:
         """None by TRL, whose card is of a model that writes text: `inference.card` knows better."""
 
@@ -53,13 +94,20 @@ class SpeechTrainer:
             return {**super()._prepare_input(data), **kept}  # type: ignore[misc]
         return super()._prepare_input(data)  # type: ignore[misc]
 
+    def training_step(self, *arguments: Any, **options: Any) -> Tensor:
+        loss = super().training_step(*arguments, **options)  # type: ignore[misc]
+        check_loss(loss.detach(), self.state.global_step + 1)
+        return loss
+
     def _load_from_checkpoint(self, resume_from_checkpoint: str, model: Any = None) -> None:
         self.accelerator.unwrap_model(model or self.model).load_trained(resume_from_checkpoint)
 
     def _get_train_sampler(self, dataset: Any = None) -> RowSampler:
-        """Batches of rows of similar length, in an order that depends on the seed and the epoch alone."""
+        """Steps of rows of similar length, in an order that depends on the seed and the epoch, and not on how a step's rows
+        are spread over processes and accumulation."""
         dataset = self.train_dataset if dataset is None else dataset
-        lengths, batch = dataset["length"], self.args.per_device_train_batch_size * self.args.world_size
+        batch = self.args.per_device_train_batch_size * self.args.world_size * self.args.gradient_accumulation_steps
+        lengths = dataset["length"]
         return RowSampler(lambda epoch: self._order(lengths, batch, epoch), len(lengths))
 
     def _order(self, lengths: Sequence[int], batch: int, epoch: int) -> list[int]:

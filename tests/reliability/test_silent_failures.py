@@ -1,0 +1,137 @@
+"""Runs that cannot learn stop, and say why."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+import torch
+
+from shala_audio.data.rows import read_manifest, write_manifest
+from shala_audio.errors import Stopped, UserError
+from shala_audio.models.readouts import label_token
+from shala_audio.training import rewards
+from shala_audio.training.guard import Guard
+from shala_audio.training.run import train
+from tests.cli.test_cli import invoke
+from tests.tiny import tiny_model
+from tests.training.conftest import settings  # noqa: F401  (a fixture)
+from tests.training.helpers import shala_trainer
+
+
+@pytest.mark.parametrize("method", ["warm_start", "shala"])
+def test_a_loss_that_is_no_number(settings, method, monkeypatch):  # noqa: F811
+    from shala_audio.training import shala, warm_start
+
+    steps = []
+
+    def answers(model, tree, batch):
+        steps.append(1)
+        log_q, stated = label_token.label_answers(model, tree, batch)
+        return log_q * (float("nan") if len(steps) == 3 else 1.0), stated
+
+    for module in (shala, warm_start):
+        monkeypatch.setattr(module, "label_answers", answers)
+    with pytest.raises(Stopped, match="step 3: the loss is nan; use a lower learning_rate"):
+        train(settings("run", method=method, max_steps=6, watch_dev=0))
+
+
+def test_a_gradient_that_is_no_number(tiny_lm, tmp_path):
+    model = tiny_model(tiny_lm)
+    trainer = shala_trainer(model, tmp_path)
+    trainer.add_callback(Guard(model))
+    next(p for name, p in model.named_parameters() if "lora_B" in name).register_hook(lambda g: g * float("inf"))
+    with pytest.raises(Stopped, match="step 1: the gradient of the adapter"):
+        trainer.train()
+
+
+@pytest.mark.parametrize(("part", "says"), [("ear", "the ear"), ("lora", "the adapter")])
+def test_no_gradient_at_a_part(tiny_lm, tiny_encoder, tmp_path, part, says):
+    model = tiny_model(tiny_lm, tiny_encoder)
+    trainer = shala_trainer(model, tmp_path, max_steps=9)
+    trainer.add_callback(Guard(model))
+    for name, parameter in model.named_parameters():
+        if parameter.requires_grad and part in name:
+            parameter.register_hook(torch.zeros_like)
+    with pytest.raises(Stopped, match=rf"step 5: no gradient has reached {says} .*for 5 steps"):
+        trainer.train()
+
+
+def test_nothing_changed_at_all(settings):  # noqa: F811
+    with pytest.raises(Stopped, match="training changed no parameter"):
+        train(settings("run", method="shala", max_steps=3, learning_rate=0.0, weight_decay=0.0))
+
+
+def test_all_rewards_equal(tiny_lm, tmp_path, monkeypatch):
+    def equal(labels, invalid=0.0):
+        def reward(completions, **_):
+            return [0.25] * len(completions)
+
+        return reward
+
+    monkeypatch.setitem(rewards.REWARDS, "jsd", equal)
+    options = {"ambiguity": "off", "max_steps": 9, "num_generations": 4}
+    trainer = shala_trainer(tiny_model(tiny_lm, readout="slots"), tmp_path, patience_without_signal=3, **options)
+    with pytest.raises(Stopped, match=r"step 3: all rollouts .* for 3 batches in a row \(0.250 on average\)"):
+        trainer.train()
+
+
+def changed(settings, tmp_path, change):  # noqa: F811
+    rows = change(read_manifest(tmp_path / "manifest.jsonl"))
+    write_manifest(tmp_path / "changed.jsonl", rows)
+    return settings("run", method="warm_start", manifest=str(tmp_path / "changed.jsonl"))
+
+
+def test_votes_for_a_label_that_the_model_does_not_have(settings, tmp_path):  # noqa: F811
+    from dataclasses import replace
+
+    with pytest.raises(UserError, match="bliss"):
+        train(changed(settings, tmp_path, lambda rows: [replace(rows[0], votes={"bliss": 3}), *rows[1:]]))
+
+
+def test_a_speaker_in_two_splits(settings, tmp_path):  # noqa: F811
+    from dataclasses import replace
+
+    def share(rows):
+        test = next(index for index, row in enumerate(rows) if row.split == "test")
+        speaker = next(row.speaker for row in rows if row.split == "train")
+        return [replace(row, speaker=speaker) if index == test else row for index, row in enumerate(rows)]
+
+    with pytest.raises(UserError, match=r"speaker \S+ is in \w+ and in \w+"):
+        train(changed(settings, tmp_path, share))
+
+
+def test_rows_of_test_are_not_learnt_from(settings, tmp_path):  # noqa: F811
+    """Other votes on the test and dev rows change no weight."""
+    from dataclasses import replace
+
+    train(settings("plain", method="warm_start"))
+
+    def lie(rows):
+        return [row if row.split == "train" else replace(row, votes={"anger": 1}) for row in rows]
+
+    train(changed(settings, tmp_path, lie))
+    plain, lied = ((tmp_path / name / "trained.safetensors").read_bytes() for name in ("plain", "run"))
+    assert plain == lied
+
+
+def test_a_test_split_used_for_a_choice(settings, tmp_path):  # noqa: F811
+    train(settings("run", method="warm_start"))
+    manifest, out = tmp_path / "manifest.jsonl", tmp_path / "test.jsonl"
+    invoke("predict", tmp_path / "run", manifest, "--split", "test", "--format", "jsonl", "--out", out)
+    with pytest.raises(UserError, match="a calibration is fitted on dev alone"):
+        invoke("calibrate", tmp_path / "run", out, manifest)
+    assert json.loads(out.read_text().splitlines()[0])["probs"]
+
+
+def test_a_stop_is_one_line_and_exit_status_1(monkeypatch, capsys):
+    from shala_audio.cli import main
+
+    def stop():
+        raise Stopped("step 3: the loss is nan")
+
+    monkeypatch.setattr(main, "app", stop)
+    with pytest.raises(SystemExit) as left:
+        main.main()
+    assert left.value.code == 1
+    assert capsys.readouterr().err == "shala-audio: stopped: step 3: the loss is nan\n"
