@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import glob
 import json
 import os
+import shutil
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -18,6 +20,8 @@ _PACKAGE = Path(__file__).parent
 # In an installed wheel the configurations lie inside the package, in a clone beside it.
 CONFIGS = _PACKAGE / "configs" if (_PACKAGE / "configs").is_dir() else _PACKAGE.parent / "configs"
 
+UMASK = os.umask(0o022)  # which can only be read by setting it
+os.umask(UMASK)
 LARGEST_YAML = 1_000_000  # bytes
 
 
@@ -34,11 +38,16 @@ def write_beside(path: str | Path) -> Iterator[Path]:
     """
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
+    for left in path.parent.glob(f".{glob.escape(path.name)}.*.tmp"):  # by processes that were killed
+        if left.name.split(".")[-3].isdigit() and not os.path.exists(f"/proc/{left.name.split('.')[-3]}"):
+            left.unlink(missing_ok=True)
     beside = path.with_name(f".{path.name}.{os.getpid()}.{threading.get_ident()}.tmp")
     try:
         yield beside
+        beside.chmod(0o666 & ~UMASK)  # safetensors makes files that nobody else may read
         sync_file(beside)
         beside.replace(path)
+        sync_file(path.parent)
     finally:
         beside.unlink(missing_ok=True)
 
@@ -65,6 +74,29 @@ def write_text(path: str | Path, text: str) -> None:
         beside.write_text(text, encoding="utf-8")
 
 
+def keep_steps(path: Path, step: int) -> None:
+    """Of a log of JSON Lines, keep what was written up to a step: later ones are done again, and an interruption may have cut
+    the last line short."""
+    kept = []
+    content = path.read_text(encoding="utf-8", errors="replace") if step and path.is_file() else ""
+    for line in content.split("\n"):
+        try:
+            if json.loads(line)["step"] <= step:
+                kept.append(line + "\n")
+        except (ValueError, KeyError, TypeError):
+            continue
+    write_text(path, "".join(kept))
+
+
+def remove_folder(folder: Path) -> None:
+    """Remove a folder so that it is there whole or not at all, whenever the process is killed."""
+    if folder.is_dir():
+        aside = folder.with_name(f".{folder.name}.removed")
+        shutil.rmtree(aside, ignore_errors=True)
+        folder.rename(aside)
+        shutil.rmtree(aside)
+
+
 def write_json(path: str | Path, value: Any) -> None:
     """Write indented JSON beside and rename it."""
     write_text(path, json.dumps(value, indent=2, ensure_ascii=False) + "\n")
@@ -80,7 +112,7 @@ def read_json(path: str | Path) -> Any:
         return json.loads(Path(path).read_text(encoding="utf-8"))
     except FileNotFoundError:
         raise UserError(f"{path}: no such file") from None
-    except (json.JSONDecodeError, UnicodeDecodeError, RecursionError) as error:
+    except (ValueError, RecursionError) as error:
         raise UserError(f"{path}: not valid JSON ({error})") from None
 
 
@@ -105,7 +137,7 @@ def read_yaml(path: str | Path) -> dict[str, Any]:
         value = yaml.load(Path(path).read_text(encoding="utf-8"), Loader=_PlainLoader)  # noqa: S506
     except FileNotFoundError:
         raise UserError(f"{path}: no such file") from None
-    except (yaml.YAMLError, UnicodeDecodeError, RecursionError) as error:
+    except (yaml.YAMLError, ValueError, AttributeError, TypeError, RecursionError) as error:
         raise UserError(f"{path}: not valid YAML ({' '.join(str(error).split())})") from None
     if not isinstance(value, dict):
         raise UserError(f"{path}: a mapping of names to values is needed")

@@ -10,7 +10,7 @@ from typing import Any
 
 import jinja2
 from jinja2 import meta
-from jinja2.sandbox import ImmutableSandboxedEnvironment
+from jinja2.sandbox import ImmutableSandboxedEnvironment, SecurityError
 
 from shala_audio.errors import UserError, not_one_of
 from shala_audio.files import config_path, read_yaml
@@ -20,7 +20,22 @@ MOST_LABELS = 256
 # In a rendered prompt this stands where the sound goes; it becomes one token for every stack of encoder frames.
 AUDIO_TOKEN = "<|audio|>"
 
-_JINJA = ImmutableSandboxedEnvironment(undefined=jinja2.StrictUndefined, autoescape=False)
+
+class _PromptEnvironment(ImmutableSandboxedEnvironment):
+    """Prompts place texts and labels. They neither call nor multiply, which a few characters of could fill all memory."""
+
+    intercepted_binops = frozenset({"*", "**", "%"})
+
+    def call_binop(self, context: Any, operator: str, left: Any, right: Any) -> Any:
+        raise SecurityError(f"{operator} is not for prompts")
+
+    def is_safe_callable(self, obj: Any) -> bool:
+        return False
+
+
+_JINJA = _PromptEnvironment(undefined=jinja2.StrictUndefined, autoescape=False)
+for _name in ("center", "indent", "format", "filesizeformat", "pprint", "xmlattr", "batch", "slice"):
+    del _JINJA.filters[_name]
 
 
 @dataclass(frozen=True)
@@ -96,7 +111,7 @@ class Task:
             return template.render(text=text, labels=self.label_names, audio=audio).strip()
         except jinja2.UndefinedError as error:
             raise UserError(f"task {self.name}: the prompt needs a text field that is not there ({error})") from None
-        except jinja2.TemplateError as error:
+        except (jinja2.TemplateError, ArithmeticError, TypeError, ValueError, AttributeError) as error:
             raise UserError(f"task {self.name}: the prompt cannot be rendered for this row ({error})") from None
 
     def with_input(self, modality: str) -> Task:
@@ -167,7 +182,9 @@ def _parsed(prompt: str, source: str) -> jinja2.nodes.Template:
 
 
 def _attribute(fields: Any, source: str) -> Attribute:
-    if not isinstance(fields, Mapping) or set(fields) != {"name", "low", "high"} or not fields["low"] < fields["high"]:
+    whole = isinstance(fields, Mapping) and set(fields) == {"name", "low", "high"}
+    numbers = whole and all(type(fields[end]) in (int, float) for end in ("low", "high"))
+    if not numbers or not fields["low"] < fields["high"]:
         raise UserError(f"{source}: each attribute has a name, a low and a higher high; found {fields}")
     return Attribute(str(fields["name"]), float(fields["low"]), float(fields["high"]))
 

@@ -26,7 +26,7 @@ from torch import Tensor
 from tqdm import tqdm
 
 from shala_audio.audio.augment import perturb
-from shala_audio.audio.sound import SAMPLE_RATE, SHORTEST, Samples, read_row_audio, trim_silence
+from shala_audio.audio.sound import SAMPLE_RATE, SHORTEST, Samples, read_row_audio, row_path, trim_silence
 from shala_audio.data.rows import Row
 from shala_audio.errors import UserError
 from shala_audio.files import read_json, write_beside, write_json
@@ -70,7 +70,14 @@ class FeatureStore:
 
     def __getitem__(self, row_id: str) -> Tensor:
         """Features of a row or a copy, (S, T, D) float16."""
-        return self._open(self._entry(row_id)["shard"]).get_tensor(row_id)
+        entry = self._entry(row_id)
+        try:
+            features: Tensor = self._open(entry["shard"]).get_tensor(row_id)
+        except SafetensorError as error:
+            raise UserError(f"{self.folder / entry['shard']}: has no features of row {row_id} ({error})") from None
+        if features.ndim != 3 or features.shape[1] != entry["frames"]:
+            raise UserError(f"{self.folder}: features of row {row_id} are not as long as the index says")
+        return features
 
     def _open_shard(self, name: str) -> Any:
         if Path(name).name != name:
@@ -240,8 +247,12 @@ def _read_index(folder: Path) -> Iterator[dict[str, Any]]:
         for line in path.read_bytes().splitlines():
             try:
                 entry = json.loads(line)
-            except ValueError:  # cut short by an interruption; its clip is encoded again
+            except (ValueError, RecursionError):  # cut short by an interruption; its clip is encoded again
                 continue
+            if not isinstance(entry, dict) or not isinstance(entry.get("id"), str) or "shard" not in entry:
+                raise UserError(
+                    f"{path}: holds a line that is no entry; remove {folder} and run `shala-audio features` again"
+                )
             yield entry
 
 
@@ -256,8 +267,11 @@ def _sound_key(row: Row, root: Path) -> str:
     reading the file, of which `_batches` says more."""
     assert row.audio is not None
     try:
-        digest = hashlib.sha256((root / row.audio.path).read_bytes())
-    except (OSError, ValueError):
+        path = row_path(row.audio, root)
+        if not path.is_file():  # nor a pipe, nor a device that never ends
+            return ""
+        digest = hashlib.sha256(path.read_bytes())
+    except (UserError, OSError, ValueError):
         return ""
     digest.update(f"{row.audio.offset}:{row.audio.duration}".encode())
     return digest.hexdigest()[:16]

@@ -177,10 +177,23 @@ def read_row_audio(audio: Audio, root: str | Path) -> Samples:
     Raises:
         UserError: a link leads out of `root`, or the sound cannot be read.
     """
+    return read_sound(row_path(audio, root), audio.offset, audio.duration)
+
+
+def row_path(audio: Audio, root: str | Path) -> Path:
+    """Where the sound of a manifest's row lies.
+
+    Raises:
+        UserError: a link leads out of `root`, or leads nowhere.
+    """
     path = Path(root) / audio.path
-    if not path.resolve().is_relative_to(Path(root).resolve()):
+    try:
+        inside = path.resolve().is_relative_to(Path(root).resolve())
+    except (OSError, ValueError, RuntimeError) as error:  # a link that leads back to itself, or no name at all
+        raise UserError(f"{repr(str(path))[1:-1]}: cannot be found ({error})") from None
+    if not inside:
         raise UserError(f"{path}: leads out of the audio root {root}; name a root that holds what it links to")
-    return read_sound(path, audio.offset, audio.duration)
+    return path
 
 
 def remarks(samples: Samples) -> list[str]:

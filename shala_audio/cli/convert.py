@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from shala_audio.errors import UserError
+from shala_audio.errors import UserError, not_one_of
 
 FORMATS = ("lhotse", "datasets")
 
@@ -23,7 +23,7 @@ def convert(
     ] = None,
     audio_root: Annotated[
         Path | None,
-        typer.Option(help="Folder that the manifest's paths start from; a dataset's sound is written there."),
+        typer.Option(help="Folder of the sound; a dataset's is written there."),
     ] = None,
     task: Annotated[str | None, typer.Option(help="Task of rows that name none; a name or a YAML file.")] = None,
 ) -> None:
@@ -43,12 +43,12 @@ def convert(
     if (to is None) == (source_format is None):
         raise UserError("say --to lhotse or datasets of a manifest, or --from lhotse or datasets to make one")
     if format not in FORMATS:
-        raise UserError(f"--{'to' if to else 'from'} is {format!r}; use {' or '.join(FORMATS)}")
+        raise not_one_of("--to" if to else "--from", str(format), FORMATS)
     if to is not None:
         rows = read_manifest(source)
         if not rows:
             raise UserError(f"{source}: no rows")
-        if out.exists() and any(out.iterdir()):
+        if out.exists() and (not out.is_dir() or any(out.iterdir())):
             raise UserError(f"{out}: is there already, and not empty")
         if to == "lhotse":
             if audio_root is None:
@@ -64,7 +64,7 @@ def convert(
     if not source.is_dir():
         raise UserError(f"{source}: no such folder")
     if source_format == "lhotse":
-        write_manifest(out, interchange.from_lhotse(source, name))
+        write_manifest(out, interchange.from_lhotse(source, name, audio_root))
     else:
         write_manifest(out, interchange.from_datasets(source, name, audio_root))
     print(out)

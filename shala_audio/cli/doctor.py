@@ -31,7 +31,7 @@ def doctor() -> None:
         try:
             print(f"ok       {name} {version(name)}")
         except PackageNotFoundError:
-            print(f"absent   {name}: pip install 'shala-audio[{extra}]' if you want it")
+            print(f"absent   {name}: in the clone, pip install -e '.[{extra}]' if you want it")
     if needs_fix():
         print("note     torchaudio is built for CUDA and torch is not: its compiled extension is switched off by")
         print("         `import shala_audio`, which must come before peft, trl or torchaudio in your own programs")

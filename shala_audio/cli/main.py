@@ -85,7 +85,7 @@ def options(
     """Train language models, with or without an ear, to answer with the distribution of human judgement."""
 
 
-DISK = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EFBIG, errno.EACCES, errno.EPERM)
+DISK = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EFBIG)
 
 
 def _disk(error: Exception) -> str:

@@ -21,7 +21,7 @@ def neighbours(
     """
     from shala_audio.audio.features import FeatureStore
     from shala_audio.data.rows import read_manifest
-    from shala_audio.inference.neighbours import ITEMS, find_neighbours
+    from shala_audio.inference.neighbours import FILE, find_neighbours
     from shala_audio.inference.predictor import Predictor
 
     rows = read_manifest(manifest, split)
@@ -33,4 +33,4 @@ def neighbours(
     assert predictor.folder is not None
     found = find_neighbours(predictor, rows, store, audio_root)
     found.save(predictor.folder)
-    print(predictor.folder / ITEMS)
+    print(predictor.folder / FILE)

@@ -213,7 +213,7 @@ def _check_picture(picture: Path, window: float | None, inputs: list[str]) -> No
 
         matplotlib.use("Agg")  # no window, and none is needed
     except ImportError:
-        raise UserError("pictures need matplotlib: pip install 'shala-audio[plots]'") from None
+        raise UserError("pictures need matplotlib: in the clone, pip install -e '.[plots]'") from None
 
 
 def _timelines(

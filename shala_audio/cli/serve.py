@@ -16,6 +16,12 @@ def serve(
     model: Annotated[str, typer.Argument(help="Folder of a trained model, or default: the ones that come with us.")],
     host: Annotated[str, typer.Option(help="Address to listen on; loopback unless you say otherwise.")] = "127.0.0.1",
     port: Annotated[int, typer.Option(help="Port.", min=0, max=65535)] = 8000,
+    allow_host: Annotated[
+        list[str] | None, typer.Option(help="On loopback, behind another server: a name by which that one is called.")
+    ] = None,
+    neighbours: Annotated[
+        bool, typer.Option(help="Show training items, with their votes and texts, to whoever asks.")
+    ] = True,
 ) -> None:
     """Serve a page to try a model in, and JSON endpoints (`POST /api/predict`, described at `/openapi.json`).
 
@@ -30,7 +36,7 @@ def serve(
 
         from shala_audio.web.app import create_app
     except ImportError:
-        raise UserError("the page needs FastAPI: pip install 'shala-audio[web]'") from None
+        raise UserError("the page needs FastAPI: in the clone, pip install -e '.[web]'") from None
     import socket
 
     from shala_audio.inference import default
@@ -44,8 +50,8 @@ def serve(
     except OSError as error:
         raise UserError(f"--host {host} --port {port}: {error.strerror}; choose another") from None
     folders = [default.part(sound=True), default.part(sound=False)] if model == "default" else [model]
-    hosts = ["127.0.0.1", "localhost", "[::1]"] if host in LOOPBACK else ["*"]
-    app = create_app([Predictor.from_pretrained(folder) for folder in folders], hosts)
+    hosts = ["127.0.0.1", "localhost", "[::1]", *(allow_host or ())] if host in LOOPBACK else ["*"]
+    app = create_app([Predictor.from_pretrained(folder) for folder in folders], hosts, neighbours)
     shown = f"[{host}]" if ":" in host else host
     print(f"http://{shown}:{listening.getsockname()[1]} (Ctrl+C ends it)", file=sys.stderr)
     if host not in LOOPBACK:

@@ -19,6 +19,7 @@ from typing import Any
 import soundfile
 from tqdm import tqdm
 
+from shala_audio.audio.sound import row_path
 from shala_audio.data.rows import SPLITS, Audio, Row, row_from_json
 from shala_audio.data.vote_table import SPLITS as SPLIT_NAMES
 from shala_audio.errors import UserError
@@ -43,7 +44,7 @@ def to_lhotse(rows: Sequence[Row], audio_root: Path, out: Path) -> tuple[int, in
             raise UserError(f"row {row.id}: has no sound, which Lhotse is for")
         path = row.audio.path
         if path not in recordings:
-            info = _info(audio_root / path, row.id)
+            info = _info(row_path(row.audio, audio_root), row.id)
             recordings[path] = {
                 "id": path,
                 "sources": [{"type": "file", "channels": list(range(info.channels)), "source": path}],
@@ -72,14 +73,15 @@ def to_lhotse(rows: Sequence[Row], audio_root: Path, out: Path) -> tuple[int, in
     return len(recordings), len(supervisions)
 
 
-def from_lhotse(folder: Path, task: str | None) -> Iterator[Row]:
-    """Rows of a folder's recordings and supervisions (.jsonl or .jsonl.gz), of `prepare`d corpora of Lhotse's too.
+def from_lhotse(folder: Path, task: str | None, audio_root: Path | None = None) -> Iterator[Row]:
+    """Rows of a folder's recordings and supervisions (.jsonl or .jsonl.gz).
 
     A supervision without votes in its `custom` becomes a row for prediction.
 
     Args:
-        folder: of the two files; their sources must be relative.
+        folder: of the two files.
         task: of rows that do not name one.
+        audio_root: folder that sources lie in which are absolute, as those of Lhotse's own recipes are.
 
     Raises:
         UserError: a file is missing or not Lhotse's, or a source is not a relative path.
@@ -87,7 +89,10 @@ def from_lhotse(folder: Path, task: str | None) -> Iterator[Row]:
     sources = {}
     for where, record in _lines(_one_of(folder, "recordings")):
         try:
-            sources[record["id"]] = record["sources"][0]["source"]
+            path = Path(record["sources"][0]["source"])
+            if audio_root is not None and path.is_relative_to(audio_root.absolute()):
+                path = path.relative_to(audio_root.absolute())
+            sources[record["id"]] = path.as_posix()
         except (KeyError, IndexError, TypeError):
             raise UserError(f"{where}: not a recording of Lhotse's") from None
     for where, record in _lines(_one_of(folder, "supervisions")):
@@ -112,21 +117,27 @@ def from_lhotse(folder: Path, task: str | None) -> Iterator[Row]:
 def to_datasets(rows: Sequence[Row], labels: Sequence[str], audio_root: Path | None, out: Path) -> dict[str, int]:
     """Write a `DatasetDict` by `save_to_disk`, a split for each of ours; sound is in it, as flac at its own rate.
 
-    Columns: `id`, `task`, `speaker`, `audio`, the text fields as they are called, and `votes`, a count for each label.
+    Columns: `id`, `task`, `speaker`, `audio`, the text fields as they are called, `votes`, a count for each label, and
+    `extra`, JSON of what else a row has.
 
     Returns:
         Rows of each split.
 
     Raises:
-        UserError: a row's sound cannot be read, or a text field is called like one of the columns.
+        UserError: a row's sound cannot be read, it has votes for another label, or a text field is called like a column.
     """
     import datasets
 
     fields = list(dict.fromkeys(name for row in rows for name in row.text))
-    if taken := {"id", "task", "speaker", "audio", "votes"} & set(fields):
+    if taken := {"id", "task", "speaker", "audio", "votes", "extra"} & set(fields):
         raise UserError(f"a text field is called {taken.pop()}, as a column is")
+    for row in rows:
+        if unknown := sorted(set(row.votes) - set(labels)):
+            raise UserError(
+                f"row {row.id}: votes for {', '.join(unknown)}, not among {', '.join(labels)}; give the --task"
+            )
     with_audio = any(row.audio is not None for row in rows)
-    columns: dict[str, Any] = {name: datasets.Value("string") for name in ("id", "task", "speaker", *fields)}
+    columns: dict[str, Any] = {name: datasets.Value("string") for name in ("id", "task", "speaker", "extra", *fields)}
     columns["votes"] = {label: datasets.Value("float64") for label in labels}
     if with_audio:  # as bytes until it stands in the dataset: encoding `Audio` would need torchcodec
         columns["audio"] = {"bytes": datasets.Value("binary"), "path": datasets.Value("string")}
@@ -134,6 +145,7 @@ def to_datasets(rows: Sequence[Row], labels: Sequence[str], audio_root: Path | N
     def records(split: str) -> Iterator[dict[str, Any]]:
         for row in (row for row in rows if row.split == split):
             record: dict[str, Any] = {"id": row.id, "task": row.task, "speaker": row.speaker}
+            record["extra"] = json.dumps(row.extra, ensure_ascii=False)
             record |= {name: row.text.get(name) for name in fields}
             record["votes"] = {label: float(row.votes.get(label, 0)) for label in labels}
             if with_audio:
@@ -206,6 +218,8 @@ def from_datasets(folder: Path, task: str | None, clips: Path | None) -> Iterato
                 assert clips is not None
                 audio = {"path": _keep(record["audio"], clips, f"{split}_{number:06d}", where)}
             fields = {"id": identity, "task": named, "split": split, "text": text, "votes": votes, "audio": audio}
+            if isinstance(record.get("extra"), str):
+                fields["extra"] = json.loads(record["extra"])
             if record.get("speaker"):
                 fields["speaker"] = record["speaker"]
             yield row_from_json(json.dumps(fields), where)
@@ -222,10 +236,11 @@ def _cut(audio: Audio, root: Path | None, identity: str) -> dict[str, Any]:
     """A row's stretch of sound as flac, at the file's own rate."""
     if root is None:
         raise UserError("the rows have sound: name the folder that it lies in with --audio-root")
-    info = _info(root / audio.path, identity)
+    path = row_path(audio, root)
+    info = _info(path, identity)
     start = round(audio.offset * info.samplerate)
     frames = -1 if audio.duration is None else round(audio.duration * info.samplerate)
-    samples, rate = soundfile.read(root / audio.path, start=start, frames=frames, dtype="int32")
+    samples, rate = soundfile.read(path, start=start, frames=frames, dtype="int32")
     file = io.BytesIO()
     subtype = "PCM_16" if info.subtype in ("PCM_16", "PCM_U8", "PCM_S8", "ULAW", "ALAW") else "PCM_24"
     soundfile.write(file, samples, rate, format="FLAC", subtype=subtype)
@@ -236,10 +251,7 @@ def _keep(audio: Mapping[str, Any], clips: Path, stem: str, where: str) -> str:
     """Write a dataset's sound into a folder; return its name there."""
     content = audio.get("bytes")
     if content is None:
-        try:
-            content = Path(audio.get("path") or "").read_bytes()
-        except OSError as error:
-            raise UserError(f"{where}: its sound is not there ({error})") from None
+        raise UserError(f"{where}: names a sound file and does not hold it; save the dataset with its sound in it")
     name = stem + (Path(audio.get("path") or "").suffix or ".wav")
     with write_beside(clips / name) as beside:
         beside.write_bytes(content)

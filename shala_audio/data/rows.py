@@ -81,7 +81,7 @@ def row_from_json(line: str, where: str) -> Row:
     """
     try:
         fields = json.loads(line)
-    except (json.JSONDecodeError, RecursionError) as error:
+    except (ValueError, RecursionError) as error:
         raise UserError(f"{where}: not JSON ({error})") from None
     if not isinstance(fields, dict):
         raise UserError(f"{where}: a row is a JSON object")
@@ -100,8 +100,12 @@ def row_from_json(line: str, where: str) -> Row:
     for name in ("text", "votes", "extra"):
         if not isinstance(fields.get(name, {}), dict):
             raise UserError(f"{where}: `{name}` must be an object")
+    if not all(isinstance(value, str) for value in fields.get("text", {}).values()):
+        raise UserError(f"{where}: every field of `text` must be a string")
+    if not isinstance(fields.get("speaker"), (str, type(None))):
+        raise UserError(f"{where}: `speaker` must be a string")
     for label, count in fields.get("votes", {}).items():
-        if not isinstance(count, (int, float)) or isinstance(count, bool) or not 0 <= count < float("inf"):
+        if not isinstance(count, (int, float)) or isinstance(count, bool) or not 0 <= count < 1e12:
             raise UserError(f"{where}: votes for {label!r} are {count!r}; a count of 0 or more is needed")
     return Row(**fields)
 

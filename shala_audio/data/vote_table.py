@@ -68,6 +68,7 @@ def gather(
         UserError: a rating has no item or no label, or contradicts an earlier one; the message says where it stands.
     """
     items: dict[str, _Item] = {}
+    ignored = {label.lower() for label in leave_out}
     for where, record in ratings:
         name, label = record[columns.item].strip(), record[columns.label].strip()
         if not name or not label:
@@ -78,7 +79,7 @@ def gather(
             if column and item.fields.setdefault(kind, record[column].strip()) != record[column].strip():
                 raise UserError(f"{where}: {column} of {name} is {record[column]!r}, and {item.fields[kind]!r} before")
         rater = record[columns.rater].strip() if columns.rater else where
-        if label in leave_out:
+        if label.lower() in ignored:
             left_out[f"ratings as {label}"] += 1
         elif label in item.choices[rater]:
             left_out["ratings that stand there twice"] += 1
@@ -196,6 +197,11 @@ def _clips(folder: Path, names: Collection[str]) -> dict[str, Path]:
         if path.suffix.lower() in SUFFIXES and path.is_file():
             for name in (path.relative_to(folder).as_posix(), path.name, path.stem):
                 by_name[name].add(path)
+    root = folder.resolve()
+    for name in names:
+        for path in by_name.get(name, ()):
+            if not path.resolve().is_relative_to(root):
+                raise UserError(f"{path}: leads out of {folder}; name a folder that holds what it links to")
     owner: dict[Path, str] = {}
     for name in names:
         if len(by_name.get(name, ())) > 1:

@@ -21,7 +21,7 @@ def _pyplot() -> Any:
     try:
         import matplotlib
     except ImportError:
-        raise UserError("pictures need matplotlib: pip install 'shala-audio[plots]'") from None
+        raise UserError("pictures need matplotlib: in the clone, pip install -e '.[plots]'") from None
     matplotlib.use("Agg")
     from matplotlib import pyplot
 

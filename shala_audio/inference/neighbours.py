@@ -1,6 +1,6 @@
 """The training items that a model takes an input to be most like, with what people said of them.
 
-Beside a model lie `neighbours.jsonl` (id, votes and text of each item) and `neighbours.safetensors` (where each lies). An
+Beside a model lies `neighbours.safetensors`: where each item lies, and in its metadata the items' ids, votes and texts. An
 item's place is the language model's last state before it answers, on the principal axes of the training items.
 """
 
@@ -13,8 +13,8 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from safetensors import SafetensorError
-from safetensors.numpy import load_file, save_file
+from safetensors import SafetensorError, safe_open
+from safetensors.numpy import save_file
 from tqdm import tqdm
 
 from shala_audio.audio.features import FeatureStore
@@ -25,7 +25,7 @@ from shala_audio.errors import UserError
 from shala_audio.files import write_beside
 from shala_audio.inference.predictor import Clip, Predictor, Text
 
-ITEMS, PLACES = "neighbours.jsonl", "neighbours.safetensors"
+FILE = "neighbours.safetensors"
 AXES = 64  # of the states' hundreds: enough to tell neighbours, and small beside the model
 MOST_ITEMS = 5000  # of a larger corpus, so many are drawn
 
@@ -77,34 +77,36 @@ class Neighbours:
         return np.sort([float(entropy(_shares(item["votes"]))) for item in self.items])
 
     def save(self, folder: Path) -> None:
-        """Write both files into a model's folder."""
+        """Write the file into a model's folder."""
         arrays = {"mean": self.mean, "axes": self.axes, "places": self.places}
-        with write_beside(folder / PLACES) as beside:
-            save_file({name: np.ascontiguousarray(array, np.float16) for name, array in arrays.items()}, beside)
-        with write_beside(folder / ITEMS) as beside, open(beside, "w", encoding="utf-8") as file:
-            for item in self.items:
-                file.write(json.dumps(item, ensure_ascii=False) + "\n")
+        halves = {name: np.ascontiguousarray(array, np.float16) for name, array in arrays.items()}
+        with write_beside(folder / FILE) as beside:
+            save_file(halves, beside, metadata={"items": json.dumps(self.items, ensure_ascii=False)})
 
     @classmethod
     def load(cls, folder: Path) -> Neighbours | None:
         """What `save` wrote into a model's folder; None where there is nothing.
 
         Raises:
-            UserError: the two files do not belong together.
+            UserError: the file is none of ours.
         """
-        if not (folder / ITEMS).is_file() or not (folder / PLACES).is_file():
+        path = folder / FILE
+        if not path.is_file():
             return None
         try:
-            with open(folder / ITEMS, encoding="utf-8") as file:
-                items = [json.loads(line) for line in file]
-            arrays = {name: array.astype(np.float64) for name, array in load_file(folder / PLACES).items()}
-        except (SafetensorError, OSError, ValueError) as error:
-            raise UserError(
-                f"{folder}: its neighbours cannot be read ({error}); `shala-audio neighbours` again"
-            ) from None
-        if len(arrays["places"]) != len(items):
-            raise UserError(f"{folder / ITEMS}: {len(items)} items, but {PLACES} has {len(arrays['places'])}")
-        return cls(items, arrays["mean"], arrays["axes"], arrays["places"])
+            with safe_open(path, framework="numpy") as file:
+                items = json.loads(file.metadata()["items"])
+                mean, axes, places = (file.get_tensor(name).astype(np.float64) for name in ("mean", "axes", "places"))
+            shapes = (mean.shape[0], places.shape[1]) == axes.shape and len(places) == len(items)
+            whole = all(
+                isinstance(item["id"], str) and sum(item["votes"].values()) > 0 and isinstance(item["text"], dict)
+                for item in items
+            )
+        except (SafetensorError, OSError, ValueError, LookupError, TypeError, AttributeError, RecursionError) as error:
+            raise UserError(f"{path}: cannot be read ({error}); run `shala-audio neighbours` again") from None
+        if not shapes or not whole:
+            raise UserError(f"{path}: its items and places do not belong together; run `shala-audio neighbours` again")
+        return cls(items, mean, axes, places)
 
 
 def find_neighbours(
@@ -121,7 +123,7 @@ def find_neighbours(
     Raises:
         UserError: there are fewer than two rows with votes, or their sound cannot be read.
     """
-    rows = [row for row in rows if row.votes]
+    rows = [row for row in rows if sum(row.votes.values()) > 0]
     if len(rows) < 2:
         raise UserError("fewer than two training rows with votes: no neighbours to find")
     if predictor.task.has_audio and features is None and audio_root is None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 from collections.abc import Sequence
 from pathlib import Path
@@ -15,7 +16,7 @@ from shala_audio.audio.features import FeatureStore
 from shala_audio.data.rows import Row
 from shala_audio.data.votes import human_distributions
 from shala_audio.distribution import LabelDistribution, entropy, jsd
-from shala_audio.files import write_text
+from shala_audio.files import keep_steps
 from shala_audio.inference.predictor import Predictor
 from shala_audio.models.readouts.verbalized import write_answers
 from shala_audio.models.speech_lm import SpeechLM
@@ -35,7 +36,7 @@ class DevWatch(TrainerCallback):
     Args:
         trainer: whose model it is.
         model: the model itself.
-        rows: the dev split; the first 48 with votes, in an order by their ids, are asked about.
+        rows: the dev split; 48 with votes, drawn by a hash of their ids, are asked about.
         features: of their sound.
         times: in a run, evenly spread; the last is its end.
         out: folder of the run.
@@ -53,12 +54,12 @@ class DevWatch(TrainerCallback):
         step: int = 0,
     ) -> None:
         judged = [row for row in rows if row.votes and (features is None or row.id in features)]
-        self.rows = sorted(judged, key=lambda row: row.id)[:ROWS]
+        self.rows = sorted(judged, key=lambda row: hashlib.sha256(row.id.encode()).digest())[
+            :ROWS
+        ]  # not of one speaker
         self.trainer, self.model, self.features, self.times = trainer, model, features, times
         self.path = out / SAMPLES
-        kept = self.path.read_text(encoding="utf-8").splitlines() if step and self.path.is_file() else []
-        kept = [line for line in kept if line.endswith("}") and json.loads(line)["step"] <= step]
-        write_text(self.path, "".join(f"{line}\n" for line in kept))
+        keep_steps(self.path, step)
 
     def on_step_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:
         done, before = (

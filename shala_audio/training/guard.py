@@ -20,18 +20,20 @@ class Guard(TrainerCallback):
     Args:
         model: whose trained parameters are watched.
         gradients: whether they can be read: not where they are spread over processes.
+        rollouts: whether steps without any gradient are no fault: all rollouts may have earned the same, which `ShalaTrainer`
+            counts.
 
     Raises (in training):
         Stopped: a loss, gradient or parameter is not a number; or for five steps in a row no gradient has reached the ear
             or the adapter, though there was something to learn.
     """
 
-    def __init__(self, model: torch.nn.Module, gradients: bool = True) -> None:
+    def __init__(self, model: torch.nn.Module, gradients: bool = True, rollouts: bool = False) -> None:
         self.parts: dict[str, list[torch.nn.Parameter]] = {}
         for name, parameter in model.named_parameters():
             if parameter.requires_grad and (part := _part(name)) is not None:
                 self.parts.setdefault(part, []).append(parameter)
-        self.gradients = gradients
+        self.gradients, self.rollouts = gradients, rollouts
         self.without = dict.fromkeys(self.parts, 0)
 
     def on_pre_optimizer_step(self, args: Any, state: Any, control: Any, **_: Any) -> None:
@@ -44,9 +46,10 @@ class Guard(TrainerCallback):
                     f"step {state.global_step + 1}: the gradient of {PARTS[part]} is not a number; use a lower "
                     "learning_rate or a longer warm-up (warmup_steps), or bf16 false"
                 )
-        # Where nothing has a gradient, all rollouts earned the same, which is counted and said elsewhere.
+        if self.rollouts and not any(norms.values()):
+            return
         for part, norm in norms.items():
-            self.without[part] = self.without[part] + 1 if norm == 0 and any(norms.values()) else 0
+            self.without[part] = self.without[part] + 1 if norm == 0 else 0
             if self.without[part] >= STEPS_WITHOUT_GRADIENT:
                 raise Stopped(
                     f"step {state.global_step + 1}: no gradient has reached {PARTS[part]} for "

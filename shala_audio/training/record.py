@@ -40,15 +40,23 @@ def settings(config: ShalaConfig) -> dict[str, Any]:
     return found
 
 
+def precision(config: ShalaConfig) -> str:
+    """The type that products are computed in."""
+    return "bf16" if config.bf16 else "fp16" if config.fp16 else "fp32"
+
+
 def fingerprint(config: ShalaConfig, model: SpeechLM) -> dict[str, Any]:
     """What a checkpoint belongs to: its settings, seed, method, rows, and the model it began from."""
     start = Path(config.init) / TRAINED if config.init else None
+    features = Path(config.features) / "encoder.json" if config.features else None
     return {
         **settings(config),
         "method": config.method,
         "readout": config.readout,
         "seed": config.seed,
         "processes": config.world_size,
+        "precision": precision(config),
+        "features": file_sha256(features) if features is not None and features.is_file() else None,
         "manifest": file_sha256(Path(str(config.manifest))),
         "init": file_sha256(start) if start is not None and start.is_file() else None,
         "model": hashlib.sha256(repr((model.model_config, model.task, model.lm_sha256)).encode()).hexdigest(),
@@ -74,7 +82,7 @@ def run_record(config: ShalaConfig, model: SpeechLM, seconds: float, resumed: bo
         "data": _data(Path(str(config.manifest)).with_name("summary.json")),
         "before": _earlier_commands(config.init),
         "settings": settings(config) if trained else {"few_shot_examples": len(model.examples)},
-        "precision": "bf16" if config.bf16 else "fp16" if config.fp16 else "fp32",
+        "precision": precision(config),
         "processes": config.world_size,
         "resumed": resumed,
         "trained_parameters": sum(p.numel() for p in model.parameters() if p.requires_grad) if trained else 0,

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import shutil
 import time
 from collections.abc import Sequence
 from pathlib import Path
@@ -20,10 +19,11 @@ from shala_audio.data.rows import Row, read_manifest
 from shala_audio.data.votes import human_distributions, vote_counts
 from shala_audio.distribution import Floats, jsd
 from shala_audio.errors import Stopped, UserError
-from shala_audio.files import read_json, write_json, write_text
+from shala_audio.files import keep_steps, read_json, remove_folder, write_json
 from shala_audio.inference.card import write_card
 from shala_audio.inference.predictor import Predictor
 from shala_audio.models.config import load_model_config
+from shala_audio.models.folder import TRAINED
 from shala_audio.models.readouts.verbalized import longest_answer
 from shala_audio.models.speech_lm import SpeechLM
 from shala_audio.tasks import load_task
@@ -36,8 +36,11 @@ from shala_audio.training.guard import Guard
 from shala_audio.training.methods import METHODS
 from shala_audio.training.record import fingerprint, run_record
 from shala_audio.training.shala import ShalaTrainer
-from shala_audio.training.speech_trainer import UNFINISHED
+from shala_audio.training.speech_trainer import UNFINISHED, checkpoints
 from shala_audio.training.warm_start import WarmStartTrainer
+
+# Of the model that was in a folder before.
+STALE = ("calibration_*.json", "predictions*.jsonl", "score*.json", "neighbours.*")
 
 
 def train(config: ShalaConfig) -> Path:
@@ -59,19 +62,25 @@ def train(config: ShalaConfig) -> Path:
     out = Path(str(config.output_dir))
     resumed, state = False, None
     if METHODS[config.method].loss != "none":
-        resumed, state = _fit(model, config)
+        done = _fit(model, config)
+        if done is None:
+            if config.process_index == 0:
+                print(f"{out}: trained already, with these settings, rows and start; remove it to train again")
+            return out
+        resumed, state = done
     elif config.method == "few_shot":
         rows = training_rows(read_manifest(config.manifest), model)
         model.examples = few_shot_examples(rows, model, config.few_shot_examples, config.seed)
     if config.process_index != 0:  # of several processes, the first one writes
         return out
     model.save_pretrained(out, state_dict=state)
-    for stale in (*out.glob("calibration_*.json"), *out.glob("predictions*.jsonl"), *out.glob("score*.json")):
-        stale.unlink()  # of the model that was here before
-    for checkpoint in (*out.glob("checkpoint-*"), *out.glob(UNFINISHED)):  # for going on after an interruption
-        shutil.rmtree(checkpoint)
+    for pattern in STALE:
+        for stale in out.glob(pattern):
+            stale.unlink()
     write_json(out / "training.json", run_record(config, model, time.monotonic() - started, resumed))
     write_card(out)
+    for folder in (*checkpoints(out), out / UNFINISHED):  # last of all: from here on, nothing needs to be gone on from
+        remove_folder(folder)
     return out
 
 
@@ -92,11 +101,12 @@ def _model(config: ShalaConfig) -> SpeechLM:
     return SpeechLM.build(load_model_config(config.model), task, config.readout, attributes=attributes)
 
 
-def _fit(model: SpeechLM, config: ShalaConfig) -> tuple[bool, dict[str, Any] | None]:
+def _fit(model: SpeechLM, config: ShalaConfig) -> tuple[bool, dict[str, Any] | None] | None:
     """Train the model in place.
 
     Returns:
-        Whether an interrupted run was gone on with, and the model's parameters where they are spread over processes.
+        Whether an interrupted run was gone on with, and the model's parameters where they are spread over processes; None
+        where the same run is finished already.
     """
     say = print if config.process_index == 0 else (lambda *_: None)
     if config.n_gpu > 1:
@@ -136,6 +146,8 @@ def _fit(model: SpeechLM, config: ShalaConfig) -> tuple[bool, dict[str, Any] | N
         config.max_completion_length = longest_answer(model)  # no longer answer can be valid
     mine = fingerprint(config, model)
     checkpoint = _checkpoint(config, mine)
+    if config.resume and checkpoint is None and _is_finished(Path(str(config.output_dir)), mine):
+        return None
     supervised = METHODS[config.method].loss == "supervised"
     if supervised and not config.init and features is not None and config.ear_epochs and checkpoint is None:
         model.to(config.device)  # no trainer has moved it yet
@@ -153,8 +165,9 @@ def _fit(model: SpeechLM, config: ShalaConfig) -> tuple[bool, dict[str, Any] | N
     out = Path(str(config.output_dir))
     if config.process_index == 0:
         if checkpoint is None:  # nothing of an earlier run may be gone on from as if it were this one's
-            for stale in (*out.glob("checkpoint-*"), *out.glob(UNFINISHED)):
-                shutil.rmtree(stale)
+            (out / "training.json").unlink(missing_ok=True)  # which says that a run is finished
+            for stale in (*checkpoints(out), out / UNFINISHED):
+                remove_folder(stale)
             write_json(out / "run.json", mine)
         trainer.add_callback(_JsonLog(out / "log.jsonl", _step(checkpoint)))
         if config.watch_dev and not trainer.is_fsdp_enabled and not trainer.is_deepspeed_enabled:
@@ -162,7 +175,9 @@ def _fit(model: SpeechLM, config: ShalaConfig) -> tuple[bool, dict[str, Any] | N
             watch = DevWatch(trainer, model, dev, features, config.watch_dev, out, _step(checkpoint))
             trainer.add_callback(watch)
     spread = trainer.is_fsdp_enabled or trainer.is_deepspeed_enabled
-    trainer.add_callback(Guard(model, gradients=not spread))
+    # Under FSDP and DeepSpeed gradients are spread; under fp16 they overflow now and then, and such steps are left out.
+    rollouts = not supervised and model.readout != "label_token"
+    trainer.add_callback(Guard(model, gradients=not spread and not config.fp16, rollouts=rollouts))
     before = {name: p.detach().clone() for name, p in model.named_parameters() if p.requires_grad}
     trainer.train(resume_from_checkpoint=checkpoint)
     state = None
@@ -198,6 +213,12 @@ def _checkpoint(config: ShalaConfig, mine: dict[str, Any]) -> str | None:
     return found
 
 
+def _is_finished(out: Path, mine: dict[str, Any]) -> bool:
+    """Whether the folder holds the end of the very run that is asked for."""
+    names = ("run.json", "training.json", TRAINED)
+    return all((out / name).is_file() for name in names) and read_json(out / "run.json") == mine
+
+
 def _step(checkpoint: str | None) -> int:
     """The step that a checkpoint was written after; 0 where there is none."""
     return int(checkpoint.rsplit("-", 1)[1]) if checkpoint else 0
@@ -216,11 +237,7 @@ class _JsonLog(TrainerCallback):
 
     def __init__(self, path: Path, step: int) -> None:
         self.path = path
-        path.parent.mkdir(parents=True, exist_ok=True)
-        lines = path.read_text(encoding="utf-8").splitlines() if step and path.is_file() else []
-        # Later steps are done again; a line that an interruption cut short is one of them.
-        kept = [line for line in lines if line.endswith("}") and json.loads(line)["step"] <= step]
-        write_text(path, "".join(f"{line}\n" for line in kept))
+        keep_steps(path, step)
 
     def on_log(self, args: Any, state: Any, control: Any, logs: dict[str, Any] | None = None, **_: Any) -> None:
         if state.is_world_process_zero and logs:

@@ -67,6 +67,7 @@ class ShalaTrainer(SpeechTrainer, GRPOTrainer):
         # Of the batch at hand, for the hooks that TRL gives no room to pass them.
         self._audio: dict[str, Tensor] = {}
         self._rows: Tensor | None = None
+        self._shown: list[tuple[list[int], Floats]] = []  # of a step, what is not remembered yet
         if self.exact:
             self.tree = label_tree(model)
         elif model.readout == "slots":
@@ -161,7 +162,12 @@ class ShalaTrainer(SpeechTrainer, GRPOTrainer):
         weights = self.weights.of(rows.tolist(), self._progress())
         every = self.accelerator.gather(rows).tolist()
         shown = self.weights.all(self._progress())[every]  # also where rows were drawn by weight
-        self.weights.update(every, self.accelerator.gather(gap.float()).cpu().numpy())
+        self._shown.append((every, self.accelerator.gather(gap.float()).cpu().numpy()))
+        if not self.exact or self.accelerator.sync_gradients:
+            # Once a step, so that its last rows are not weighted by what its first have shown.
+            for numbers, gaps in self._shown:
+                self.weights.update(numbers, gaps)
+            self._shown.clear()
         for name, value in self.weights.statistics(shown).items():
             self._metrics["train"][name].append(value)
         if self.weights.settings.kind != "off":

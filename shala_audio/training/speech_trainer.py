@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from shala_audio.distribution import Floats
-from shala_audio.files import sync_file, sync_folder
+from shala_audio.files import remove_folder, sync_file, sync_folder
 from shala_audio.training.data import Batcher
 from shala_audio.training.guard import check_loss
 from shala_audio.training.objective import concordance_loss
@@ -24,7 +24,8 @@ UNFINISHED = "unfinished"  # folder of a checkpoint that is being written
 
 def checkpoints(out: Path) -> list[Path]:
     """A run's checkpoints, by their steps."""
-    return sorted(out.glob("checkpoint-*"), key=lambda folder: int(folder.name.rsplit("-", 1)[1]))
+    found = [folder for folder in out.glob("checkpoint-*") if folder.name.removeprefix("checkpoint-").isdigit()]
+    return sorted(found, key=lambda folder: int(folder.name.removeprefix("checkpoint-")))
 
 
 def learning_rate(name: str, args: Any) -> float:
@@ -64,6 +65,8 @@ class SpeechTrainer:
     def _save_checkpoint(self, model: Any, trial: Any) -> None:
         """Written beside, synced and renamed: whenever the process is killed, a checkpoint is complete or absent, and the
         previous one stays until the new one is there."""
+        if self.state.global_step >= self.state.max_steps:
+            return  # the model itself is written next; going on from the last step would take one more
         out = Path(self._get_output_dir(trial))
         if self.args.should_save:
             shutil.rmtree(out / UNFINISHED, ignore_errors=True)  # of a run that was killed
@@ -77,12 +80,12 @@ class SpeechTrainer:
         if self.args.should_save:
             written = out / UNFINISHED / f"checkpoint-{self.state.global_step}"
             sync_folder(written)
-            shutil.rmtree(out / written.name, ignore_errors=True)
+            remove_folder(out / written.name)
             written.rename(out / written.name)
             sync_file(out)
             (out / UNFINISHED).rmdir()
             for old in checkpoints(out)[: -(self.args.save_total_limit or sys.maxsize)]:
-                shutil.rmtree(old)
+                remove_folder(old)
 
     def create_model_card(self, *_: Any, **__: Any) -> None:
         """None by TRL, whose card is of a model that writes text: `inference.card` knows better."""

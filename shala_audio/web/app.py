@@ -25,6 +25,7 @@ LARGEST_UPLOAD = 20 * 2**20  # bytes
 LONGEST = 600.0  # seconds of sound
 LONGEST_TEXT = 10_000  # characters
 UPLOAD_SECONDS = 120.0  # in which an upload must have come
+UPLOADS = 64  # bodies that come in at once
 WAITING = 32  # requests
 PEAKS = 600  # points of a waveform
 PAGE = Path(__file__).parent / "page"
@@ -41,10 +42,10 @@ HEADERS = {
 class Served:
     """A model, and what stands beside it in its folder: its training items, and how good it is."""
 
-    def __init__(self, predictor: Predictor) -> None:
+    def __init__(self, predictor: Predictor, neighbours: bool) -> None:
         self.predictor, self.task = predictor, predictor.task
         folder = predictor.folder
-        self.neighbours = Neighbours.load(folder) if folder else None
+        self.neighbours = Neighbours.load(folder) if folder and neighbours else None
         self.entropies: Floats | None = self.neighbours.entropies() if self.neighbours else None
         score = read_json(folder / "score.json") if folder and (folder / "score.json").is_file() else {}
         self.trust = None
@@ -78,6 +79,7 @@ class Served:
             share = float(np.searchsorted(self.entropies, found.entropy) / len(self.entropies))
         return schema.Answer(
             task=self.task.name,
+            seconds=None if samples is None else len(samples) / SAMPLE_RATE,
             probs=found.to_dict(),
             entropy=found.entropy,
             top=found.top,
@@ -107,12 +109,13 @@ class Served:
         )
 
 
-def create_app(predictors: Sequence[Predictor], hosts: Sequence[str] = ("*",)) -> FastAPI:
+def create_app(predictors: Sequence[Predictor], hosts: Sequence[str] = ("*",), neighbours: bool = True) -> FastAPI:
     """The web application of one model, or of one for sound and one for text.
 
     Args:
         predictors: of which the first that takes what was sent answers.
         hosts: names by which it may be called; others are refused, so that no page elsewhere reaches it by its own name.
+        neighbours: whether to show training items, with their votes and texts, to whoever asks.
     """
     app = FastAPI(
         title="shala-audio",
@@ -120,10 +123,10 @@ def create_app(predictors: Sequence[Predictor], hosts: Sequence[str] = ("*",)) -
         docs_url=None,  # they would load scripts from elsewhere
         redoc_url=None,
     )
-    app.add_middleware(BodyLimit, bytes_allowed=LARGEST_UPLOAD, seconds=UPLOAD_SECONDS)
+    app.add_middleware(BodyLimit, bytes_allowed=LARGEST_UPLOAD, seconds=UPLOAD_SECONDS, uploads=UPLOADS)
     app.add_middleware(Headers, headers=HEADERS)
     app.add_middleware(TrustedHostMiddleware, allowed_hosts=list(hosts), www_redirect=False)
-    served = [Served(predictor) for predictor in predictors]
+    served = [Served(predictor, neighbours) for predictor in predictors]
     turns = Turns(WAITING)
 
     @app.get("/", include_in_schema=False)
@@ -146,8 +149,10 @@ def create_app(predictors: Sequence[Predictor], hosts: Sequence[str] = ("*",)) -
 
     refusals: dict[int | str, dict[str, Any]] = {
         408: {"description": "The upload came too slowly."},
-        413: {"description": "The upload, the sound or the text is too long."},
-        422: {"description": "Nothing that can be judged: `detail` says why."},
+        400: {"description": "Not a form, or another host was called."},
+        403: {"description": "A page elsewhere sent it."},
+        413: {"description": "The upload or the text is too large."},
+        422: {"description": "Nothing that can be judged, or sound that is too long: `detail` says why."},
         503: {"description": "Too many requests are waiting; `Retry-After` says when to come back."},
     }
 

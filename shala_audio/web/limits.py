@@ -15,22 +15,29 @@ Result = TypeVar("Result")
 
 
 class BodyLimit:
-    """Refuses bodies that are too large (413) or come too slowly (408), before they are held.
+    """Refuses bodies that are too large (413), come too slowly (408), from a page elsewhere (403), or beside too many others
+    (503), before they are held.
 
     Args:
         app: what answers.
         bytes_allowed: of a body.
         seconds: in which all of it must have come.
+        uploads: bodies that may be on their way, or wait for their answer, at once.
     """
 
-    def __init__(self, app: ASGIApp, bytes_allowed: int, seconds: float) -> None:
-        self.app, self.bytes_allowed, self.seconds = app, bytes_allowed, seconds
+    def __init__(self, app: ASGIApp, bytes_allowed: int, seconds: float, uploads: int) -> None:
+        self.app, self.bytes_allowed, self.seconds, self.uploads = app, bytes_allowed, seconds, uploads
+        self.at_once = 0
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http":
             await self.app(scope, receive, send)
             return
-        declared = dict(scope["headers"]).get(b"content-length", b"")
+        if scope["method"] != "POST":
+            await self.app(scope, receive, send)
+            return
+        headers = dict(scope["headers"])
+        declared = headers.get(b"content-length", b"")
         come, complete = 0, False
         deadline = asyncio.get_running_loop().time() + self.seconds
 
@@ -38,6 +45,10 @@ class BodyLimit:
             nonlocal come, complete
             if complete:
                 return await receive()
+            if headers.get(b"sec-fetch-site") == b"cross-site":
+                raise HTTPException(403, "sent by a page elsewhere")
+            if self.at_once > self.uploads:
+                raise HTTPException(503, "too many uploads at once; try again", headers={"Retry-After": "5"})
             if declared.isdigit() and int(declared) > self.bytes_allowed:
                 raise self._too_large()
             try:
@@ -51,7 +62,11 @@ class BodyLimit:
                 raise self._too_large()
             return message
 
-        await self.app(scope, limited, send)
+        self.at_once += 1
+        try:
+            await self.app(scope, limited, send)
+        finally:
+            self.at_once -= 1
 
     def _too_large(self) -> HTTPException:
         return HTTPException(413, f"the upload is larger than {self.bytes_allowed // 2**20} MiB")

@@ -62,6 +62,7 @@ class Answer(BaseModel):
     """The distribution of human judgement of a clip or a text."""
 
     task: str
+    seconds: float | None = Field(description="of the sound, where there is any")
     probs: dict[str, float] = Field(description="sum to 1, in the task's order")
     entropy: float = Field(description="bits")
     top: str

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -55,7 +56,7 @@ def test_lhotse_of_others_becomes_rows_to_predict(corpus, tmp_path):
     from lhotse import Recording, RecordingSet, SupervisionSegment, SupervisionSet
 
     folder, _ = corpus
-    recording = Recording.from_file(folder / "clips" / "one.wav", relative_path_depth=1)
+    recording = Recording.from_file((folder / "clips" / "one.wav").absolute())
     (tmp_path / "theirs").mkdir()
     RecordingSet.from_recordings([recording]).to_file(tmp_path / "theirs" / "x_recordings_dev.jsonl.gz")
     SupervisionSet.from_segments([SupervisionSegment("u", recording.id, 0.1, 0.4, text="Hello", speaker="p")]).to_file(
@@ -63,7 +64,10 @@ def test_lhotse_of_others_becomes_rows_to_predict(corpus, tmp_path):
     )
     with pytest.raises(UserError, match="names no task; give one with --task"):
         invoke("convert", tmp_path / "theirs", "--from", "lhotse", "--out", tmp_path / "n.jsonl")
-    invoke("convert", tmp_path / "theirs", "--from", "lhotse", "--task", "crema_d", "--out", tmp_path / "n.jsonl")
+    command = ("convert", tmp_path / "theirs", "--from", "lhotse", "--task", "crema_d", "--out", tmp_path / "n.jsonl")
+    with pytest.raises(UserError, match="must be relative and stay under the audio root"):
+        invoke(*command)
+    invoke(*command, "--audio-root", folder / "clips")
     (row,) = read_manifest(tmp_path / "n.jsonl")
     assert row == Row("u", "crema_d", "predict", "p", Audio("one.wav", 0.1, 0.4), {"transcript": "Hello"})
 
@@ -84,9 +88,7 @@ def test_datasets_reads_what_is_written_and_it_comes_back(corpus):
         "convert", folder / "dataset", "--from", "datasets", "--audio-root", folder / "out", "--out", folder / "b.jsonl"
     )
     back = read_manifest(folder / "b.jsonl")
-    assert [(r.id, r.split, r.speaker, dict(r.votes), dict(r.text)) for r in back] == [
-        (r.id, r.split, r.speaker, dict(r.votes), dict(r.text)) for r in rows
-    ]
+    assert [replace(row, audio=None) for row in back] == [replace(row, audio=None) for row in rows]
     heard, rate = soundfile.read(folder / "out" / back[0].audio.path)
     whole, _ = soundfile.read(folder / "clips" / "one.wav")
     assert rate == 44_100
@@ -111,7 +113,7 @@ def test_what_cannot_be_converted_is_said(corpus, tmp_path):
     manifest, out = folder / "m.jsonl", tmp_path / "o"
     cases = [
         ((manifest, "--out", out), "say --to lhotse or datasets"),
-        ((manifest, "--out", out, "--to", "kaldi"), "--to is 'kaldi'; use lhotse or datasets"),
+        ((manifest, "--out", out, "--to", "kaldi"), "--to is 'kaldi'; use one of lhotse, datasets"),
         ((manifest, "--out", out, "--to", "lhotse"), "--audio-root: name the folder"),
         ((manifest, "--out", folder, "--to", "datasets"), "is there already, and not empty"),
         ((manifest, "--out", out, "--to", "datasets"), "name the folder that it lies in"),

@@ -8,7 +8,7 @@ from typer.testing import CliRunner
 from shala_audio.cli.main import app
 from shala_audio.data.rows import Audio, Row, write_manifest
 from shala_audio.errors import UserError
-from shala_audio.inference.neighbours import ITEMS, Neighbours, find_neighbours, state_of
+from shala_audio.inference.neighbours import Neighbours, find_neighbours, state_of
 from shala_audio.inference.predictor import Predictor
 from tests.tiny import tiny_model
 
@@ -69,8 +69,8 @@ def test_saved_and_loaded(predictor, tmp_path):
     state = state_of(predictor, None, "ab ab")
     loaded = Neighbours.load(tmp_path)
     assert [item.id for item in loaded.nearest(state)] == [item.id for item in found.nearest(state)]
-    (tmp_path / ITEMS).write_text('{"id": "a", "votes": {"anger": 1}, "text": {}}\n')
-    with pytest.raises(UserError, match="1 items, but"):
+    Neighbours(found.items[:2], found.mean, found.axes, found.places).save(tmp_path)
+    with pytest.raises(UserError, match="do not belong together"):
         Neighbours.load(tmp_path)
 
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from functools import partial
+
 import numpy as np
 import pytest
 from hypothesis import given, settings
@@ -49,7 +51,7 @@ def test_training_is_the_same_bytes(make, tiny_lm, tmp_path):
     assert states[0] == states[1]
 
 
-@pytest.mark.parametrize("make", [shala_trainer, warm_start_trainer])
+@pytest.mark.parametrize("make", [shala_trainer, warm_start_trainer, partial(shala_trainer, ambiguity="dynamic")])
 @pytest.mark.parametrize("speech", [False, True])
 def test_one_row_accumulated_eight_times_is_a_batch_of_eight(make, speech, tiny_lm, tiny_encoder, tmp_path):
     losses, states = [], []
@@ -96,8 +98,8 @@ def rows_and_features(speech: bool) -> tuple[list[Row], TinyStore | None]:
 
 
 @pytest.mark.parametrize("speech", [False, True])
-@pytest.mark.parametrize("readout", ["label_token", "slots"])
-@settings(max_examples=8, deadline=None)
+@pytest.mark.parametrize("readout", ["label_token", "slots", "verbalized"])
+@settings(max_examples=6, deadline=None)
 @given(order=st.permutations(range(ROWS)), keep=st.integers(1, ROWS), size=st.integers(1, ROWS + 2))
 def test_a_prediction_depends_on_its_row_alone(predictors, readout, speech, order, keep, size):
     predictor = predictors[readout, speech]

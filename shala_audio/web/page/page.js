@@ -3,7 +3,7 @@ const $ = id => document.getElementById(id);
 const RATE = 16000, WINDOW = 4, HOP = 2;
 const COLOURS = ["#2f6db3", "#e07b39", "#3a9d5d", "#c8443f", "#8663b5", "#8b6452", "#d673b3", "#7f8792", "#b5a929", "#2ea7b3"];
 const READ_BY_SERVER = /\.(wav|flac|ogg|opus|mp3|aiff?|au)$/i;
-let served, task, clip = null, answer = null, recorder = null;
+let served, task, clip = null, answer = null, recorder = null, asking = false, busy = false;
 
 const percent = p => (100 * p).toFixed(1) + " %";
 const sorted = probs => Object.entries(probs).sort((a, b) => b[1] - a[1]);
@@ -32,6 +32,8 @@ async function call(path, body) {
 // ---- what is judged
 
 function choose(chosen) {
+  if (busy) return; // what is shown must be of the task that was asked
+  if (recorder) recorder.stop();
   task = chosen;
   for (const tab of $("tabs").children) tab.setAttribute("aria-selected", tab.textContent === tabName(task));
   $("sound-input").hidden = !task.modality.includes("audio");
@@ -78,21 +80,24 @@ async function toWav(blob) {
 }
 
 async function record() {
+  if (asking) return;
   if (recorder) { recorder.stop(); return; }
   complain("");
+  if (!navigator.mediaDevices) return complain("Browsers record only over https or on this machine. Choose a sound file instead.");
   let stream;
+  asking = true;
   try { stream = await navigator.mediaDevices.getUserMedia({ audio: true }); }
   catch (error) {
     complain(error.name === "NotAllowedError" ? "Recording was not allowed. Choose a sound file instead."
       : "No microphone was found. Choose a sound file instead.");
     return;
-  }
+  } finally { asking = false; }
   const parts = [], began = Date.now();
   recorder = new MediaRecorder(stream);
   const clock = setInterval(() => {
     const seconds = (Date.now() - began) / 1000;
     $("record").textContent = `■ Stop (${minutes(seconds)})`;
-    if (seconds >= served.limits.seconds) recorder.stop();
+    if (seconds >= served.limits.seconds - 2 && recorder.state === "recording") recorder.stop(); // it ends a little later
   }, 200);
   recorder.ondataavailable = event => parts.push(event.data);
   recorder.onstop = async () => {
@@ -199,12 +204,14 @@ async function predict(event) {
   const body = new FormData(), texts = Object.fromEntries([...$("text-input").querySelectorAll("textarea")].map(a => [a.name, a.value.trim()]));
   if (task.modality.includes("audio") && !clip) return complain("Record something, or choose a sound file.");
   if (task.text_fields.length && !Object.values(texts).every(Boolean)) return complain("Write a text.");
-  $("predict").disabled = true;
+  $("predict").disabled = busy = true;
+  for (const tab of $("tabs").children) tab.disabled = true;
   try {
     if (task.modality.includes("audio")) {
-      if (clip.blob.size > served.limits.bytes) throw new Error(`The file is larger than ${served.limits.bytes / 2 ** 20} MiB.`);
-      if (!READ_BY_SERVER.test(clip.name)) clip = { blob: await toWav(clip.blob), name: clip.name + ".wav" };
-      body.append("clip", clip.blob, clip.name);
+      let sent = clip;
+      if (!READ_BY_SERVER.test(sent.name)) sent = { blob: await toWav(sent.blob), name: sent.name + ".wav" };
+      if (sent.blob.size > served.limits.bytes) throw new Error(`The file is larger than ${served.limits.bytes / 2 ** 20} MiB.`);
+      body.append("clip", sent.blob, sent.name);
     }
     const fields = Object.keys(texts);
     if (fields.length) body.append("text", fields.length === 1 ? texts[fields[0]] : JSON.stringify(texts));
@@ -213,14 +220,17 @@ async function predict(event) {
     $("headline").textContent = answer.contested ? `People would be divided; ${answer.top} first` : `Most would say ${answer.top}`;
     showBars(answer.probs); showContested(); showNearest();
     $("result").hidden = false;
-    if (task.modality === "audio" && $("player").duration > WINDOW) {
+    if (task.modality === "audio" && answer.seconds > WINDOW) {
       say("Listening to each moment …");
       answer.timeline = await call(`api/timeline?window=${WINDOW}&hop=${HOP}`, body);
       showTimeline(answer.timeline);
     }
     say("");
   } catch (error) { complain(error.message); }
-  finally { $("predict").disabled = false; }
+  finally {
+    $("predict").disabled = busy = false;
+    for (const tab of $("tabs").children) tab.disabled = false;
+  }
 }
 
 function download() {
@@ -234,7 +244,11 @@ function download() {
 $("form").addEventListener("submit", predict);
 $("record").addEventListener("click", record);
 $("download").addEventListener("click", download);
-$("file").addEventListener("change", event => { if (event.target.files[0]) take(event.target.files[0], event.target.files[0].name); });
+$("file").addEventListener("change", event => {
+  const file = event.target.files[0];
+  if (file) take(file, file.name);
+  event.target.value = ""; // so that the same file can be chosen again
+});
 $("form").addEventListener("dragover", event => { event.preventDefault(); $("form").classList.add("over"); });
 $("form").addEventListener("dragleave", () => $("form").classList.remove("over"));
 $("form").addEventListener("drop", event => {
