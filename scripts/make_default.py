@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +18,7 @@ from safetensors.torch import load_file, save_file
 
 from shala_audio.files import read_json, write_beside, write_json, write_text
 from shala_audio.inference.default import FOLDER, part
+from shala_audio.inference.neighbours import FILE
 from shala_audio.models.folder import SETTINGS, TRAINED, hub_files
 from shala_audio.models.sources import base_sha256
 from shala_audio.tasks import task_from_dict
@@ -33,6 +35,11 @@ def shrink(source: Path, target: Path) -> float:
     write_json(target / SETTINGS, settings)
     for name, content in hub_files(task_from_dict(settings["task"], str(source / SETTINGS))).items():
         write_json(target / name, content)
+    shutil.copy(source / "score.json", target)  # what the page says about how good it is
+    if (
+        settings["task"]["modality"] != "text" and (source / FILE).is_file()
+    ):  # GoEmotions' comments are not ours to show
+        shutil.copy(source / FILE, target)
     state = {name: value.to(torch.float16) for name, value in load_file(source / TRAINED).items()}
     with write_beside(target / TRAINED) as beside:
         save_file(state, beside, metadata={"format": "pt"})

@@ -26,7 +26,7 @@ from shala_audio.files import write_beside
 from shala_audio.inference.predictor import Clip, Predictor, Text
 
 FILE = "neighbours.safetensors"
-AXES = 64  # of the states' hundreds: enough to tell neighbours, and small beside the model
+AXES = 32  # of the states' hundreds: enough to tell neighbours, and small beside the model
 MOST_ITEMS = 5000  # of a larger corpus, so many are drawn
 
 
