@@ -45,7 +45,7 @@ def test_a_gradient_that_is_no_number(tiny_lm, tmp_path):
         trainer.train()
 
 
-@pytest.mark.parametrize(("part", "says"), [("ear", "the ear"), ("lora", "the adapter")])
+@pytest.mark.parametrize(("part", "says"), [("ear", "the ear"), ("lora", "the adapter"), ("", "the")])
 def test_no_gradient_at_a_part(tiny_lm, tiny_encoder, tmp_path, part, says):
     model = tiny_model(tiny_lm, tiny_encoder)
     trainer = shala_trainer(model, tmp_path, max_steps=9)

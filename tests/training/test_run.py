@@ -42,7 +42,7 @@ def test_a_checkpoint_of_other_settings_is_not_gone_on_from(settings, tmp_path):
 
 def test_training_removes_what_an_older_model_left(settings, tmp_path):
     (tmp_path / "run").mkdir()
-    for name in ("calibration_temperature.json", "predictions.jsonl", "score.json"):
+    for name in ("calibration_temperature.json", "predictions.jsonl", "score.json", "neighbours.safetensors"):
         (tmp_path / "run" / name).write_text("{}")
     train(settings("run", method="zero_shot"))
     assert not list((tmp_path / "run").glob("*calibration*")) and not (tmp_path / "run" / "score.json").exists()
@@ -53,3 +53,16 @@ def test_splitting_the_base_models_by_deepspeed_is_refused(settings):
     asked.deepspeed_plugin = SimpleNamespace(zero_stage=3)
     with pytest.raises(UserError, match="use stage 2"):
         train(asked)
+
+
+def test_a_finished_run_is_not_done_again_unless_something_changed(settings, tmp_path, capsys):
+    train(settings("run", method="warm_start", resume=True))
+    weights = tmp_path / "run" / "trained.safetensors"
+    first = weights.stat().st_mtime_ns
+    train(settings("run", method="warm_start", resume=True))
+    assert "trained already" in capsys.readouterr().out and weights.stat().st_mtime_ns == first
+    train(settings("run", method="warm_start"))
+    assert weights.stat().st_mtime_ns > first, "without --resume it is"
+    second = weights.stat().st_mtime_ns
+    train(settings("run", method="warm_start", resume=True, learning_rate=0.02))
+    assert weights.stat().st_mtime_ns > second, "and with other settings"

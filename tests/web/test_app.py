@@ -147,6 +147,20 @@ def test_strange_hosts_are_refused(sound_predictor):
     assert TestClient(app, base_url="http://localhost:8000").get("/api/tasks").status_code == 200
 
 
+def test_pages_elsewhere_cannot_post(client):
+    sent = {"files": {"clip": ("a.wav", wav())}, "headers": {"Sec-Fetch-Site": "cross-site"}}
+    assert client.post("/api/predict", **sent).status_code == 403
+    sent["headers"] = {"Sec-Fetch-Site": "same-origin"}
+    assert client.post("/api/predict", **sent).status_code == 200
+
+
+def test_training_items_can_be_kept_back(text_folder):
+    predictor = Predictor.from_pretrained(text_folder, device="cpu")
+    client = TestClient(module.create_app([predictor], neighbours=False))
+    assert client.get("/api/tasks").json()["tasks"][0]["people"] is None
+    assert client.post("/api/predict", data={"text": "word"}).json()["nearest"] == []
+
+
 def test_several_text_fields_come_as_json(tiny_lm):
     from dataclasses import replace
 
