@@ -27,7 +27,7 @@ def test_commands_and_files_exist(path):
     assert set(re.findall(r"(?:^    |`)shala-audio ([a-z-]+)", text)) <= commands
     for name in re.findall(r"\b((?:recipes|configs|shala_audio|tests)/[\w./]*\w)", text):
         # Not what a run makes, nor the recipe that an example makes, nor a page that is made of a recipe's README.
-        if not re.search(r"^recipes/(\w+/(exp|features|data/seed\w*)/|lab/|\w+\.md$)", name):
+        if not re.search(r"^recipes/(\w+/(exp|features|data/seed\w*)(/|$)|lab/|\w+\.md$)", name):
             assert (ROOT / name).exists(), name
     targets = set(re.findall(r"^([a-z]+):", (ROOT / "Makefile").read_text(), re.MULTILINE))
     assert set(re.findall(r"^    make ([a-z]+)", text, re.MULTILINE)) <= targets

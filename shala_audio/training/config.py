@@ -126,7 +126,7 @@ class ShalaConfig(GRPOConfig):
         },
     )
     watch_dev: int = field(
-        default=4, metadata={"help": "How often in a run the model is asked about (at most 48) dev rows; 0 for never."}
+        default=3, metadata={"help": "How often in a run the model is asked about (at most 32) dev rows; 0 for never."}
     )
     logging_steps: float = field(default=10, metadata={"help": "Log every so many steps."})
     save_strategy: str = field(default="no", metadata={"help": "When to write checkpoints: no, steps or epoch."})

@@ -21,7 +21,7 @@ from shala_audio.inference.predictor import Predictor
 from shala_audio.models.readouts.verbalized import write_answers
 from shala_audio.models.speech_lm import SpeechLM
 
-ROWS = 48  # of dev are asked about; a few seconds each time
+ROWS = 32  # of dev are asked about; a few seconds each time
 SHOWN = 4  # of them stand in the table of sample answers
 SAMPLES = "samples.jsonl"
 
@@ -36,7 +36,7 @@ class DevWatch(TrainerCallback):
     Args:
         trainer: whose model it is.
         model: the model itself.
-        rows: the dev split; 48 with votes, drawn by a hash of their ids, are asked about.
+        rows: the dev split; 32 with votes, drawn by a hash of their ids, are asked about.
         features: of their sound.
         times: in a run, evenly spread; the last is its end.
         out: folder of the run.

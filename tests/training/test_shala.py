@@ -143,7 +143,7 @@ def test_resuming_is_exact(tiny_lm, tiny_encoder, tmp_path, readout):
 
 def test_no_pickled_arguments_and_no_base_weights_in_a_checkpoint(tiny_lm, tmp_path):
     model = tiny_model(tiny_lm)
-    shala_trainer(model, tmp_path, save_strategy="steps", save_steps=1, max_steps=1).train()
+    shala_trainer(model, tmp_path, save_strategy="steps", save_steps=1, max_steps=2).train()
     names = {path.name for path in (tmp_path / "checkpoint-1").iterdir()}
     assert {"shala.json", "trained.safetensors"} <= names
     assert not names & {"training_args.bin", "model.safetensors", "pytorch_model.bin"}
