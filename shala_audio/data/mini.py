@@ -8,6 +8,7 @@ manifest are those of a few of them. The true distribution stands in `extra["tru
 
 from __future__ import annotations
 
+import io
 from dataclasses import replace
 from pathlib import Path
 
@@ -90,8 +91,10 @@ def prepare(out: Path, seed: int, rows: int = ROWS, text: bool = False) -> Prepa
             continue
         samples = speak(voices[speaker], arousal, valence, rng)
         path = Path("audio") / f"{identity}.wav"
+        file = io.BytesIO()  # libsndfile would not say that a disk is full
+        soundfile.write(file, samples, SAMPLE_RATE, subtype="PCM_16", format="WAV")
         with write_beside(out / path) as beside:
-            soundfile.write(beside, samples, SAMPLE_RATE, subtype="PCM_16", format="WAV")
+            beside.write_bytes(file.getvalue())
         audio = Audio(path.as_posix(), 0.0, round(len(samples) / SAMPLE_RATE, 4))
         made.append(Row(identity, TASK, "train", name, audio, {}, votes, extra))
     split_of = split_by_group([str(row.speaker) for row in made], SHARES, seed)
