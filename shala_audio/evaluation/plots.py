@@ -109,16 +109,18 @@ def plot_training(logs: Mapping[str, Path], path: Path) -> None:
     """Loss, reward of sampled answers, and jsd on dev by step of every training log; what a log has of them."""
     pyplot = _pyplot()
     titles = {"loss": "loss", "reward": "reward of sampled answers", "eval_jsd": "jsd on dev rows"}
-    figure, panels = pyplot.subplots(1, 3, figsize=(14, 4))
-    for name, log in logs.items():
-        records = [json.loads(line) for line in log.read_text(encoding="utf-8").splitlines()]
-        for axes, key in zip(panels, titles, strict=True):
-            points = [(record["step"], float(record[key])) for record in records if key in record]
+    records = {
+        name: [json.loads(line) for line in log.read_text(encoding="utf-8").splitlines()] for name, log in logs.items()
+    }
+    shown = [key for key in titles if key == "loss" or any(key in record for log in records.values() for record in log)]
+    figure, panels = pyplot.subplots(1, len(shown), figsize=(5 * len(shown), 4), squeeze=False)
+    for axes, key in zip(panels[0], shown, strict=True):
+        for name, log in records.items():
+            points = [(record["step"], float(record[key])) for record in log if key in record]
             if points:
                 axes.plot(*zip(*points, strict=True), label=name, marker="o" if key == "eval_jsd" else None, ms=3)
-    for axes, title in zip(panels, titles.values(), strict=True):
         axes.set_xlabel("step")
-        axes.set_ylabel(title)
+        axes.set_ylabel(titles[key])
         if axes.lines:
             axes.legend(fontsize=7)
     _save(pyplot, figure, path)
