@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import glob
 import json
 import os
 import shutil
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +25,15 @@ os.umask(UMASK)
 LARGEST_YAML = 1_000_000  # bytes
 
 
+@cache  # once a folder: it may hold as many files as a corpus has clips
+def _clear_after_killed(folder: Path) -> None:
+    """Remove what processes that were killed had begun to write."""
+    for left in folder.glob(".*.tmp"):
+        process = left.name.split(".")[-3]
+        if left.is_file() and process.isdigit() and not os.path.exists(f"/proc/{process}"):
+            left.unlink(missing_ok=True)
+
+
 @contextmanager
 def write_beside(path: str | Path) -> Iterator[Path]:
     """Yield a path beside `path` to write to; on success it is synced and renamed to `path`, else removed.
@@ -38,9 +47,7 @@ def write_beside(path: str | Path) -> Iterator[Path]:
     """
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
-    for left in path.parent.glob(f".{glob.escape(path.name)}.*.tmp"):  # by processes that were killed
-        if left.name.split(".")[-3].isdigit() and not os.path.exists(f"/proc/{left.name.split('.')[-3]}"):
-            left.unlink(missing_ok=True)
+    _clear_after_killed(path.parent)
     beside = path.with_name(f".{path.name}.{os.getpid()}.{threading.get_ident()}.tmp")
     try:
         yield beside
@@ -72,6 +79,15 @@ def write_text(path: str | Path, text: str) -> None:
     """Write a text file beside and rename it."""
     with write_beside(path) as beside:
         beside.write_text(text, encoding="utf-8")
+
+
+def fill_in(template: str, **fields: Any) -> str:
+    """A text of ours, `assets/<template>.jinja`, with its fields."""
+    from jinja2.sandbox import ImmutableSandboxedEnvironment
+
+    environment = ImmutableSandboxedEnvironment(trim_blocks=True, lstrip_blocks=True, keep_trailing_newline=True)
+    source = _PACKAGE / "assets" / f"{template}.jinja"
+    return environment.from_string(source.read_text(encoding="utf-8")).render(**fields)
 
 
 def keep_steps(path: Path, step: int) -> None:

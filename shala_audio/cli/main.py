@@ -118,13 +118,9 @@ def main() -> None:
     except Stopped as reason:
         print(f"shala-audio: stopped: {reason}", file=sys.stderr)
         sys.exit(1)
-    except OSError as error:
-        if error.errno not in DISK:
-            raise
-        print(f"shala-audio: stopped: {_disk(error)}", file=sys.stderr)
-        sys.exit(1)
     except Exception as error:
-        if "No space left on device" not in str(error):  # as the libraries that write weights and tables say it
+        # The libraries that write weights and tables say it in words of their own.
+        if getattr(error, "errno", None) not in DISK and "No space left on device" not in str(error):
             raise
         print(f"shala-audio: stopped: {_disk(error)}", file=sys.stderr)
         sys.exit(1)

@@ -11,37 +11,23 @@ from typing import Annotated
 
 import typer
 
-from shala_audio.cli.vote_options import (
-    Clips,
-    From,
-    Item,
-    Items,
-    LabelColumn,
-    LeaveOut,
-    Rater,
-    Speaker,
-    Split,
-    TextColumn,
-    Votes,
-    modality_of,
-    read_votes,
-)
+from shala_audio.cli import vote_options as given
 from shala_audio.errors import UserError
 
 
 def new_recipe(
     name: Annotated[str, typer.Argument(help="Of the recipe: letters, digits and _.")],
-    table: Votes,
-    source: From = "csv",
-    item: Item = None,
-    label: LabelColumn = None,
-    rater: Rater = None,
-    speaker: Speaker = None,
-    text: TextColumn = None,
-    split: Split = None,
-    clips: Clips = None,
-    items: Items = None,
-    leave_out: LeaveOut = None,
+    table: given.Votes,
+    source: given.From = "csv",
+    item: given.Item = None,
+    label: given.LabelColumn = None,
+    rater: given.Rater = None,
+    speaker: given.Speaker = None,
+    text: given.TextColumn = None,
+    split: given.Split = None,
+    clips: given.Clips = None,
+    items: given.Items = None,
+    leave_out: given.LeaveOut = None,
     recipes: Annotated[Path, typer.Option(help="Folder of the recipes, in a clone of the toolkit.")] = Path("recipes"),
 ) -> None:
     """Make a recipe of your own corpus, from people's votes and a folder of clips or a column of texts.
@@ -62,16 +48,23 @@ def new_recipe(
     if target.exists():
         raise UserError(f"{target}: is there already; choose another name")
     columns = Columns(item or "", label or "", rater, speaker, text, split)
-    found, _ = read_votes(table, source, columns, clips, items, leave_out)
-    modality = modality_of(clips, text)
+    found, _ = given.read_votes(table, source, columns, clips, items, leave_out)
+    modality = given.modality_of(clips, text)
     task = task_of(name, found, modality)
 
     # Everything is named from the one folder that holds it all, so that the recipe works wherever that lies.
     named = [path.resolve() for path in (table.parent, clips, items.parent if items else None) if path is not None]
     root = Path(os.path.commonpath(named))
-    given = {"--from": source, "--item": item, "--label": label, "--rater": rater, "--speaker": speaker, "--text": text}
+    named_by = {
+        "--from": source,
+        "--item": item,
+        "--label": label,
+        "--rater": rater,
+        "--speaker": speaker,
+        "--text": text,
+    }
     options = [
-        part for key, value in {**given, "--split": split}.items() if value for part in (key, shlex.quote(value))
+        part for key, value in {**named_by, "--split": split}.items() if value for part in (key, shlex.quote(value))
     ]
     for value in leave_out or ():
         options += ["--leave-out", shlex.quote(value)]
@@ -101,7 +94,7 @@ def new_recipe(
 
 
 def _write(folder: Path, recipes: Path, fields: dict[str, str]) -> None:
-    from jinja2.sandbox import ImmutableSandboxedEnvironment
+    from shala_audio.files import fill_in
 
     settings = recipes / ("goemotions" if fields["modality"] == "text" else "crema_d") / "conf"
     shutil.copytree(settings, folder / "conf")
@@ -110,13 +103,9 @@ def _write(folder: Path, recipes: Path, fields: dict[str, str]) -> None:
         conf.write_text(conf.read_text(encoding="utf-8").replace(like, fields["name"]), encoding="utf-8")
     for script in ("cmd.sh", "path.sh"):
         shutil.copy(recipes / "TEMPLATE" / script, folder / script)
-    environment = ImmutableSandboxedEnvironment(trim_blocks=True, lstrip_blocks=True, keep_trailing_newline=True)
     for template, file in (("run.sh", "run.sh"), ("data.sh", "local/data.sh"), ("README.md", "README.md")):
-        source = Path(__file__).parents[1] / "assets" / "recipe" / f"{template}.jinja"
         (folder / file).parent.mkdir(exist_ok=True)
-        (folder / file).write_text(
-            environment.from_string(source.read_text(encoding="utf-8")).render(fields), encoding="utf-8"
-        )
+        (folder / file).write_text(fill_in(f"recipe/{template}", **fields), encoding="utf-8")
         if file.endswith(".sh"):
             (folder / file).chmod(0o755)
 

@@ -7,40 +7,26 @@ from typing import Annotated
 
 import typer
 
-from shala_audio.cli.vote_options import (
-    Clips,
-    From,
-    Item,
-    Items,
-    LabelColumn,
-    LeaveOut,
-    Rater,
-    Speaker,
-    Split,
-    TextColumn,
-    Votes,
-    modality_of,
-    read_votes,
-)
+from shala_audio.cli import vote_options as given
 from shala_audio.errors import UserError
 
 
 def votes(
-    table: Votes,
+    table: given.Votes,
     out: Annotated[Path, typer.Option(help="Folder for the manifest, the task, the split and the summary.")],
-    source: From = "csv",
-    item: Item = None,
-    label: LabelColumn = None,
-    rater: Rater = None,
-    speaker: Speaker = None,
-    text: TextColumn = None,
-    split: Split = None,
-    clips: Clips = None,
-    items: Items = None,
+    source: given.From = "csv",
+    item: given.Item = None,
+    label: given.LabelColumn = None,
+    rater: given.Rater = None,
+    speaker: given.Speaker = None,
+    text: given.TextColumn = None,
+    split: given.Split = None,
+    clips: given.Clips = None,
+    items: given.Items = None,
     task: Annotated[
         str | None, typer.Option(help="Task whose labels were chosen: a name or a YAML file; made where not given.")
     ] = None,
-    leave_out: LeaveOut = None,
+    leave_out: given.LeaveOut = None,
     seed: Annotated[int, typer.Option(help="Seed of the split.")] = 0,
     max_rows: Annotated[
         int | None, typer.Option(help="Keep so many rows, the same share of every split.", min=1)
@@ -62,8 +48,8 @@ def votes(
     if task is None and (out / "task.yaml").exists():
         raise UserError(f"{out / 'task.yaml'} is there, and perhaps edited: name it with --task, or remove it")
     columns = Columns(item or "", label or "", rater, speaker, text, split)
-    found, left_out = read_votes(table, source, columns, clips, items, leave_out)
-    made = load_task(task) if task else task_of(out.resolve().name, found, modality_of(clips, text))
+    found, left_out = given.read_votes(table, source, columns, clips, items, leave_out)
+    made = load_task(task) if task else task_of(out.resolve().name, found, given.modality_of(clips, text))
     if made.has_audio != (clips is not None):
         raise UserError(f"task {made.name} takes {made.modality}; {'name' if made.has_audio else 'leave out'} --clips")
     caveat = "The split is ours, by speaker." if speaker else "The split is ours, by item."

@@ -6,14 +6,11 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from jinja2.sandbox import ImmutableSandboxedEnvironment
-
 from shala_audio.errors import UserError
-from shala_audio.files import read_json, write_text
+from shala_audio.files import fill_in, read_json, write_text
 from shala_audio.models.folder import CARD, SETTINGS
 from shala_audio.tasks import task_from_dict
 
-TEMPLATE = Path(__file__).parents[1] / "assets" / "model_card.md.jinja"
 MEASURES = {
     "jsd": "Jensen-Shannon distance to the raters (base 2; smaller is better)",
     "accuracy": "accuracy of the plurality label",
@@ -41,8 +38,8 @@ def model_card(folder: str | Path, name: str | None = None) -> str:
         read_json(path) if path.is_file() else {} for path in (folder / "training.json", folder / "score.json")
     )
     task = task_from_dict(settings["task"], str(folder / SETTINGS))
-    environment = ImmutableSandboxedEnvironment(trim_blocks=True, lstrip_blocks=True, keep_trailing_newline=True)
-    return environment.from_string(TEMPLATE.read_text(encoding="utf-8")).render(
+    return fill_in(
+        "model_card.md",
         name=name or folder.resolve().name,
         task=task,
         fields=task.text_fields() if "text" in task.modality else (),

@@ -18,7 +18,7 @@ from safetensors.numpy import save_file
 from tqdm import tqdm
 
 from shala_audio.audio.features import FeatureStore
-from shala_audio.audio.sound import read_row_audio
+from shala_audio.audio.sound import SAMPLE_RATE, read_row_audio
 from shala_audio.data.rows import Row
 from shala_audio.distribution import Floats, entropy
 from shala_audio.errors import UserError
@@ -158,7 +158,7 @@ def _row_states(
                 clips = [read_row_audio(row.audio, audio_root) for row in batch if row.audio]
                 if len(clips) < len(batch):
                     raise UserError(f"row {next(row.id for row in batch if not row.audio)} has no sound")
-                longest = round(predictor.encoder.longest * 16_000)
+                longest = round(predictor.encoder.longest * SAMPLE_RATE)
                 heard = predictor.encode([clip[:longest] for clip in clips])
             inputs = predictor.inputs(heard, [row.text for row in batch])
             yield from zip(batch, predictor.states(inputs), strict=True)
