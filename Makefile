@@ -22,8 +22,9 @@ demo: setup
 	$(BIN)/shala-audio predict recipes/mini/exp/demo/shala recipes/mini/data/seed0/audio/mini_00000.wav
 	$(BIN)/shala-audio predict default recipes/mini/data/seed0/audio/mini_00000.wav
 
+# As many tests at once as there are cores, eight at most, with one thread each.
 test: setup
-	OMP_NUM_THREADS=$${OMP_NUM_THREADS:-2} $(BIN)/python -m pytest
+	OMP_NUM_THREADS=$${OMP_NUM_THREADS:-1} $(BIN)/python -m pytest -n auto --maxprocesses 8 --dist worksteal
 
 bench: setup
 	$(BIN)/shala-audio models pull

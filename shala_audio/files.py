@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 import shutil
@@ -79,6 +80,12 @@ def write_text(path: str | Path, text: str) -> None:
     """Write a text file beside and rename it."""
     with write_beside(path) as beside:
         beside.write_text(text, encoding="utf-8")
+
+
+def file_sha256(path: Path) -> str:
+    """sha256 of a file's bytes."""
+    with open(path, "rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def fill_in(template: str, **fields: Any) -> str:

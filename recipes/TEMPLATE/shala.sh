@@ -260,11 +260,11 @@ if wants 5; then
   for system in "${trained[@]}"; do
     case $system in zero_shot | few_shot | warm_start) ;; *) need "$exp/.done_4" 4 ;; esac
     "${predict_cmd[@]}" predict "$exp/$system" "$manifest" --split test "${feature_options[@]}" \
-      --format jsonl --out "$exp/$system/predictions.jsonl"
+      --resume --format jsonl --out "$exp/$system/predictions.jsonl"
   done
   last=${trained[-1]} # calibrated on dev as well
   "${predict_cmd[@]}" predict "$exp/$last" "$manifest" --split dev "${feature_options[@]}" \
-    --format jsonl --out "$exp/$last/predictions_dev.jsonl"
+    --resume --format jsonl --out "$exp/$last/predictions_dev.jsonl"
   if [ "$(wc -l < "$exp/$last/predictions_dev.jsonl")" -ge 10 ]; then
     for kind in temperature dirichlet; do
       shala-audio calibrate "$exp/$last" "$exp/$last/predictions_dev.jsonl" "$manifest" --kind $kind \

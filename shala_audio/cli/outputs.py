@@ -5,7 +5,7 @@ from __future__ import annotations
 import csv
 import json
 import sys
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
 
@@ -17,8 +17,13 @@ FORMATS = ("table", "json", "jsonl", "csv")
 Prediction = tuple[dict[str, Any], LabelDistribution]
 
 
+def part_of(out: Path, share: Shard) -> Path:
+    """The file of one of several processes, beside that of all."""
+    return out if share[1] == 1 else out.with_name(f"{out.name}.{share[0]}-of-{share[1]}")
+
+
 def write_together(
-    predictions: Iterable[Prediction], manifest: str, split: str | None, out: Path, launched: Shard
+    write_part: Callable[[], None], manifest: str, split: str | None, out: Path, launched: Shard
 ) -> None:
     """Each process writes its part beside; when all have, the first puts them together."""
     from accelerate import PartialState
@@ -26,9 +31,9 @@ def write_together(
     from shala_audio.data.rows import iterate_manifest
     from shala_audio.evaluation.pool import merge_predictions
 
-    parts = [out.with_name(f"{out.name}.{part}-of-{launched[1]}") for part in range(1, launched[1] + 1)]
+    parts = [part_of(out, (part, launched[1])) for part in range(1, launched[1] + 1)]
     try:
-        write(predictions, "jsonl", parts[launched[0] - 1])
+        write_part()
     except UserError as error:
         alone = UserError(f"process {launched[0]} of {launched[1]}: {error}")
         alone.one_process = True
@@ -41,7 +46,7 @@ def write_together(
             part.unlink()
 
 
-def _record(head: dict[str, Any], distribution: LabelDistribution) -> dict[str, Any]:
+def record(head: dict[str, Any], distribution: LabelDistribution) -> dict[str, Any]:
     return {**head, **distribution.to_record()}
 
 
@@ -57,7 +62,7 @@ def write(predictions: Iterable[Prediction], format: str, out: Path | None) -> N
 
 def _write_to(predictions: Iterable[Prediction], format: str, file: Any) -> None:
     if format == "json":
-        json.dump([_record(*prediction) for prediction in predictions], file, indent=2, ensure_ascii=False)
+        json.dump([record(*prediction) for prediction in predictions], file, indent=2, ensure_ascii=False)
         file.write("\n")
     elif format == "csv":
         writer = None
@@ -69,7 +74,7 @@ def _write_to(predictions: Iterable[Prediction], format: str, file: Any) -> None
             writer.writerow(flat)
     elif format == "jsonl":
         for prediction in predictions:
-            file.write(json.dumps(_record(*prediction), ensure_ascii=False) + "\n")
+            file.write(json.dumps(record(*prediction), ensure_ascii=False) + "\n")
             file.flush()
     else:
         from rich.console import Console

@@ -4,18 +4,22 @@ from __future__ import annotations
 
 import os
 import sys
-from collections.abc import Iterable, Iterator
+from collections.abc import Container, Iterable, Iterator
 from datetime import timedelta
-from itertools import islice
+from itertools import chain, islice
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 
 from shala_audio.cli.inputs import ManifestRows, sound_files
-from shala_audio.cli.outputs import FORMATS, Prediction, write, write_together
+from shala_audio.cli.outputs import FORMATS, Prediction, part_of, record, write, write_together
+from shala_audio.cli.resuming import Progress
 from shala_audio.cli.shards import Shard, launched_shard, parse_shard
+from shala_audio.cli.timelines import check_picture, timelines
 from shala_audio.errors import UserError, not_one_of
+from shala_audio.files import file_sha256
+from shala_audio.models.folder import SETTINGS, TRAINED
 
 
 def predict(
@@ -51,6 +55,9 @@ def predict(
         str | None,
         typer.Option(help="Of a manifest: every Nth row from the Ith on, as I/N, for jobs that `merge` puts together."),
     ] = None,
+    resume: Annotated[
+        bool, typer.Option("--resume", help="Of a manifest: go on after the last batch that a killed job wrote.")
+    ] = False,
 ) -> None:
     """Predict the distribution of human judgement of clips, texts or the rows of a manifest.
 
@@ -76,7 +83,7 @@ def predict(
     if window is not None and (text or any(name.endswith(".jsonl") for name in inputs or [])):
         raise UserError("--window makes a timeline of sound files, not of manifests, and takes no --text")
     if picture is not None:
-        _check_picture(picture, window, inputs or [])
+        check_picture(picture, window, inputs or [])
     fields = _fields(text or [])
     if not inputs and not fields:
         raise UserError("nothing to predict: name sound files or a manifest, or give --text")
@@ -92,6 +99,9 @@ def predict(
         if skip_errors:
             raise UserError("--skip-errors: not with several processes, whose rows are checked to be complete")
         share = launched
+    kept = len(manifests) == len(inputs or []) == 1 and format == "jsonl" and out is not None  # batch by batch
+    if resume and not kept:
+        raise UserError("--resume is for one manifest, with --format jsonl and --out")
     from shala_audio.inference import default
     from shala_audio.inference.predictor import Predictor
 
@@ -109,28 +119,44 @@ def predict(
         bad.append(str(error))
         print(f"shala-audio: error: {error}", file=sys.stderr)
 
+    def batches(name: str, done: Container[str] = ()) -> Iterator[list[Prediction]]:
+        try:
+            rows = ManifestRows(name, split, share)
+            yield from _manifest(predictor, rows, features, audio_root, complain if skip_errors else None, done)
+        except UserError as error:
+            complain(error)
+
     def everything() -> Iterator[Prediction]:
         for name in manifests:
-            try:
-                rows = ManifestRows(name, split, share)
-                yield from _manifest(predictor, rows, features, audio_root, complain if skip_errors else None)
-            except UserError as error:
-                complain(error)
+            yield from chain.from_iterable(batches(name))
         clips = sound_files([name for name in inputs or [] if not name.endswith(".jsonl")], complain)
         if window is not None:
-            yield from _timelines(predictor, clips, window, hop or window, complain, picture)
+            yield from timelines(predictor, clips, window, hop or window, complain, picture)
         else:
             yield from _clips(predictor, clips, fields, complain)
         if not inputs:
             yield {"id": "text"}, predictor.predict(text=fields)
 
-    if launched[1] > 1:
+    unparsed = 0  # by a job that was killed
+    if kept:
         assert out is not None
-        write_together(everything(), manifests[0], split, out, launched)
+        of = _identity(predictor.folder, manifests[0], features, calibration)
+        of |= {"split": split, "share": share, "batch_size": batch_size}
+        progress = Progress(part_of(out, launched), of, resume)
+        unparsed = progress.unparsed
+        missing = ([record(*answer) for answer in batch] for batch in batches(manifests[0], progress.done))
+        if launched[1] > 1:
+            write_together(
+                lambda: progress.finish(missing, lambda: predictor.unparsed), manifests[0], split, out, launched
+            )
+        else:
+            progress.finish(missing, lambda: predictor.unparsed)
+        progress.clear()
     else:
         write(everything(), format, out)
-    if predictor.unparsed:
-        print(f"{predictor.unparsed} answers did not parse and count as uniform", file=sys.stderr)
+    unparsed += predictor.unparsed
+    if unparsed:
+        print(f"{unparsed} answers did not parse and count as uniform", file=sys.stderr)
     if bad:
         print(f"{len(bad)} skipped: the errors above", file=sys.stderr)
         raise typer.Exit(2)
@@ -154,9 +180,22 @@ def _fields(pairs: list[str]) -> dict[str, str]:
     return dict(pair.split("=", 1) for pair in pairs)
 
 
+def _identity(folder: Path | None, manifest: str, features: Path | None, calibration: str | None) -> dict[str, Any]:
+    """Hashes of all that predictions follow from."""
+    assert folder is not None
+    files = [Path(manifest), *(folder / name for name in (SETTINGS, TRAINED, f"calibration_{calibration}.json"))]
+    files += [features / "encoder.json"] if features else []
+    return {path.name: file_sha256(path) for path in files if path.is_file()}
+
+
 def _manifest(
-    predictor: Any, rows: ManifestRows, features: Path | None, audio_root: Path | None, complain: Any
-) -> Iterator[Prediction]:
+    predictor: Any,
+    rows: ManifestRows,
+    features: Path | None,
+    audio_root: Path | None,
+    complain: Any,
+    done: Container[str],
+) -> Iterator[list[Prediction]]:
     from shala_audio.audio.features import FeatureStore
 
     store, total = None, rows.count
@@ -169,8 +208,8 @@ def _manifest(
                 complain(UserError(f"row {row.id}: {features} has no features of its sound"))
                 total -= 1
         wanted = (row for row in rows if row.id in store) if complain else rows
-    for identity, distribution in predictor.predict_rows(wanted, store, audio_root, total, complain):
-        yield {"id": identity}, distribution
+    for batch in predictor.predict_batches(wanted, store, audio_root, total, complain, done):
+        yield [({"id": identity}, distribution) for identity, distribution in batch]
 
 
 def _device(launched: Shard) -> str | None:
@@ -201,35 +240,3 @@ def _clips(predictor: Any, names: Iterable[str], fields: dict[str, str], complai
         found = predictor.predict_batch([((samples, SAMPLE_RATE), fields) for _, samples in batch])
         for (name, _), distribution in zip(batch, found, strict=True):
             yield {"id": name}, distribution
-
-
-def _check_picture(picture: Path, window: float | None, inputs: list[str]) -> None:
-    if window is None or len(inputs) != 1 or os.path.isdir(inputs[0]):
-        raise UserError("--picture: of one sound file, with --window")
-    if picture.suffix not in (".png", ".svg", ".pdf"):
-        raise UserError(f"--picture {picture}: a name that ends in .png, .svg or .pdf is needed")
-    try:
-        import matplotlib
-
-        matplotlib.use("Agg")  # no window, and none is needed
-    except ImportError:
-        raise UserError("pictures need matplotlib: in the clone, pip install -e '.[plots]'") from None
-
-
-def _timelines(
-    predictor: Any, names: Iterable[str], window: float, hop: float, complain: Any, picture: Path | None
-) -> Iterator[Prediction]:
-    from shala_audio.audio.sound import SAMPLE_RATE, read_sound
-    from shala_audio.inference.windows import plot_timeline
-
-    for name in names:
-        try:
-            samples = read_sound(name)
-            moments = predictor.timeline((samples, SAMPLE_RATE), window, hop)
-            if picture is not None:
-                plot_timeline(moments, samples, picture)
-            for moment in moments:
-                head = {"id": name, "start": moment.start, "end": moment.end, "voiced": round(moment.voiced, 3)}
-                yield head, moment.distribution
-        except UserError as error:
-            complain(error)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence, Sized
+from collections.abc import Callable, Container, Iterable, Iterator, Mapping, Sequence, Sized
 from itertools import islice
 from pathlib import Path
 from typing import Any, BinaryIO
@@ -200,7 +200,20 @@ class Predictor:
         total: int | None = None,
         complain: Callable[[UserError], None] | None = None,
     ) -> Iterator[tuple[str, LabelDistribution]]:
-        """Predictions of rows, from the feature cache where there is one.
+        """Predictions of rows, as `predict_batches` makes them, one after the other."""
+        for batch in self.predict_batches(rows, features, audio_root, total, complain):
+            yield from batch
+
+    def predict_batches(
+        self,
+        rows: Iterable[Row],
+        features: FeatureStore | None = None,
+        audio_root: str | Path | None = None,
+        total: int | None = None,
+        complain: Callable[[UserError], None] | None = None,
+        done: Container[str] = (),
+    ) -> Iterator[list[tuple[str, LabelDistribution]]]:
+        """Predictions of rows, from the feature cache where there is one, a batch at a time.
 
         Args:
             rows: any number, in constant memory: some are held at once, and go in order of length for speed.
@@ -208,6 +221,7 @@ class Predictor:
             audio_root: where their sound lies, if there are no features.
             total: how many rows there are, if `rows` does not know.
             complain: takes the error of a row whose sound cannot be read, which is then left out; raised where None.
+            done: ids of rows that are not predicted again; the others share a batch with the same rows as without it.
         """
         if self.task.has_audio and features is None and audio_root is None:
             raise UserError("the rows have sound: name the audio root, or the folder of features")
@@ -215,6 +229,9 @@ class Predictor:
         with tqdm(total=total, unit="row", desc="predict", disable=None) as bar:
             for batch in self.batches(rows, features):
                 taken = len(batch)
+                if all(row.id in done for row in batch):
+                    bar.update(taken)
+                    continue
                 if self.task.has_audio and features is None:  # long sound comes in windows, as that of a clip does
                     assert audio_root is not None
                     batch, clips = _read_clips(batch, audio_root, complain)
@@ -223,8 +240,7 @@ class Predictor:
                 else:
                     states = [features[row.id] if self.task.has_audio and features else None for row in batch]
                     answers = self._answers(states, [row.text for row in batch])
-                for row, answer in zip(batch, answers, strict=True):
-                    yield row.id, answer
+                yield [(row.id, answer) for row, answer in zip(batch, answers, strict=True) if row.id not in done]
                 bar.update(taken)
 
     def batches(self, rows: Iterable[Row], features: FeatureStore | None) -> Iterator[list[Row]]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import resource
 import shlex
 import sys
@@ -11,6 +10,8 @@ from pathlib import Path
 from typing import Any
 
 import torch
+
+from shala_audio.files import file_sha256
 
 PACKAGES = ("shala-audio", "torch", "transformers", "trl", "peft", "numpy")
 
@@ -50,9 +51,3 @@ def shorten(path: str) -> str:
         return path
     here = Path.cwd()
     return str(Path(path).relative_to(here)) if Path(path).is_relative_to(here) else f".../{Path(path).name}"
-
-
-def file_sha256(path: Path) -> str:
-    """sha256 of a file's bytes."""
-    with open(path, "rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()

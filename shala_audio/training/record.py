@@ -8,11 +8,11 @@ from enum import Enum
 from pathlib import Path
 from typing import Any
 
-from shala_audio.files import read_json
+from shala_audio.files import file_sha256, read_json
 from shala_audio.models.folder import TRAINED
 from shala_audio.models.speech_lm import SpeechLM
 from shala_audio.training.config import ShalaConfig
-from shala_audio.training.cost import cost_record, file_sha256, shorten
+from shala_audio.training.cost import cost_record, shorten
 from shala_audio.training.methods import METHODS
 
 # Where a run writes and what it says while it runs: not part of what it computes.

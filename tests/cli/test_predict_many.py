@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from itertools import chain, islice
 
 import numpy as np
 import pytest
@@ -10,8 +11,10 @@ import soundfile
 from typer.testing import CliRunner
 
 from shala_audio.cli.main import app
+from shala_audio.cli.resuming import Progress
 from shala_audio.data.rows import Row, write_manifest
 from shala_audio.errors import UserError
+from shala_audio.inference.predictor import Predictor
 from tests.cli.test_cli import invoke
 from tests.tiny import tiny_model
 from tests.training.test_processes import launch
@@ -110,3 +113,65 @@ def test_a_folder_is_gone_through(tiny_lm, tiny_encoder, tmp_path):
     (tmp_path / "empty").mkdir()
     with pytest.raises(UserError, match="holds no sound file"):
         invoke("predict", tmp_path / "model", tmp_path / "empty")
+
+
+class Killed(BaseException):
+    """What ends a job between two batches."""
+
+
+def killed_after(monkeypatch, batches):
+    whole = Predictor.predict_batches
+
+    def cut(self, *given, **options):
+        yield from islice(whole(self, *given, **options), batches)
+        raise Killed
+
+    monkeypatch.setattr(Predictor, "predict_batches", cut)
+
+
+def test_a_killed_job_goes_on_after_its_last_whole_batch(texts, tmp_path, monkeypatch):
+    given = ("predict", texts / "model", texts / "m.jsonl", "--split", "test", "--batch-size", 4, "--format", "jsonl")
+    invoke(*given, "--out", tmp_path / "whole.jsonl")
+    assert not list(tmp_path.glob(".*")), "nothing else is left"
+    out, begun = tmp_path / "p.jsonl", tmp_path / ".p.jsonl.begun"
+    with monkeypatch.context() as patched, pytest.raises(Killed):
+        killed_after(patched, 3)
+        invoke(*given, "--resume", "--out", out)
+    assert not out.exists() and begun.read_text().count("\n") == 4
+    with open(begun, "ab") as file:
+        file.write(b'[0, [{"id": "r4", "prob')  # the batch that it was writing
+    with monkeypatch.context() as patched, pytest.raises(Killed):
+        killed_after(patched, 2)
+        invoke(*given, "--resume", "--out", out)
+    assert begun.read_text().count("\n") == 6
+    invoke(*given, "--resume", "--out", out)
+    assert out.read_bytes() == (tmp_path / "whole.jsonl").read_bytes() and not begun.exists()
+
+
+def test_what_is_of_other_work_is_begun_anew(texts, alone, tmp_path, monkeypatch):
+    out = tmp_path / "p.jsonl"
+    given = ("predict", texts / "model", texts / "m.jsonl", "--format", "jsonl", "--out", out)
+    with monkeypatch.context() as patched, pytest.raises(Killed):
+        killed_after(patched, 1)
+        invoke(*given, "--split", "dev")
+    invoke(*given, "--split", "test", "--resume")
+    assert probabilities(out).keys() == alone.keys(), "the row of dev is not among them"
+    with pytest.raises(UserError, match="--resume is for one manifest"):
+        invoke("predict", texts / "model", "--text", "comment=so", "--resume")
+
+
+def test_answers_that_did_not_parse_are_counted_over_a_kill(tmp_path):
+    out = tmp_path / "p.jsonl"
+    begun = Progress(out, {"of": "a"}, resume=False)
+    with pytest.raises(Killed):
+        begun.finish(chain([[{"id": "1"}, {"id": "2"}]], raising()), lambda: 2)
+    again = Progress(out, {"of": "a"}, resume=True)
+    assert (again.unparsed, again.done) == (2, {"1", "2"})
+    again.finish([[{"id": "3"}]], lambda: 1)
+    assert Progress(out, {"of": "a"}, resume=True).unparsed == 3
+    assert [json.loads(line)["id"] for line in out.read_text().splitlines()] == ["1", "2", "3"]
+
+
+def raising():
+    raise Killed
+    yield

@@ -1,0 +1,77 @@
+"""Going on with `shala-audio predict` after a kill: what was predicted lies beside the output until all of it is there."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Callable, Iterable
+from pathlib import Path
+from typing import Any
+
+from shala_audio.files import write_beside
+
+Record = dict[str, Any]
+
+
+class Progress:
+    """Predictions so far, in `.<name>.begun` beside the output: a line says what they are of, then comes one line for each
+    batch, `[answers that did not parse up to here, predictions]`. A batch that a kill cut short is predicted again.
+
+    Args:
+        out: file that all predictions will be in.
+        of: what decides the predictions; the file of another is begun anew.
+        resume: whether to go on.
+    """
+
+    def __init__(self, out: Path, of: Record, resume: bool) -> None:
+        self.out = out
+        self.path = out.with_name(f".{out.name}.begun")
+        self.done: set[str] = set()
+        self.unparsed = 0
+        head = json.dumps(of, sort_keys=True).encode() + b"\n"
+        whole = self._read(head) if resume and self.path.is_file() else 0
+        out.parent.mkdir(parents=True, exist_ok=True)
+        if whole:
+            os.truncate(self.path, whole)
+        else:
+            self.path.write_bytes(head)
+
+    def _read(self, head: bytes) -> int:
+        """Bytes of the whole lines; none where the file is not of this work."""
+        with open(self.path, "rb") as file:
+            if next(file, b"") != head:
+                return 0
+            whole = len(head)
+            for line in file:
+                if not line.endswith(b"\n"):
+                    break
+                self.unparsed, records = json.loads(line)
+                self.done.update(record["id"] for record in records)
+                whole += len(line)
+        return whole
+
+    def finish(self, batches: Iterable[list[Record]], unparsed: Callable[[], int]) -> None:
+        """Write the predictions that are missing, then all of them to the output.
+
+        Args:
+            batches: the missing ones.
+            unparsed: answers among them that did not parse, so far.
+        """
+        before = self.unparsed
+        with open(self.path, "a", encoding="utf-8") as file:
+            for records in batches:
+                self.unparsed = before + unparsed()
+                file.write(json.dumps([self.unparsed, records], ensure_ascii=False) + "\n")
+                file.flush()
+        with (
+            write_beside(self.out) as beside,
+            open(beside, "w", encoding="utf-8") as file,
+            open(self.path, "rb") as begun,
+        ):
+            next(begun)
+            for line in begun:
+                for record in json.loads(line)[1]:
+                    file.write(json.dumps(record, ensure_ascii=False) + "\n")
+
+    def clear(self) -> None:
+        self.path.unlink()
