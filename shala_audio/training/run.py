@@ -28,6 +28,7 @@ from shala_audio.models.readouts.verbalized import longest_answer
 from shala_audio.models.speech_lm import SpeechLM
 from shala_audio.tasks import load_task
 from shala_audio.training.ambiguity import AmbiguityWeights
+from shala_audio.training.checkpoints import UNFINISHED, checkpoints
 from shala_audio.training.config import ShalaConfig
 from shala_audio.training.data import Batcher, build_dataset, few_shot_examples, hard_rows, training_rows
 from shala_audio.training.dev_watch import DevWatch
@@ -36,7 +37,6 @@ from shala_audio.training.guard import Guard
 from shala_audio.training.methods import METHODS
 from shala_audio.training.record import fingerprint, run_record
 from shala_audio.training.shala import ShalaTrainer
-from shala_audio.training.speech_trainer import UNFINISHED, checkpoints
 from shala_audio.training.warm_start import WarmStartTrainer
 
 # Of the model that was in a folder before.

@@ -27,6 +27,7 @@ from shala_audio.models.readouts.slots import digit_log_probs, fill_slots, slot_
 from shala_audio.models.readouts.verbalized import parse_answer
 from shala_audio.models.speech_lm import SpeechLM
 from shala_audio.training.ambiguity import AmbiguityWeights
+from shala_audio.training.checkpoints import CheckpointMoments
 from shala_audio.training.config import ShalaConfig
 from shala_audio.training.data import Batcher
 from shala_audio.training.objective import js_distance, js_divergence
@@ -81,6 +82,8 @@ class ShalaTrainer(SpeechTrainer, GRPOTrainer):
             processing_class=model.tokenizer,
             **options,
         )
+        accumulated, used = args.gradient_accumulation_steps, args.steps_per_generation * args.num_iterations
+        self.add_callback(CheckpointMoments(1 if self.exact else math.lcm(used, accumulated) // accumulated))
         if model.readout == "verbalized" and (self.is_fsdp_enabled or self.is_deepspeed_enabled):
             raise UserError(
                 "readout verbalized: its free answers are not sampled from a model that is spread over processes"

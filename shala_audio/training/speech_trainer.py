@@ -14,18 +14,11 @@ from torch import Tensor
 
 from shala_audio.distribution import Floats
 from shala_audio.files import remove_folder, sync_file, sync_folder
+from shala_audio.training.checkpoints import UNFINISHED, checkpoints
 from shala_audio.training.data import Batcher
 from shala_audio.training.guard import check_loss
 from shala_audio.training.objective import concordance_loss
 from shala_audio.training.sampling import RowSampler, visit_order
-
-UNFINISHED = "unfinished"  # folder of a checkpoint that is being written
-
-
-def checkpoints(out: Path) -> list[Path]:
-    """A run's checkpoints, by their steps."""
-    found = [folder for folder in out.glob("checkpoint-*") if folder.name.removeprefix("checkpoint-").isdigit()]
-    return sorted(found, key=lambda folder: int(folder.name.removeprefix("checkpoint-")))
 
 
 def learning_rate(name: str, args: Any) -> float:
@@ -96,6 +89,12 @@ class SpeechTrainer:
             kept = {name: data[name].to(self.args.device) for name in ("human", "attributes") if name in data}
             return {**super()._prepare_input(data), **kept}  # type: ignore[misc]
         return super()._prepare_input(data)  # type: ignore[misc]
+
+    def log(self, logs: dict[str, float], *times: Any) -> None:
+        logs.pop(
+            "train_loss", None
+        )  # transformers' mean over a run takes the steps before a resume for steps without loss
+        super().log(logs, *times)  # type: ignore[misc]
 
     def training_step(self, *arguments: Any, **options: Any) -> Tensor:
         loss = super().training_step(*arguments, **options)  # type: ignore[misc]

@@ -17,6 +17,7 @@ from shala_audio.models.readouts.label_token import label_answers, label_tree
 from shala_audio.models.readouts.slots import digit_log_probs, slot_template, to_digits
 from shala_audio.models.readouts.verbalized import write_answer
 from shala_audio.models.speech_lm import SpeechLM
+from shala_audio.training.checkpoints import CheckpointMoments
 from shala_audio.training.data import Batcher
 from shala_audio.training.objective import soft_cross_entropy
 from shala_audio.training.speech_trainer import SpeechTrainer
@@ -28,6 +29,7 @@ class WarmStartTrainer(SpeechTrainer, Trainer):
     def __init__(self, model: SpeechLM, batcher: Batcher, **options: Any) -> None:
         self.batcher = batcher
         super().__init__(model=model, data_collator=batcher, **options)
+        self.add_callback(CheckpointMoments(every=1))
         self.model_accepts_loss_kwargs = False  # so that Trainer divides by the accumulation steps
         if model.readout == "label_token":
             self.tree = label_tree(model)

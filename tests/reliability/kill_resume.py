@@ -4,8 +4,9 @@
 
 Each stage runs once without interruption. Then it is started, killed at a random moment and started again with the same
 command, until it has been killed so often; whenever it gets to its end, its results must be the uninterrupted run's, byte for
-byte, and it begins anew. The models are tiny and random, since this is about files. Prints a table; exits with 1 where
-something differs.
+byte, and it begins anew. The models are tiny and random, since this is about files. On a full disk and in a
+read-only folder the command must say so in a line, and come to the same results once there is room. Prints a table; exits
+with 1 where something differs.
 """
 
 from __future__ import annotations
@@ -88,7 +89,7 @@ def make_stages(base: Path) -> list[Stage]:
         "--resume --report_to none --watch_dev 2"
     )
     fresh = f"train --method warm_start --task mini --model {model} {learn}"
-    predict = f"predict {base}/start_label_token {manifest} --features {feats} --format jsonl"
+    predict = f"predict {base}/start_label_token {manifest} --features {feats} --format jsonl --resume"
     run(f"prepare mini --out {data} --max-rows 60", check=True)
     run(f"{encode} {feats}", check=True)
     for readout in ("label_token", "slots", "verbalized"):
@@ -133,6 +134,12 @@ def torn(out: Path) -> list[str]:
         try:
             if path.suffix == ".json":
                 json.loads(path.read_text())
+            elif (
+                path.suffix == ".jsonl" and path.name != "log.jsonl"
+            ):  # a log is cut to whole lines by the run that goes on
+                assert path.read_text().endswith("\n")
+                for line in path.read_text().splitlines():
+                    json.loads(line)
             elif path.suffix == ".safetensors":
                 load_file(path)
         except Exception as error:
@@ -144,8 +151,8 @@ def torn(out: Path) -> list[str]:
     return bad
 
 
-def kill_until(stage: Stage, base: Path, kills: int, rng: random.Random) -> tuple[int, int, list[str]]:
-    """(kills, ends reached, complaints) of one stage."""
+def kill_until(stage: Stage, base: Path, kills: int, rng: random.Random) -> tuple[object, int, int, list[str]]:
+    """(results of the run without kills, kills, ends reached, complaints) of one stage."""
     out = base / "reference"
     out.mkdir()
     arguments = stage.command.replace("{out}", str(out))
@@ -175,11 +182,12 @@ def kill_until(stage: Stage, base: Path, kills: int, rng: random.Random) -> tupl
         ends += 1
         shutil.rmtree(out)
     shutil.rmtree(base / "reference")
-    return killed, ends, complaints
+    return expected, killed, ends, complaints
 
 
-def refused(stage: Stage, base: Path, kind: str) -> str:
-    """What a stage says on a full disk, or in a folder that cannot be written; it must not be a traceback."""
+def refused(stage: Stage, base: Path, kind: str, expected: object) -> str:
+    """What a stage says on a full disk, or in a folder that cannot be written; it must not be a traceback. With room, or the
+    folder writable, the same command then ends as it does undisturbed."""
     disk = base / "disk"
     disk.mkdir()
     size = "64k" if kind == "full disk" else "4m"
@@ -187,8 +195,15 @@ def refused(stage: Stage, base: Path, kind: str) -> str:
     try:
         if kind == "read-only":
             subprocess.run(["mount", "-o", "remount,ro", str(disk)], check=True)
-        status, said = run(stage.command.replace("{out}", str(disk / "out")))
+        arguments = stage.command.replace("{out}", str(disk / "out"))
+        status, said = run(arguments)
         left = torn(disk)
+        subprocess.run(["mount", "-o", "remount,rw,size=64m", str(disk)], check=True)
+        again, said_again = run(arguments)
+        if again:
+            left.append(f"afterwards: {said_again[-400:]}")
+        elif stage.results(disk / "out") != expected:
+            left.append("afterwards: other results than undisturbed")
     finally:
         subprocess.run(["umount", str(disk)], check=True)
         disk.rmdir()
@@ -216,9 +231,11 @@ def main() -> None:
         for stage in make_stages(base):
             if given.only not in stage.name:
                 continue
-            killed, ends, complaints = kill_until(stage, base, given.kills, rng)
+            expected, killed, ends, complaints = kill_until(stage, base, given.kills, rng)
             mounts = os.geteuid() == 0 and shutil.which("mount")
-            faults = [refused(stage, base, kind) if mounts else "not root" for kind in ("full disk", "read-only")]
+            faults = [
+                refused(stage, base, kind, expected) if mounts else "not root" for kind in ("full disk", "read-only")
+            ]
             print(f"| {stage.name} | {killed} | {ends} | {' | '.join(faults)} |", flush=True)
             for complaint in complaints:
                 print(f"    {complaint}", flush=True)

@@ -23,7 +23,7 @@ import numpy as np
 import psutil
 
 import shala_audio  # noqa: F401  (before torchaudio is imported)
-from tests.reliability.kill_resume import ENVIRONMENT, make_stages, start
+from tests.reliability.kill_resume import ENVIRONMENT, make_stages
 from tests.reliability.page_load import wav
 
 IMAGES = Path(__file__).parents[2] / "docs" / "images"
@@ -35,9 +35,11 @@ def sample(base: Path, seconds: float) -> list[tuple[float, float, float]]:
     stage = next(stage for stage in make_stages(base) if stage.name == "SHALA, slots")
     command = stage.command.replace("--max_steps 12", "--max_steps 1000000").replace("{out}", str(base / "soak"))
     serving = [sys.executable, "-m", "shala_audio", "serve", str(base / "start_label_token"), "--port", "0"]
+    long = command.replace("--save_steps 3", "--save_steps 50").split()
+    training_command, quiet = [sys.executable, "-m", "shala_audio", *long], subprocess.DEVNULL
     found: list[tuple[float, float, float]] = []
     with (
-        start(command.replace("--save_steps 3", "--save_steps 50")) as training,
+        subprocess.Popen(training_command, stdout=quiet, stderr=quiet, env=ENVIRONMENT) as training,
         subprocess.Popen(serving, stderr=subprocess.PIPE, text=True, env=ENVIRONMENT) as page,
     ):
         try:

@@ -162,20 +162,35 @@ def test_resuming_dynamic_weights_and_draws_is_exact(tiny_lm, tmp_path, readout)
     """Three epochs of rows drawn by weights that follow what is unlearnt, interrupted in the middle of the second."""
     options = {
         "ambiguity": "dynamic", "ambiguity_sampling": True, "ambiguity_lambda": 0.9, "ambiguity_lambda_end": 0.4,
-        "count": 16, "max_steps": 12 if readout == "slots" else 6, "save_strategy": "steps", "save_steps": 3,
-        "save_total_limit": 9,
+        "count": 16, "max_steps": 12 if readout == "slots" else 9, "save_strategy": "steps", "save_steps": 3,
+        "save_total_limit": 9, "logging_steps": 2,
         "per_device_train_batch_size": 16 if readout == "slots" else 8,
+        **({"num_iterations": 2} if readout == "slots" else {}),
     }  # fmt: skip
+    first, second = ("checkpoint-4", "checkpoint-6") if readout == "slots" else ("checkpoint-3", "checkpoint-6")
     whole = tiny_model(tiny_lm, readout=readout)
     trainer = shala_trainer(whole, tmp_path / "whole", **options)
     trainer.train()
     again = tiny_model(tiny_lm, readout=readout, seed=5)
     resumed = shala_trainer(again, tmp_path / "again", **options)
-    resumed.train(resume_from_checkpoint=str(tmp_path / "whole" / "checkpoint-3"))
+    resumed.train(resume_from_checkpoint=str(tmp_path / "whole" / first))
     assert resumed.weights.unlearnt.tolist() == trainer.weights.unlearnt.tolist()
     assert resumed.weights.seen.tolist() == trainer.weights.seen.tolist()
     for name, value in snapshot(whole).items():
         assert torch.equal(value, snapshot(again)[name]), name
+    states = {
+        path.name for path in (tmp_path / "whole" / second).iterdir() if path.suffix in (".pt", ".pth", ".safetensors")
+    }
+    assert {"optimizer.pt", "scheduler.pt", "rng_state.pth", "trained.safetensors"} < states, "and the weights of rows"
+    for name in states:
+        at = [(tmp_path / folder / second / name).read_bytes() for folder in ("whole", "again")]
+        assert at[0] == at[1], name
+    logs = [[logged(record) for record in run.state.log_history if record["step"] > 4] for run in (trainer, resumed)]
+    assert logs[0] == logs[1] and len(logs[0]) > 2
+
+
+def logged(record):
+    return {name: value for name, value in record.items() if "time" not in name and "per_second" not in name}
 
 
 def test_dynamic_weights_learn_of_rewards(tiny_lm, tmp_path):
