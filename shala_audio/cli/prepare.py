@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any
@@ -10,6 +11,7 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
+from shala_audio.data.licences import SOURCES
 from shala_audio.errors import UserError, nearest
 
 CORPORA = ("chaosnli", "goemotions", "crema_d", "msp_podcast", "mini", "mini_text")
@@ -50,10 +52,12 @@ def prepare(
     else:
         if corpus not in CORPORA:
             raise UserError(f"{corpus}: no such corpus; known are {', '.join(CORPORA)}{nearest(corpus, CORPORA)}")
+        licence, address = SOURCES[corpus]
         if source is None:
-            raise UserError(f"--source: name the folder of {corpus}")
+            raise UserError(f"--source: name the folder of {corpus}, as its owners give it ({address}; {licence})")
         if not source.is_dir():
             raise UserError(f"{source}: no such folder")
+        print(f"{corpus}: {licence}; from {address}", file=sys.stderr)
         if corpus == "chaosnli":
             prepared = chaosnli.prepare(source, seed, part, fold)
         elif corpus == "goemotions":

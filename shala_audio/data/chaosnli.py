@@ -9,6 +9,7 @@ import json
 from dataclasses import replace
 from pathlib import Path
 
+from shala_audio.data.licences import SOURCES
 from shala_audio.data.prepare import Prepared, as_mapping, need_file
 from shala_audio.data.rows import Row
 from shala_audio.data.splits import fold_split, split_by_group
@@ -48,5 +49,5 @@ def prepare(source: Path, seed: int, part: str = "snli", fold: int | None = None
     return Prepared(
         [replace(row, split=split_of[premise]) for row, premise in zip(rows, premises, strict=True)],
         caveat=f"ChaosNLI has no train split: {ours} in splits.json.",
-        licence="CC BY-NC 4.0",
+        licence=SOURCES["chaosnli"].licence,
     )

@@ -11,6 +11,7 @@ from collections import Counter
 from dataclasses import replace
 from pathlib import Path
 
+from shala_audio.data.licences import SOURCES
 from shala_audio.data.prepare import Prepared, as_mapping, need_file, sound_duration
 from shala_audio.data.rows import Audio, Row
 from shala_audio.data.splits import SHARES, fold_split, split_by_group
@@ -82,5 +83,5 @@ def prepare(source: Path, seed: int, fold: int | None = None) -> Prepared:
         [replace(row, split=split_of[str(row.speaker)]) for row in rows],
         left_out,
         caveat=f"CREMA-D is acted; {ours} by speaker within each sex, in splits.json.",
-        licence="ODbL 1.0",
+        licence=SOURCES["crema_d"].licence,
     )

@@ -11,6 +11,7 @@ import csv
 from collections import Counter
 from pathlib import Path
 
+from shala_audio.data.licences import SOURCES
 from shala_audio.data.prepare import Prepared, need_file
 from shala_audio.data.rows import Row
 from shala_audio.data.votes import count_votes
@@ -55,7 +56,7 @@ def _from_aggregated(source: Path) -> Prepared:
         rows,
         caveat="Aggregated labels, not votes: a label stands if two or more raters chose it. The raters' own agreement, and "
         "so the ceiling, cannot be told from them.",
-        licence="Apache-2.0",
+        licence=SOURCES["goemotions"].licence,
     )
 
 
@@ -95,7 +96,7 @@ def _from_raters(source: Path, splits: Path) -> Prepared:
         caveat="Votes of single raters, who may choose several labels: each rater's vote of 1 is split evenly over them, so "
         "a share is not the share of raters who chose the label, and plurality-label measures are harsher than multi-label "
         "ones.",
-        licence="Apache-2.0",
+        licence=SOURCES["goemotions"].licence,
     )
 
 

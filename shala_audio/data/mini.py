@@ -15,6 +15,7 @@ from pathlib import Path
 import numpy as np
 import soundfile
 
+from shala_audio.data.licences import SOURCES
 from shala_audio.data.prepare import Prepared, as_mapping
 from shala_audio.data.rows import Audio, Row
 from shala_audio.data.splits import SHARES, split_by_group
@@ -101,5 +102,5 @@ def prepare(out: Path, seed: int, rows: int = ROWS, text: bool = False) -> Prepa
     return Prepared(
         [replace(row, split=split_of[str(row.speaker)]) for row in made],
         caveat="Synthetic sound and simulated listeners: it shows that learning works, nothing about people.",
-        licence="made by this program; no restriction",
+        licence=SOURCES["mini"].licence,
     )

@@ -12,6 +12,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from shala_audio.data.licences import SOURCES
 from shala_audio.data.msp_labels import SECONDARY, Rating, Turn, read_ratings, read_turns
 from shala_audio.data.prepare import Prepared, need_file, sound_durations
 from shala_audio.data.rows import Audio, Row
@@ -114,8 +115,7 @@ def prepare(source: Path, seed: int, task: str = "msp_podcast", secondary: float
         caveat += (
             f" Turns that the partition file puts into another split than the labels, whose split is used: {moved}."
         )
-    licence = "MSP-Podcast academic licence: the corpus must not be passed on"
-    return Prepared(rows, left_out, caveat, licence)
+    return Prepared(rows, left_out, caveat, SOURCES["msp_podcast"].licence)
 
 
 def to_votes(

@@ -51,6 +51,18 @@ def test_training_is_the_same_bytes(make, tiny_lm, tmp_path):
     assert states[0] == states[1]
 
 
+@pytest.mark.parametrize("make", [shala_trainer, warm_start_trainer])
+def test_the_number_of_data_workers_changes_nothing(make, tiny_lm, tiny_encoder, tmp_path):
+    states = []
+    for workers in (0, 2):
+        model = tiny_model(tiny_lm, tiny_encoder, "slots")
+        trainer = make(model, tmp_path / str(workers), count=16, max_steps=3, dataloader_num_workers=workers)
+        trainer.train()
+        trainer.save_model(str(tmp_path / str(workers)))
+        states.append((tmp_path / str(workers) / "trained.safetensors").read_bytes())
+    assert states[0] == states[1]
+
+
 @pytest.mark.parametrize("make", [shala_trainer, warm_start_trainer, partial(shala_trainer, ambiguity="dynamic")])
 @pytest.mark.parametrize("speech", [False, True])
 def test_one_row_accumulated_eight_times_is_a_batch_of_eight(make, speech, tiny_lm, tiny_encoder, tmp_path):

@@ -8,7 +8,9 @@ import re
 from pathlib import Path
 
 import pytest
+from typer.testing import CliRunner
 
+from shala_audio.cli.main import app
 from shala_audio.errors import UserError
 from shala_audio.files import read_json
 from shala_audio.models import sources
@@ -122,5 +124,12 @@ def test_the_licence_is_said_first_and_kept(tmp_path, monkeypatch):
         with pytest.raises(UserError, match="no network"):
             sources.pull(name, said.append)
         assert model.licence in said[-1]
+    with pytest.raises(UserError, match=r"--source: name the folder of crema_d.*https://github.com/.*ODbL"):
+        invoke("prepare", "crema_d", "--out", tmp_path / "none")
+    (tmp_path / "empty").mkdir()
+    empty = ["prepare", "chaosnli", "--source", str(tmp_path / "empty"), "--out", str(tmp_path / "none")]
+    refused = CliRunner().invoke(app, empty)
+    assert isinstance(refused.exception, UserError)
+    assert "chaosnli: CC BY-NC 4.0; from https://" in refused.output, "before the corpus is looked at"
     invoke("prepare", "mini_text", "--out", tmp_path / "data", "--max-rows", 20)
     assert read_json(tmp_path / "data" / "summary.json")["licence"]
