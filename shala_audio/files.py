@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import platform
 import shutil
 import threading
 from collections.abc import Iterator
@@ -24,15 +25,26 @@ CONFIGS = _PACKAGE / "configs" if (_PACKAGE / "configs").is_dir() else _PACKAGE.
 UMASK = os.umask(0o022)  # which can only be read by setting it
 os.umask(UMASK)
 LARGEST_YAML = 1_000_000  # bytes
+_HOST = platform.node().replace(".", "-")[:32] or "here"
 
 
 @cache  # once a folder: it may hold as many files as a corpus has clips
 def _clear_after_killed(folder: Path) -> None:
     """Remove what processes that were killed had begun to write."""
-    for left in folder.glob(".*.tmp"):
+    for left in folder.glob(f".*.{_HOST}.*.tmp"):  # of other machines that share the folder, nobody here knows
         process = left.name.split(".")[-3]
-        if left.is_file() and process.isdigit() and not os.path.exists(f"/proc/{process}"):
+        if left.is_file() and process.isdigit() and not _is_running(int(process)):
             left.unlink(missing_ok=True)
+
+
+def _is_running(process: int) -> bool:
+    try:
+        os.kill(process, 0)
+    except ProcessLookupError:
+        return False
+    except (PermissionError, OverflowError):
+        pass
+    return True
 
 
 @contextmanager
@@ -47,9 +59,11 @@ def write_beside(path: str | Path) -> Iterator[Path]:
     'whole'
     """
     path = Path(path)
+    if path.is_dir():
+        raise UserError(f"{path}: is a folder; name a file in it")
     path.parent.mkdir(parents=True, exist_ok=True)
     _clear_after_killed(path.parent)
-    beside = path.with_name(f".{path.name}.{os.getpid()}.{threading.get_ident()}.tmp")
+    beside = path.with_name(f".{path.name}.{_HOST}.{os.getpid()}.{threading.get_ident()}.tmp")
     try:
         yield beside
         beside.chmod(0o666 & ~UMASK)  # safetensors makes files that nobody else may read
@@ -114,10 +128,29 @@ def keep_steps(path: Path, step: int) -> None:
 def remove_folder(folder: Path) -> None:
     """Remove a folder so that it is there whole or not at all, whenever the process is killed."""
     if folder.is_dir():
-        aside = folder.with_name(f".{folder.name}.removed")
+        aside = folder.with_name(f".{folder.name}.removed")  # which `clear_removed` finds
         shutil.rmtree(aside, ignore_errors=True)
         folder.rename(aside)
         shutil.rmtree(aside)
+
+
+def clear_removed(folder: Path) -> None:
+    """Remove what `remove_folder` had begun to remove in a folder when it was killed."""
+    for left in folder.glob(".*.removed"):
+        shutil.rmtree(left, ignore_errors=True)
+
+
+def has_half_characters(value: Any) -> bool:
+    """Whether strings in a parsed JSON hold lone surrogates (as "\\ud800"), which are no text and cannot be written as such.
+
+    >>> has_half_characters({"a": ["\\ud800"]}), has_half_characters({"a": ["é"]})
+    (True, False)
+    """
+    try:
+        json.dumps(value, ensure_ascii=False).encode()
+    except UnicodeEncodeError:
+        return True
+    return False
 
 
 def write_json(path: str | Path, value: Any) -> None:
@@ -132,7 +165,10 @@ def read_json(path: str | Path) -> Any:
         UserError: the file is missing or is not JSON.
     """
     try:
-        return json.loads(Path(path).read_text(encoding="utf-8"))
+        found = json.loads(Path(path).read_text(encoding="utf-8"))
+        if has_half_characters(found):
+            raise ValueError("a lone surrogate such as \\ud800, which is half a character")
+        return found
     except FileNotFoundError:
         raise UserError(f"{path}: no such file") from None
     except (ValueError, RecursionError) as error:

@@ -35,6 +35,8 @@ if TYPE_CHECKING:
     from shala_audio.audio.encoders import AudioEncoder  # loads transformers, which reading features does not need
 
 SHARD_CLIPS = 256
+_ENTRY = (("id", str), ("shard", str), ("frames", int), ("sound", str), ("stretch", str))  # of the index
+_TAKEN_BACK = (("id", str), ("shard", type(None)))
 BATCH_SECONDS = 60.0  # sound encoded in one batch
 
 
@@ -88,6 +90,11 @@ class FeatureStore:
             raise UserError(
                 f"{self.folder / name}: cannot be read ({error}); remove {self.folder} and run `shala-audio features` again"
             ) from None
+
+    def digest(self, row_ids: Iterable[str]) -> str:
+        """Hash of the encoder and of the sound that rows were encoded from; those without features count as such."""
+        sounds = [f"{row_id} {self.entries.get(row_id, {}).get('sound')}\n" for row_id in row_ids]
+        return hashlib.sha256("".join([json.dumps(self.encoder, sort_keys=True), *sounds]).encode()).hexdigest()
 
     def check(self, rows: Iterable[Row]) -> None:
         """Raise where a row is now another stretch of sound than the one whose features are here.
@@ -211,7 +218,8 @@ def write_features(
                     save_file(features, beside)
                 _add_lines(out, [{**line, "shard": shard} for line in lines])
                 done.new += len(features)
-    if gone := sorted(done.bad.keys() & known.keys()):  # what was there is of sound that is no longer there
+    # What was there is of other sound than the file's now. Where there is no file, the root may not be the right one.
+    if gone := sorted(row_id for row_id in done.bad.keys() & known.keys() if keys[row_id]):
         _add_lines(out, [{"id": row_id, "shard": None} for row_id in gone])
     return done
 
@@ -249,7 +257,12 @@ def _read_index(folder: Path) -> Iterator[dict[str, Any]]:
                 entry = json.loads(line)
             except (ValueError, RecursionError):  # cut short by an interruption; its clip is encoded again
                 continue
-            if not isinstance(entry, dict) or not isinstance(entry.get("id"), str) or "shard" not in entry:
+            if not isinstance(entry, dict) or not all(
+                isinstance(entry.get(name), kind)
+                for name, kind in (
+                    _ENTRY if isinstance(entry, dict) and entry.get("shard") is not None else _TAKEN_BACK
+                )
+            ):
                 raise UserError(
                     f"{path}: holds a line that is no entry; remove {folder} and run `shala-audio features` again"
                 )

@@ -21,7 +21,7 @@ from shala_audio.errors import UserError
 SAMPLE_RATE = 16_000  # Hz, what every encoder here expects
 SHORTEST = 400  # samples (25 ms): one analysis window; less than that cannot be heard
 SUFFIXES = (".wav", ".flac", ".ogg", ".mp3", ".opus", ".aiff", ".aif", ".au")
-BLOCK = 1 << 22  # frames read at once: long files need not fit into memory at their own rate
+BLOCK = 1 << 22  # samples read at once, of all channels: long files need not fit into memory at their own rate
 FRAME, HOP = 400, 160  # samples (25 ms, 10 ms) over which energy is taken
 FRAMES_AT_ONCE = 6000  # a minute: hours of sound need no more memory
 UNKNOWN = 0x7FFFF000  # bytes; from here on, a header's size stands for one that was not known yet (SoX, ffmpeg)
@@ -149,7 +149,7 @@ def _read(source: BinaryIO, offset: float, duration: float | None, longest: floa
             parts: list[Samples] = []
             read = 0
             while read < wanted:
-                block = file.read(min(BLOCK, wanted - read), dtype="float32")
+                block = file.read(min(BLOCK // file.channels, wanted - read), dtype="float32")
                 read += len(block)
                 last = read >= wanted or not len(block)
                 mono = _mono(block)
@@ -184,7 +184,7 @@ def row_path(audio: Audio, root: str | Path) -> Path:
     """Where the sound of a manifest's row lies.
 
     Raises:
-        UserError: a link leads out of `root`.
+        UserError: a link leads out of `root`, or it is a pipe or a device, which may never end.
     """
     path = Path(root) / audio.path
     try:
@@ -193,6 +193,8 @@ def row_path(audio: Audio, root: str | Path) -> Path:
         inside = True
     if not inside:
         raise UserError(f"{path}: leads out of the audio root {root}; name a root that holds what it links to")
+    if path.exists() and not path.is_file() and not path.is_dir():  # a folder is named as such where it is opened
+        raise UserError(f"{path}: is no file")
     return path
 
 

@@ -87,7 +87,8 @@ def options(
     """Train language models, with or without an ear, to answer with the distribution of human judgement."""
 
 
-DISK = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EFBIG)
+DISK = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EFBIG, errno.EACCES, errno.EPERM, errno.ENOTDIR, errno.EISDIR)
+DISK_IN_WORDS = ("No space left on device", "PytorchStreamWriter failed", "unexpected pos")  # safetensors, torch
 
 
 def _disk(error: Exception) -> str:
@@ -97,7 +98,8 @@ def _disk(error: Exception) -> str:
     else:
         what = " ".join(str(error).split())
     return (
-        f"{what}; what was written before is whole: make room, or the folder writable, and run the same command again"
+        f"{what}; what was written before is whole: make room, or the folder writable, and run the same command again, "
+        "with --resume where it has that"
     )
 
 
@@ -126,7 +128,7 @@ def main() -> None:
         sys.exit(1)
     except Exception as error:
         # The libraries that write weights and tables say it in words of their own.
-        if getattr(error, "errno", None) not in DISK and "No space left on device" not in str(error):
+        if getattr(error, "errno", None) not in DISK and not any(words in str(error) for words in DISK_IN_WORDS):
             raise
         print(f"shala-audio: stopped: {_disk(error)}", file=sys.stderr)
         sys.exit(1)

@@ -44,6 +44,7 @@ def write_together(
         merge_predictions(parts, wanted, out)
         for part in parts:
             part.unlink()
+    PartialState().wait_for_everyone()  # what each process has begun is kept until all is together
 
 
 def record(head: dict[str, Any], distribution: LabelDistribution) -> dict[str, Any]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import os
 import sys
 from collections.abc import Container, Iterable, Iterator
@@ -102,6 +103,8 @@ def predict(
     kept = len(manifests) == len(inputs or []) == 1 and format == "jsonl" and out is not None  # batch by batch
     if resume and not kept:
         raise UserError("--resume is for one manifest, with --format jsonl and --out")
+    if out is not None and out.is_dir():
+        raise UserError(f"--out {out}: is a folder; name a file in it")
     from shala_audio.inference import default
     from shala_audio.inference.predictor import Predictor
 
@@ -140,8 +143,8 @@ def predict(
     unparsed = 0  # by a job that was killed
     if kept:
         assert out is not None
-        of = _identity(predictor.folder, manifests[0], features, calibration)
-        of |= {"split": split, "share": share, "batch_size": batch_size}
+        of = _identity(predictor, manifests[0], features, audio_root, calibration)
+        of |= {"split": split, "share": share}
         progress = Progress(part_of(out, launched), of, resume)
         unparsed = progress.unparsed
         missing = ([record(*answer) for answer in batch] for batch in batches(manifests[0], progress.done))
@@ -151,7 +154,7 @@ def predict(
             )
         else:
             progress.finish(missing, lambda: predictor.unparsed)
-        progress.clear()
+        progress.clear()  # after the first process has put all parts together
     else:
         write(everything(), format, out)
     unparsed += predictor.unparsed
@@ -180,12 +183,18 @@ def _fields(pairs: list[str]) -> dict[str, str]:
     return dict(pair.split("=", 1) for pair in pairs)
 
 
-def _identity(folder: Path | None, manifest: str, features: Path | None, calibration: str | None) -> dict[str, Any]:
-    """Hashes of all that predictions follow from."""
-    assert folder is not None
-    files = [Path(manifest), *(folder / name for name in (SETTINGS, TRAINED, f"calibration_{calibration}.json"))]
-    files += [features / "encoder.json"] if features else []
-    return {path.name: file_sha256(path) for path in files if path.is_file()}
+def _identity(
+    predictor: Any, manifest: str, features: Path | None, audio_root: Path | None, calibration: str | None
+) -> dict[str, Any]:
+    """Hashes of all that predictions follow from, and where they are computed."""
+    files = {"manifest": Path(manifest)}
+    files |= {
+        f"model's {name}": predictor.folder / name for name in (SETTINGS, TRAINED, f"calibration_{calibration}.json")
+    }
+    files |= {f"features' {name}": features / name for name in ("encoder.json", "index.jsonl")} if features else {}
+    found = {name: file_sha256(path) for name, path in files.items() if path.is_file()}
+    root = hashlib.sha256(str(audio_root.resolve()).encode()).hexdigest() if audio_root else ""
+    return {**found, "audio root": root, "device": str(predictor.device)}
 
 
 def _manifest(

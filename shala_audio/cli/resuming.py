@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import sys
 from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
@@ -20,7 +21,7 @@ class Progress:
     Args:
         out: file that all predictions will be in.
         of: what decides the predictions; the file of another is begun anew.
-        resume: whether to go on.
+        resume: whether to go on; said where what was begun is of something else.
     """
 
     def __init__(self, out: Path, of: Record, resume: bool) -> None:
@@ -39,14 +40,19 @@ class Progress:
     def _read(self, head: bytes) -> int:
         """Bytes of the whole lines; none where the file is not of this work."""
         with open(self.path, "rb") as file:
-            if next(file, b"") != head:
+            if (theirs := next(file, b"")) != head:
+                print(f"{self.path}: is of {_other(theirs, head)}, and is begun anew", file=sys.stderr)
                 return 0
             whole = len(head)
             for line in file:
                 if not line.endswith(b"\n"):
                     break
-                self.unparsed, records = json.loads(line)
-                self.done.update(record["id"] for record in records)
+                try:
+                    unparsed, records = json.loads(line)
+                    self.done.update([record["id"] for record in records])
+                except (ValueError, TypeError, LookupError):  # a power cut can leave zeros
+                    break
+                self.unparsed = unparsed
                 whole += len(line)
         return whole
 
@@ -63,6 +69,7 @@ class Progress:
                 self.unparsed = before + unparsed()
                 file.write(json.dumps([self.unparsed, records], ensure_ascii=False) + "\n")
                 file.flush()
+            os.fsync(file.fileno())
         with (
             write_beside(self.out) as beside,
             open(beside, "w", encoding="utf-8") as file,
@@ -75,3 +82,12 @@ class Progress:
 
     def clear(self) -> None:
         self.path.unlink()
+
+
+def _other(theirs: bytes, mine: bytes) -> str:
+    """What two first lines differ in."""
+    try:
+        was, now = dict(json.loads(theirs)), json.loads(mine)
+    except (ValueError, TypeError):
+        return "something else"
+    return "other " + ", ".join(sorted(key for key in was.keys() | now.keys() if was.get(key) != now.get(key)))

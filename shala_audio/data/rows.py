@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path, PurePosixPath
@@ -12,7 +13,7 @@ import numpy as np
 
 from shala_audio.distribution import Floats
 from shala_audio.errors import UserError
-from shala_audio.files import write_beside
+from shala_audio.files import has_half_characters, write_beside
 from shala_audio.tasks import Task
 
 SPLITS = ("train", "dev", "test", "test2", "test3", "predict")
@@ -85,12 +86,16 @@ def row_from_json(line: str, where: str) -> Row:
         raise UserError(f"{where}: not JSON ({error})") from None
     if not isinstance(fields, dict):
         raise UserError(f"{where}: a row is a JSON object")
+    if "\\u" in line and has_half_characters(fields):
+        raise UserError(f"{where}: holds a lone surrogate such as \\ud800, which is half a character")
     known = set(Row.__dataclass_fields__)
     if unknown := sorted(set(fields) - known):
         raise UserError(f"{where}: unknown fields {', '.join(unknown)}")
     for name in ("id", "task", "split"):
         if not isinstance(fields.get(name), str) or not fields[name]:
             raise UserError(f"{where}: `{name}` must be a string and not empty")
+    if not_printed := re.search(r"[\x00-\x1f\x7f]", fields["id"]):
+        raise UserError(f"{where}: `id` holds the control character {not_printed[0]!r}")
     if fields["split"] not in SPLITS:
         raise UserError(f"{where}: split is {fields['split']!r}; use one of {', '.join(SPLITS)}")
     if not fields.get("audio") and not fields.get("text"):

@@ -169,7 +169,7 @@ class SpeechLM(PreTrainedModel, GenerationMixin):
                 source, dtype=dtype, use_safetensors=True, trust_remote_code=False
             )
             tokenizer = AutoTokenizer.from_pretrained(source, trust_remote_code=False)
-        except (OSError, ValueError) as error:
+        except (OSError, ValueError, LookupError, TypeError, RuntimeError, SafetensorError) as error:
             raise UserError(f"lm {model_config.lm}: cannot be loaded ({str(error).splitlines()[0]})") from None
         prepare_tokenizer(tokenizer)
         encoder, heard_with = None, ""

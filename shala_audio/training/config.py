@@ -139,7 +139,11 @@ class ShalaConfig(GRPOConfig):
         self.use_cpu: bool = self.use_cpu or not torch.accelerator.is_available()  # transformers wants it said for bf16
         # None is TRL's default, and means yes unless fp16 is on.
         self.bf16: bool | None = not self.fp16 if self.bf16 is None else self.bf16
-        if self.bf16 and self.use_cpu and bf16_slowdown() > 1:
+        run = Path(str(self.output_dir)) / "run.json"
+        began = read_json(run).get("precision") if self.resume and run.is_file() else None
+        if self.bf16 and self.use_cpu and began == "fp32":
+            self.bf16 = False  # whatever a machine that is busier or less so would be timed at now
+        elif self.bf16 and self.use_cpu and began is None and bf16_slowdown() > 1:
             print(
                 f"bf16: {bf16_slowdown():.0f} times slower than float32 on this CPU; float32 is used", file=sys.stderr
             )

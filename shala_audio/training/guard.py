@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -20,20 +21,22 @@ class Guard(TrainerCallback):
     Args:
         model: whose trained parameters are watched.
         gradients: whether they can be read: not where they are spread over processes.
-        rollouts: whether steps without any gradient are no fault: all rollouts may have earned the same, which `ShalaTrainer`
-            counts.
+        silent: whether all rollouts at hand have earned the same, so that no gradient is no fault; `ShalaTrainer` counts
+            such steps. None where there are no rollouts.
 
     Raises (in training):
         Stopped: a loss, gradient or parameter is not a number; or for five steps in a row no gradient has reached the ear
             or the adapter, though there was something to learn.
     """
 
-    def __init__(self, model: torch.nn.Module, gradients: bool = True, rollouts: bool = False) -> None:
+    def __init__(
+        self, model: torch.nn.Module, gradients: bool = True, silent: Callable[[], bool] | None = None
+    ) -> None:
         self.parts: dict[str, list[torch.nn.Parameter]] = {}
         for name, parameter in model.named_parameters():
             if parameter.requires_grad and (part := _part(name)) is not None:
                 self.parts.setdefault(part, []).append(parameter)
-        self.gradients, self.rollouts = gradients, rollouts
+        self.gradients, self.silent = gradients, silent
         self.without = dict.fromkeys(self.parts, 0)
 
     def on_pre_optimizer_step(self, args: Any, state: Any, control: Any, **_: Any) -> None:
@@ -46,7 +49,7 @@ class Guard(TrainerCallback):
                     f"step {state.global_step + 1}: the gradient of {PARTS[part]} is not a number; use a lower "
                     "learning_rate or a longer warm-up (warmup_steps), or bf16 false"
                 )
-        if self.rollouts and not any(norms.values()):
+        if self.silent is not None and not any(norms.values()) and self.silent():
             return
         for part, norm in norms.items():
             self.without[part] = self.without[part] + 1 if norm == 0 else 0

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Sequence
 from dataclasses import fields
 from enum import Enum
 from pathlib import Path
 from typing import Any
 
+from shala_audio.audio.features import FeatureStore
+from shala_audio.data.rows import Row
 from shala_audio.files import file_sha256, read_json
 from shala_audio.models.folder import TRAINED
 from shala_audio.models.speech_lm import SpeechLM
@@ -45,10 +48,11 @@ def precision(config: ShalaConfig) -> str:
     return "bf16" if config.bf16 else "fp16" if config.fp16 else "fp32"
 
 
-def fingerprint(config: ShalaConfig, model: SpeechLM) -> dict[str, Any]:
+def fingerprint(
+    config: ShalaConfig, model: SpeechLM, features: FeatureStore | None, rows: Sequence[Row]
+) -> dict[str, Any]:
     """What a checkpoint belongs to: its settings, seed, method, rows, and the model it began from."""
     start = Path(config.init) / TRAINED if config.init else None
-    features = Path(config.features) / "encoder.json" if config.features else None
     return {
         **settings(config),
         "method": config.method,
@@ -56,7 +60,7 @@ def fingerprint(config: ShalaConfig, model: SpeechLM) -> dict[str, Any]:
         "seed": config.seed,
         "processes": config.world_size,
         "precision": precision(config),
-        "features": file_sha256(features) if features is not None and features.is_file() else None,
+        "features": features.digest(row.id for row in rows) if features is not None else None,
         "manifest": file_sha256(Path(str(config.manifest))),
         "init": file_sha256(start) if start is not None and start.is_file() else None,
         "model": hashlib.sha256(repr((model.model_config, model.task, model.lm_sha256)).encode()).hexdigest(),

@@ -19,7 +19,7 @@ from shala_audio.data.rows import Row, read_manifest
 from shala_audio.data.votes import human_distributions, vote_counts
 from shala_audio.distribution import Floats, jsd
 from shala_audio.errors import Stopped, UserError
-from shala_audio.files import keep_steps, read_json, remove_folder, write_json
+from shala_audio.files import clear_removed, keep_steps, read_json, remove_folder, write_json
 from shala_audio.inference.card import write_card
 from shala_audio.inference.predictor import Predictor
 from shala_audio.models.config import load_model_config
@@ -40,7 +40,7 @@ from shala_audio.training.shala import ShalaTrainer
 from shala_audio.training.warm_start import WarmStartTrainer
 
 # Of the model that was in a folder before.
-STALE = ("calibration_*.json", "predictions*.jsonl", "score*.json", "neighbours.*")
+STALE = ("calibration_*.json", "predictions*.jsonl", ".predictions*.begun", "score*.json", "neighbours.*")
 
 
 def train(config: ShalaConfig) -> Path:
@@ -87,6 +87,10 @@ def train(config: ShalaConfig) -> Path:
 def _model(config: ShalaConfig) -> SpeechLM:
     if config.init:
         model = SpeechLM.from_pretrained(config.init)
+        if config.task and load_task(config.task).label_names != model.task.label_names:
+            raise UserError(
+                f"task {config.task}: has other labels than {config.init}, which answers with those of its own"
+            )
         if config.attribute_weight and model.attribute_head is None:
             raise UserError(
                 f"attribute_weight: {config.init} has no head for attributes; give its warm start the weight too"
@@ -144,8 +148,12 @@ def _fit(model: SpeechLM, config: ShalaConfig) -> tuple[bool, dict[str, Any] | N
     batcher = Batcher(model, features, config.copies)
     if model.readout == "verbalized":
         config.max_completion_length = longest_answer(model)  # no longer answer can be valid
-    mine = fingerprint(config, model)
+    mine = fingerprint(config, model, features, rows)
+    if config.process_index == 0:
+        clear_removed(Path(str(config.output_dir)))
     checkpoint = _checkpoint(config, mine)
+    if config.resume and config.save_strategy == "no":
+        say("save_strategy is no: an interrupted run will begin anew; with steps and save_steps it goes on")
     if config.resume and checkpoint is None and _is_finished(Path(str(config.output_dir)), mine):
         return None
     supervised = METHODS[config.method].loss == "supervised"
@@ -164,10 +172,9 @@ def _fit(model: SpeechLM, config: ShalaConfig) -> tuple[bool, dict[str, Any] | N
             weights.begin(_distances(model, rows, features, config))
     out = Path(str(config.output_dir))
     if config.process_index == 0:
-        if checkpoint is None:  # nothing of an earlier run may be gone on from as if it were this one's
-            (out / "training.json").unlink(missing_ok=True)  # which says that a run is finished
-            for stale in (*checkpoints(out), out / UNFINISHED):
-                remove_folder(stale)
+        if checkpoint is None:
+            (out / "training.json").unlink(missing_ok=True)  # which says that an earlier run is finished
+            remove_folder(out / UNFINISHED)
             write_json(out / "run.json", mine)
         trainer.add_callback(_JsonLog(out / "log.jsonl", _step(checkpoint)))
         if config.watch_dev and not trainer.is_fsdp_enabled and not trainer.is_deepspeed_enabled:
@@ -176,8 +183,8 @@ def _fit(model: SpeechLM, config: ShalaConfig) -> tuple[bool, dict[str, Any] | N
             trainer.add_callback(watch)
     spread = trainer.is_fsdp_enabled or trainer.is_deepspeed_enabled
     # Under FSDP and DeepSpeed gradients are spread; under fp16 they overflow now and then, and such steps are left out.
-    rollouts = not supervised and model.readout != "label_token"
-    trainer.add_callback(Guard(model, gradients=not spread and not config.fp16, rollouts=rollouts))
+    silent = (lambda: trainer.silent_in_a_row > 0) if not supervised and model.readout != "label_token" else None
+    trainer.add_callback(Guard(model, gradients=not spread and not config.fp16, silent=silent))
     before = {name: p.detach().clone() for name, p in model.named_parameters() if p.requires_grad}
     trainer.train(resume_from_checkpoint=checkpoint)
     state = None
@@ -197,13 +204,17 @@ def _fit(model: SpeechLM, config: ShalaConfig) -> tuple[bool, dict[str, Any] | N
 
 
 def _checkpoint(config: ShalaConfig, mine: dict[str, Any]) -> str | None:
-    """The newest checkpoint to go on from, if that is wanted.
+    """The newest checkpoint to go on from.
 
     Raises:
-        UserError: there is one, but of other settings, rows or another start than `mine`.
+        UserError: there is one, but of other settings, rows or another start than `mine`, or it is not to be gone on from.
     """
     out = Path(str(config.output_dir))
-    found = get_last_checkpoint(str(out)) if config.resume and out.is_dir() else None
+    found = get_last_checkpoint(str(out)) if out.is_dir() else None
+    if found is not None and not config.resume:
+        raise UserError(
+            f"{found}: of a run that was interrupted; --resume goes on from it, or remove {out} to start afresh"
+        )
     if found is not None and (out / "run.json").is_file():
         theirs = read_json(out / "run.json")
         if other := sorted(key for key in mine.keys() | theirs.keys() if mine.get(key) != theirs.get(key)):

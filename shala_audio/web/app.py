@@ -15,7 +15,7 @@ from starlette.middleware.trustedhost import TrustedHostMiddleware
 from shala_audio.audio.sound import SAMPLE_RATE, Samples, read_sound
 from shala_audio.distribution import Floats
 from shala_audio.errors import UserError
-from shala_audio.files import read_json
+from shala_audio.files import has_half_characters, read_json
 from shala_audio.inference.neighbours import Neighbours, state_of
 from shala_audio.inference.predictor import Predictor
 from shala_audio.web import schema
@@ -25,8 +25,10 @@ LARGEST_UPLOAD = 20 * 2**20  # bytes
 LONGEST = 600.0  # seconds of sound
 LONGEST_TEXT = 10_000  # characters
 UPLOAD_SECONDS = 120.0  # in which an upload must have come
+PAUSE = 20.0  # seconds in which an upload may stand still
 UPLOADS = 64  # bodies that come in at once
 WAITING = 32  # requests
+MOST_OVERLAP = 4  # windows of a timeline that hear the same moment
 PEAKS = 600  # points of a waveform
 PAGE = Path(__file__).parent / "page"
 # The page needs nothing from anywhere else, and nothing else may frame or script it.
@@ -123,7 +125,7 @@ def create_app(predictors: Sequence[Predictor], hosts: Sequence[str] = ("*",), n
         docs_url=None,  # they would load scripts from elsewhere
         redoc_url=None,
     )
-    app.add_middleware(BodyLimit, bytes_allowed=LARGEST_UPLOAD, seconds=UPLOAD_SECONDS, uploads=UPLOADS)
+    app.add_middleware(BodyLimit, bytes_allowed=LARGEST_UPLOAD, seconds=UPLOAD_SECONDS, pause=PAUSE, uploads=UPLOADS)
     app.add_middleware(Headers, headers=HEADERS)
     app.add_middleware(TrustedHostMiddleware, allowed_hosts=list(hosts), www_redirect=False)
     served = [Served(predictor, neighbours) for predictor in predictors]
@@ -184,6 +186,8 @@ def create_app(predictors: Sequence[Predictor], hosts: Sequence[str] = ("*",), n
     ) -> schema.Timeline:
         """The distributions of windows over a clip, for tasks of sound alone."""
         one = _chosen(served, True)
+        if hop < window / MOST_OVERLAP:
+            raise HTTPException(422, f"hop is {hop} s; a {MOST_OVERLAP}th of the window or more is needed")
         if one.task.modality != "audio":
             raise HTTPException(422, f"task {one.task.name} is not of sound alone")
         return await _answered(turns, request, lambda: one.timeline(_read(clip), window, hop))
@@ -224,6 +228,7 @@ def _fields(one: Served, text: str | None) -> dict[str, str]:
         fields = None
     if (
         not isinstance(fields, dict)
+        or has_half_characters(fields)
         or set(fields) != set(names)
         or not all(isinstance(v, str) for v in fields.values())
     ):

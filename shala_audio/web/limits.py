@@ -22,10 +22,12 @@ class BodyLimit:
         app: what answers.
         bytes_allowed: of a body.
         seconds: in which all of it must have come.
+        pause: seconds in which nothing need come.
         uploads: bodies that may be on their way, or wait for their answer, at once.
     """
 
-    def __init__(self, app: ASGIApp, bytes_allowed: int, seconds: float, uploads: int) -> None:
+    def __init__(self, app: ASGIApp, bytes_allowed: int, seconds: float, pause: float, uploads: int) -> None:
+        self.pause = pause
         self.app, self.bytes_allowed, self.seconds, self.uploads = app, bytes_allowed, seconds, uploads
         self.at_once = 0
 
@@ -38,7 +40,7 @@ class BodyLimit:
             return
         headers = dict(scope["headers"])
         declared = headers.get(b"content-length", b"")
-        come, complete = 0, False
+        come, complete, admitted = 0, False, self.at_once < self.uploads
         deadline = asyncio.get_running_loop().time() + self.seconds
 
         async def limited() -> Message:
@@ -47,15 +49,16 @@ class BodyLimit:
                 return await receive()
             if headers.get(b"sec-fetch-site") == b"cross-site":
                 raise HTTPException(403, "sent by a page elsewhere")
-            if self.at_once > self.uploads:
+            if not admitted:
                 raise HTTPException(503, "too many uploads at once; try again", headers={"Retry-After": "5"})
             if declared.isdigit() and int(declared) > self.bytes_allowed:
                 raise self._too_large()
             try:
-                async with asyncio.timeout_at(deadline):
+                async with asyncio.timeout_at(min(deadline, asyncio.get_running_loop().time() + self.pause)):
                     message = await receive()
             except TimeoutError:
-                raise HTTPException(408, f"the upload took longer than {self.seconds:.0f} s") from None
+                limits = f"longer than {self.seconds:.0f} s, or stood still for {self.pause:.0f} s"
+                raise HTTPException(408, f"the upload took {limits}") from None
             come += len(message.get("body", b""))
             complete = not message.get("more_body", False)
             if come > self.bytes_allowed:

@@ -35,13 +35,18 @@ TIMES = {  # what measures time, and may differ
 }  # fmt: skip
 
 
+APPENDED = ("log.jsonl", "samples.jsonl", "index.jsonl")  # whose readers cut them to whole lines
+
+
 @dataclass
 class Stage:
-    """A command that is killed; `{out}` in it is its folder. `results` says what must be the same."""
+    """A command that is killed; `{out}` in it is its folder. `results` says what must be the same, and `progress` how much is kept
+    so far: it must not become less, or work was done again."""
 
     name: str
     command: str
     results: Callable[[Path], object]
+    progress: Callable[[Path], int] = lambda out: 0
 
 
 def bytes_of(*names: str) -> Callable[[Path], object]:
@@ -63,6 +68,21 @@ def features(out: Path) -> object:
     index = [json.loads(line) for line in (out / "index.jsonl").read_text().splitlines()]
     entries = {entry["id"]: entry for entry in index}
     return {name: load_file(out / entry["shard"])[name].tobytes() for name, entry in sorted(entries.items())}
+
+
+def newest_checkpoint(out: Path) -> int:
+    if (out / "training.json").is_file():
+        return sys.maxsize  # it is finished
+    return max((int(path.name.removeprefix("checkpoint-")) for path in out.glob("checkpoint-*")), default=0)
+
+
+def clips_encoded(out: Path) -> int:
+    return (out / "index.jsonl").read_bytes().count(b"\n") if (out / "index.jsonl").is_file() else 0
+
+
+def batches_predicted(out: Path) -> int:
+    begun = out / ".p.jsonl.begun"
+    return sys.maxsize if (out / "p.jsonl").is_file() else begun.read_bytes().count(b"\n") if begun.is_file() else 0
 
 
 def predictions(out: Path) -> object:
@@ -93,21 +113,22 @@ def make_stages(base: Path) -> list[Stage]:
     run(f"prepare mini --out {data} --max-rows 60", check=True)
     run(f"{encode} {feats}", check=True)
     for readout in ("label_token", "slots", "verbalized"):
-        run(f"{fresh} --readout {readout} --max_steps 4 --output_dir {base}/start_{readout}", check=True)
+        steps = "200 --learning_rate 1e-2" if readout == "verbalized" else 4  # whose answers must parse, some of them
+        run(f"{fresh} --readout {readout} --max_steps {steps} --output_dir {base}/start_{readout}", check=True)
     run(f"{predict} --out {base}/p.jsonl", check=True)
     prepared = bytes_of("manifest.jsonl", "splits.json", "summary.json")
     stages = [
         Stage("prepare", "prepare mini --out {out} --max-rows 120", prepared),
-        Stage("features", f"{encode} {{out}} --copies 6", features),
-        Stage("warm start", f"{fresh} --ear_epochs 2 --max_steps 20 --output_dir {{out}}", trained),
+        Stage("features", f"{encode} {{out}} --copies 20", features, clips_encoded),
+        Stage("warm start", f"{fresh} --ear_epochs 2 --max_steps 20 --output_dir {{out}}", trained, newest_checkpoint),
     ]
     for readout in ("label_token", "slots", "verbalized"):
         steps = "--max_steps 20"
         if readout != "label_token":
             steps = "--num_generations 4 --per_device_train_batch_size 8 --max_steps 12"
         command = f"train --method shala_dynamic --init {base}/start_{readout} {learn} {steps} --output_dir {{out}}"
-        stages.append(Stage(f"SHALA, {readout}", command, trained))
-    stages.append(Stage("predict", f"{predict} --out {{out}}/p.jsonl --batch-size 1", predictions))
+        stages.append(Stage(f"SHALA, {readout}", command, trained, newest_checkpoint))
+    stages.append(Stage("predict", f"{predict} --out {{out}}/p.jsonl --batch-size 1", predictions, batches_predicted))
     score = f"score {base}/p.jsonl {manifest} --out {{out}}/score.json --bootstrap 3000"
     return [*stages, Stage("score", score, bytes_of("score.json"))]
 
@@ -134,10 +155,8 @@ def torn(out: Path) -> list[str]:
         try:
             if path.suffix == ".json":
                 json.loads(path.read_text())
-            elif (
-                path.suffix == ".jsonl" and path.name != "log.jsonl"
-            ):  # a log is cut to whole lines by the run that goes on
-                assert path.read_text().endswith("\n")
+            elif path.suffix == ".jsonl" and path.name not in APPENDED:
+                assert path.read_text().endswith("\n"), "cut short"
                 for line in path.read_text().splitlines():
                     json.loads(line)
             elif path.suffix == ".safetensors":
@@ -151,8 +170,8 @@ def torn(out: Path) -> list[str]:
     return bad
 
 
-def kill_until(stage: Stage, base: Path, kills: int, rng: random.Random) -> tuple[object, int, int, list[str]]:
-    """(results of the run without kills, kills, ends reached, complaints) of one stage."""
+def kill_until(stage: Stage, base: Path, kills: int, rng: random.Random) -> tuple[object, int, int, int, list[str]]:
+    """(results of the run without kills, kills, ends reached, starts from kept work, complaints) of one stage."""
     out = base / "reference"
     out.mkdir()
     arguments = stage.command.replace("{out}", str(out))
@@ -160,9 +179,10 @@ def kill_until(stage: Stage, base: Path, kills: int, rng: random.Random) -> tupl
     run(arguments, check=True)
     lasts = time.monotonic() - began
     expected = stage.results(out)
-    killed = ends = 0
+    killed = ends = gone_on = 0
     complaints: list[str] = []
-    out = base / "killed"
+    out, kept = base / "killed", 0
+    shutil.rmtree(out, ignore_errors=True)
     arguments = stage.command.replace("{out}", str(out))
     while killed < kills or ends == 0:
         out.mkdir(exist_ok=True)
@@ -174,15 +194,21 @@ def kill_until(stage: Stage, base: Path, kills: int, rng: random.Random) -> tupl
             process.communicate()
             killed += 1
             complaints += [f"after kill {killed}: {bad}" for bad in torn(out)]
+            if (now := stage.progress(out)) < kept:
+                complaints.append(f"after kill {killed}: {now} is done, and it was {kept} before")
+            gone_on += kept > 0
+            kept = now
             continue
         if process.returncode:
             complaints.append(f"after kill {killed}: exit status {process.returncode}: {said[-500:]}")
         elif stage.results(out) != expected:
             complaints.append(f"after kill {killed}: other results than without it")
         ends += 1
+        gone_on += kept > 0
+        kept = 0
         shutil.rmtree(out)
     shutil.rmtree(base / "reference")
-    return expected, killed, ends, complaints
+    return expected, killed, ends, gone_on, complaints
 
 
 def refused(stage: Stage, base: Path, kind: str, expected: object) -> str:
@@ -224,19 +250,20 @@ def main() -> None:
     rng = random.Random(given.seed)
     failed = False
     print(
-        "| stage | kills | runs that came to their end, all equal | full disk | read-only folder |\n|---|---|---|---|---|"
+        "| stage | kills | runs that came to their end, all equal | starts from kept work | full disk | read-only folder |\n"
+        "|---|---|---|---|---|---|"
     )
     with tempfile.TemporaryDirectory() as folder:
         base = Path(folder)
         for stage in make_stages(base):
             if given.only not in stage.name:
                 continue
-            expected, killed, ends, complaints = kill_until(stage, base, given.kills, rng)
+            expected, killed, ends, gone_on, complaints = kill_until(stage, base, given.kills, rng)
             mounts = os.geteuid() == 0 and shutil.which("mount")
             faults = [
                 refused(stage, base, kind, expected) if mounts else "not root" for kind in ("full disk", "read-only")
             ]
-            print(f"| {stage.name} | {killed} | {ends} | {' | '.join(faults)} |", flush=True)
+            print(f"| {stage.name} | {killed} | {ends} | {gone_on} | {' | '.join(faults)} |", flush=True)
             for complaint in complaints:
                 print(f"    {complaint}", flush=True)
             failed |= bool(complaints) or any(fault.startswith("FAILED") for fault in faults)

@@ -150,6 +150,10 @@ def test_hostile_tasks(change, says):
         "{{ 1 / 0 }}",
         "{{ text.x + 1 }}",
         "{% include 'x' %}",
+        "{% set a = 'xxxxxxxxxx' %}{% set a = a ~ a %}",
+        "{{ text.x | replace('y', 'xxxxxxxxxx') }}",
+        "{% for a in labels %}{% for b in labels %}x{% endfor %}{% endfor %}",
+        "{% macro m() %}x{% endmacro %}{{ m() }}",
     ],
 )
 def test_prompts_that_attack(prompt):

@@ -14,6 +14,7 @@ import pytest
 from shala_audio.cli import main
 from shala_audio.data.mini import prepare
 from shala_audio.data.prepare import write_prepared
+from shala_audio.files import read_json
 from shala_audio.tasks import load_task
 from tests.reliability.kill_resume import torn, trained
 
@@ -38,6 +39,9 @@ def test_a_killed_training_ends_as_an_undisturbed_one(tiny_lm, tmp_path):
         assert torn(out) == []
     done = subprocess.run([*command, str(out)], capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
+    assert read_json(out / "training.json")["resumed"] and done.stdout.count("'loss'") < 120 - 20, (
+        "it did not begin anew"
+    )
     assert trained(out) == trained(tmp_path / "whole")
 
 

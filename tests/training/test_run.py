@@ -36,8 +36,9 @@ def test_a_checkpoint_of_other_settings_is_not_gone_on_from(settings, tmp_path):
         train(settings("run", **options, resume=True, learning_rate=0.5))
     with pytest.raises(UserError, match="a run with other seed"):
         train(settings("run", **{**options, "seed": 1}, resume=True))
-    train(settings("run", **{**options, "seed": 1}))
-    assert not (folder / "checkpoint-2").exists(), "starting afresh leaves nothing to go on from by mistake"
+    with pytest.raises(UserError, match="checkpoint-2: of a run that was interrupted; --resume goes on"):
+        train(settings("run", **options))
+    assert (folder / "checkpoint-2").exists(), "days of work are not thrown away for a forgotten flag"
 
 
 def test_training_removes_what_an_older_model_left(settings, tmp_path):

@@ -14,10 +14,21 @@ import numpy as np
 import torch
 
 from shala_audio.distribution import Floats
+from shala_audio.errors import UserError
 from shala_audio.models.speech_lm import SpeechLM
 
 _PAIR = re.compile(r'\s*"([^"\\]{1,64})"\s*:\s*(\d{1,3}(?:\.\d{1,6})?)\s*%?\s*(,|\})', re.ASCII)
+_SAYABLE = re.compile(r'[^"\\]{1,64}')
 LONGEST_ANSWER = 20_000  # characters
+
+
+def can_be_stated(label: str) -> bool:
+    """Whether an answer can hold a label: at most 64 characters, no quote and no backslash.
+
+    >>> can_be_stated("joy"), can_be_stated('say "joy"')
+    (True, False)
+    """
+    return _SAYABLE.fullmatch(label) is not None
 
 
 def write_answer(p: Sequence[float], labels: Sequence[str]) -> str:
@@ -61,8 +72,16 @@ def parse_answer(answer: str, labels: Sequence[str]) -> Floats | None:
 
 
 def longest_answer(model: SpeechLM) -> int:
-    """Tokens that the longest valid answer can need, and the end after it."""
+    """Tokens that the longest valid answer can need, and the end after it.
+
+    Raises:
+        UserError: no answer can hold one of the labels.
+    """
     labels = model.task.label_names
+    if unsayable := [name for name in labels if not can_be_stated(name)]:
+        raise UserError(
+            f"task {model.task.name}: readout verbalized cannot state label {unsayable[0]!r}; use label_token"
+        )
     longest = "{" + ", ".join(f'"{label}": 100' for label in labels) + "}"
     return len(model.tokenizer(longest, add_special_tokens=False)["input_ids"]) + 8
 
