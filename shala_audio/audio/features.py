@@ -257,16 +257,18 @@ def _read_index(folder: Path) -> Iterator[dict[str, Any]]:
                 entry = json.loads(line)
             except (ValueError, RecursionError):  # cut short by an interruption; its clip is encoded again
                 continue
-            if not isinstance(entry, dict) or not all(
-                isinstance(entry.get(name), kind)
-                for name, kind in (
-                    _ENTRY if isinstance(entry, dict) and entry.get("shard") is not None else _TAKEN_BACK
-                )
-            ):
+            if not _is_entry(entry):
                 raise UserError(
                     f"{path}: holds a line that is no entry; remove {folder} and run `shala-audio features` again"
                 )
             yield entry
+
+
+def _is_entry(entry: Any) -> bool:
+    if not isinstance(entry, dict) or "shard" not in entry:
+        return False
+    fields = _TAKEN_BACK if entry["shard"] is None else _ENTRY
+    return all(isinstance(entry.get(name), kind) for name, kind in fields)
 
 
 def _stretch(row: Row) -> str:

@@ -4,8 +4,8 @@
     python -m tests.reliability.page_load --model default
 
 Starts the page on loopback in a process of its own, sends to it alone for so long, and prints counts of answers, percentiles
-of waiting, and the server's memory before and after. Exits with 1 if an answer was a server's error, memory grew without
-bound, or a file was left behind.
+of waiting, and the server's memory before and after. Exits with 1 if an answer was not one that its request
+deserves, most good clips were refused, memory grew without bound, or a file was left behind.
 """
 
 from __future__ import annotations
@@ -21,6 +21,8 @@ import sys
 import tempfile
 import time
 from collections import Counter
+from collections.abc import AsyncIterator
+from contextlib import suppress
 from pathlib import Path
 
 import httpx
@@ -30,6 +32,13 @@ import soundfile
 
 MOST_GROWTH = 400e6  # bytes that the server may grow by: uploads in flight, and buffers
 CLOSED = 0  # instead of a status: the server closed the connection before it had all of a body that it refused
+# What each kind of request may be answered with, beside 503 and CLOSED where too much comes at once.
+HONEST = {
+    "a clip": {200}, "a timeline": {200}, "zero bytes": {422}, "no sound": {422}, "tricky names": {200, 400, 422},
+    "tasks": {200}, "wrong types": {400, 422}, "100 MB": {413}, "100 MB in pieces": {413}, "slow": {200}, "half-closed": {400},
+    "left in the middle": {CLOSED},
+}  # fmt: skip
+MOST_REFUSED = 0.5  # of good clips: the rest must be answered
 TRICKS = ("../../etc/passwd", "a\x00b.wav", "C:\\evil.wav", "%2e%2e%2f.wav", "x" * 5000 + ".wav", "‮gpj.wav", "")
 
 
@@ -57,6 +66,8 @@ class Load:
             self.tricky,
             self.slow,
             self.half_closed,
+            self.leaving,
+            self.timeline,
             self.wrong,
             self.task,
         ]
@@ -66,10 +77,10 @@ class Load:
             while time.monotonic() < self.until:
                 await rng.choice(acts)(http, rng)
 
-    async def post(self, http: httpx.AsyncClient, kind: str, **body: object) -> None:
+    async def post(self, http: httpx.AsyncClient, kind: str, to: str = "/api/predict", **body: object) -> None:
         began = time.monotonic()
         try:
-            answer = await http.post("/api/predict", **body)  # type: ignore[arg-type]
+            answer = await http.post(to, **body)  # type: ignore[arg-type]
         except httpx.HTTPError as error:
             assert isinstance(error, httpx.NetworkError | httpx.RemoteProtocolError), repr(
                 error
@@ -78,13 +89,18 @@ class Load:
             return
         self.answers[kind, answer.status_code] += 1
         if answer.status_code == 200:
-            assert abs(sum(answer.json()["probs"].values()) - 1) < 1e-6
+            found = answer.json()
+            for one in found.get("moments", [found]):
+                assert abs(sum(one["probs"].values()) - 1) < 1e-6
             self.waits.append(time.monotonic() - began)
         elif answer.status_code == 503:
             await asyncio.sleep(0.5)
 
     async def predict(self, http: httpx.AsyncClient, rng: random.Random) -> None:
         await self.post(http, "a clip", files={"clip": ("a.wav", self.clip)})
+
+    async def timeline(self, http: httpx.AsyncClient, rng: random.Random) -> None:
+        await self.post(http, "a timeline", "/api/timeline?window=0.5&hop=0.5", files={"clip": ("a.wav", self.clip)})
 
     async def empty(self, http: httpx.AsyncClient, rng: random.Random) -> None:
         await self.post(http, "zero bytes", files={"clip": ("a.wav", b"")})
@@ -110,6 +126,14 @@ class Load:
     async def large(self, http: httpx.AsyncClient) -> None:
         await self.post(http, "100 MB", files={"clip": ("a.wav", self.huge)})
 
+        async def pieces() -> AsyncIterator[bytes]:  # whose number no header declares
+            yield b'--x\r\nContent-Disposition: form-data; name="clip"; filename="a.wav"\r\n\r\n'
+            for at in range(0, len(self.huge), 2**16):
+                yield self.huge[at : at + 2**16]
+
+        typed = {"Content-Type": "multipart/form-data; boundary=x"}
+        await self.post(http, "100 MB in pieces", content=pieces(), headers=typed)
+
     async def slow(self, http: httpx.AsyncClient, rng: random.Random) -> None:
         """An upload in drops, by hand."""
         reader, writer = await asyncio.open_connection("127.0.0.1", self.port)
@@ -133,16 +157,40 @@ class Load:
         writer.close()
 
     async def half_closed(self, http: httpx.AsyncClient, rng: random.Random) -> None:
+        """A client that closes its side in the middle of its upload, and waits for an answer."""
+        reader, writer = await self.half_an_upload()
+        try:
+            writer.write_eof()
+            line = await asyncio.wait_for(reader.readline(), 60)
+        except ConnectionError:
+            line = b""
+        self.answers["half-closed", int(line.split()[1]) if line else CLOSED] += 1
+        writer.close()
+
+    async def leaving(self, http: httpx.AsyncClient, rng: random.Random) -> None:
         """A client that leaves in the middle of its upload."""
-        _, writer = await asyncio.open_connection("127.0.0.1", self.port)
+        _, writer = await self.half_an_upload()
+        writer.close()
+        self.answers["left in the middle", CLOSED] += 1
+
+    async def half_an_upload(self) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
+        reader, writer = await asyncio.open_connection("127.0.0.1", self.port)
         writer.write(
             b"POST /api/predict HTTP/1.1\r\nHost: 127.0.0.1\r\nContent-Length: 500000\r\n"
             b"Content-Type: multipart/form-data; boundary=x\r\n\r\n--x\r\nContent-Disposition: form-data; "
             b'name="clip"; filename="a.wav"\r\n\r\n' + self.clip
         )
         await writer.drain()
-        writer.close()
-        self.answers["left in the middle", 0] += 1
+        return reader, writer
+
+
+def _open_in(folder: Path, process: int) -> list[str]:
+    """Files of a folder that a process has open."""
+    found = []
+    for handle in Path(f"/proc/{process}/fd").iterdir():
+        with suppress(OSError):  # closed meanwhile
+            found.append(os.readlink(handle))
+    return [path for path in found if path.startswith(str(folder))]
 
 
 def main() -> None:
@@ -186,16 +234,13 @@ def attack(folder: Path, model: str, seconds: float, clients: int) -> int:
                 return highest
 
             highest = asyncio.run(everybody())
-            after = memory().rss
+            after, left = memory().rss, _open_in(scratch, server.pid)  # also uploads in files without a name
             alive = httpx.post(
                 f"{load.address}/api/predict", files={"clip": ("a.wav", load.clip)}, timeout=60
             ).status_code
         finally:
             server.terminate()
-    left = [path.name for path in scratch.rglob("*") if path.is_file()]
-    statuses: Counter[int] = Counter()
-    for (_, status), count in load.answers.items():
-        statuses[status] += count
+    left += [path.name for path in scratch.rglob("*") if path.is_file()]
     for (kind, status), count in sorted(load.answers.items()):
         print(f"{kind:20} {status:4} {count:6}")
     waits = np.percentile(load.waits, [50, 90, 99, 100]) if load.waits else [float("nan")] * 4
@@ -205,7 +250,12 @@ def attack(folder: Path, model: str, seconds: float, clients: int) -> int:
         "memory_mb": {"before": before // 10**6, "highest": highest // 10**6, "after": after // 10**6},
         "files_left": left,
     }))  # fmt: skip
-    faults = [status for status in statuses if status >= 500 and status != 503]
+    faults = [found for found in load.answers if found[1] not in HONEST[found[0]] | {503, CLOSED}]
+    clips = {status: count for (kind, status), count in load.answers.items() if kind == "a clip"}
+    if clips.get(200, 0) < (1 - MOST_REFUSED) * sum(clips.values()):
+        faults.append(("a clip", 503))
+    for kind, status in faults:
+        print(f"dishonest: {kind} {status}", file=sys.stderr)
     return int(bool(faults) or bool(left) or alive != 200 or highest - before > MOST_GROWTH or not load.waits)
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import pickle
 import struct
 import sys
@@ -13,7 +14,7 @@ import soundfile
 
 from shala_audio.audio.features import FeatureStore, write_features
 from shala_audio.audio.sound import read_row_audio
-from shala_audio.data.rows import Audio, Row, read_manifest
+from shala_audio.data.rows import Audio, Row, read_manifest, row_from_json
 from shala_audio.errors import UserError
 from shala_audio.files import read_yaml
 from shala_audio.inference.neighbours import FILE, Neighbours
@@ -180,6 +181,46 @@ LIES = {
     "nothing": b"",
     "a pickle": pickle.dumps(Attack()),
 }
+
+
+@pytest.mark.parametrize("lie", LIES)
+def test_base_weights_that_lie(lie, tiny_lm, tmp_path):
+    import shutil
+
+    from shala_audio.models.speech_lm import SpeechLM
+    from tests.tiny import TEXT_TASK, tiny_config
+
+    shutil.copytree(tiny_lm, tmp_path / "lm")
+    (tmp_path / "lm" / "model.safetensors").write_bytes(LIES[lie])
+    with pytest.raises(UserError, match="cannot be loaded"):
+        SpeechLM.build(tiny_config(tmp_path / "lm"), TEXT_TASK, "label_token")
+
+
+@pytest.mark.parametrize("field", ["frames", "sound", "stretch", "shard"])
+def test_an_index_without_a_field(field, tmp_path):
+    entry = {"id": "a", "shard": "s", "frames": 3, "sound": "x", "stretch": "y"}
+    (tmp_path / "encoder.json").write_text("{}")
+    (tmp_path / "index.jsonl").write_text(json.dumps({name: entry[name] for name in entry if name != field}))
+    with pytest.raises(UserError, match="holds a line that is no entry"):
+        FeatureStore(tmp_path)
+
+
+def test_a_pipe_is_not_waited_for(tmp_path):
+    os.mkfifo(tmp_path / "a.wav")
+    with pytest.raises(UserError, match=r"a\.wav: is no file"):
+        read_row_audio(Audio("a.wav"), tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("line", "says"),
+    [
+        ('{"id": "a\\t1", "task": "t", "split": "train", "text": {"c": "x"}}', "control character"),
+        ('{"id": "a", "task": "t", "split": "train", "text": {"c": "\\ud800"}}', "half a character"),
+    ],
+)
+def test_rows_that_no_file_can_hold(line, says):
+    with pytest.raises(UserError, match=f"m:1: .*{says}"):
+        row_from_json(line, "m:1")
 
 
 @pytest.mark.parametrize("lie", LIES)

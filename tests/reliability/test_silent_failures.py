@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 
 import pytest
 import torch
@@ -10,11 +11,13 @@ import torch
 from shala_audio.data.rows import read_manifest, write_manifest
 from shala_audio.errors import Stopped, UserError
 from shala_audio.models.readouts import label_token
+from shala_audio.models.readouts.verbalized import longest_answer
+from shala_audio.tasks import Label
 from shala_audio.training import rewards
 from shala_audio.training.guard import Guard
 from shala_audio.training.run import train
 from tests.cli.test_cli import invoke
-from tests.tiny import tiny_model
+from tests.tiny import TEXT_TASK, tiny_model
 from tests.training.conftest import settings  # noqa: F401  (a fixture)
 from tests.training.helpers import shala_trainer
 
@@ -55,6 +58,30 @@ def test_no_gradient_at_a_part(tiny_lm, tiny_encoder, tmp_path, part, says):
             parameter.register_hook(torch.zeros_like)
     with pytest.raises(Stopped, match=rf"step 5: no gradient has reached {says} .*for 5 steps"):
         trainer.train()
+
+
+def test_no_gradient_though_rewards_differ(tiny_lm, tmp_path):
+    """Where rollouts have earned different rewards, a step without any gradient is a fault."""
+    model = tiny_model(tiny_lm, readout="slots")
+    trainer = shala_trainer(model, tmp_path, max_steps=9)
+    trainer.add_callback(Guard(model, silent=lambda: trainer.silent_in_a_row > 0))
+    for parameter in model.parameters():
+        if parameter.requires_grad:
+            parameter.register_hook(torch.zeros_like)
+    with pytest.raises(Stopped, match="no gradient has reached the adapter"):
+        trainer.train()
+
+
+def test_a_task_of_other_labels_than_the_model(settings, tmp_path):  # noqa: F811
+    train(settings("first", method="zero_shot"))
+    with pytest.raises(UserError, match="goemotions: has other labels than"):
+        train(settings("second", method="shala", init=str(tmp_path / "first"), task="goemotions"))
+
+
+def test_a_label_that_no_answer_can_hold(tiny_lm):
+    task = replace(TEXT_TASK, labels=(Label('so "called"', "so"), Label("b", "b")))
+    with pytest.raises(UserError, match="readout verbalized cannot state label"):
+        longest_answer(tiny_model(tiny_lm, readout="verbalized", task=task))
 
 
 def test_nothing_changed_at_all(settings):  # noqa: F811

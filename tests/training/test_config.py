@@ -14,5 +14,15 @@ def test_a_cpu_without_bf16_instructions_trains_in_float32(tmp_path, monkeypatch
     assert ("40 times slower" in capsys.readouterr().err) is not used
 
 
+def test_a_resumed_run_computes_as_it_began(tmp_path, monkeypatch):
+    """On a machine that is busier now, or less so, the timing may say otherwise."""
+    (tmp_path / "run.json").write_text('{"precision": "fp32"}')
+    monkeypatch.setattr(config, "bf16_slowdown", lambda: 0.5)
+    assert settings(tmp_path, bf16=True, use_cpu=True, resume=True).bf16 is False
+    (tmp_path / "run.json").write_text('{"precision": "bf16"}')
+    monkeypatch.setattr(config, "bf16_slowdown", lambda: 40.0)
+    assert settings(tmp_path, bf16=True, use_cpu=True, resume=True).bf16 is True
+
+
 def test_the_slowdown_is_measured():
     assert 0.05 < config.bf16_slowdown() < 1000

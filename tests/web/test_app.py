@@ -1,19 +1,23 @@
 from __future__ import annotations
 
+import asyncio
 import io
 import json
 import threading
 from concurrent.futures import ThreadPoolExecutor, wait
+from dataclasses import replace
 
 import numpy as np
 import pytest
 import soundfile
+from fastapi import HTTPException
 from fastapi.testclient import TestClient
 
 from shala_audio.data.rows import Row
 from shala_audio.inference.neighbours import find_neighbours
 from shala_audio.inference.predictor import Predictor
 from shala_audio.web import app as module
+from shala_audio.web.limits import BodyLimit
 from tests.tiny import LABELS, TEXT_TASK, tiny_model
 
 
@@ -159,6 +163,51 @@ def test_training_items_can_be_kept_back(text_folder):
     client = TestClient(module.create_app([predictor], neighbours=False))
     assert client.get("/api/tasks").json()["tasks"][0]["people"] is None
     assert client.post("/api/predict", data={"text": "word"}).json()["nearest"] == []
+
+
+def test_half_a_character_is_no_text(tiny_lm):
+    task = replace(TEXT_TASK, prompt="{{ text.a }} {{ text.b }}")
+    two = TestClient(module.create_app([Predictor(tiny_model(tiny_lm, task=task), device="cpu")]))
+    answer = two.post("/api/predict", data={"text": '{"a": "\\ud800", "b": "x"}'})
+    assert answer.status_code == 422 and "JSON object" in answer.json()["detail"]
+
+
+def test_a_timeline_hears_no_moment_ever_so_often(client):
+    answer = client.post("/api/timeline?window=30&hop=0.5", files={"clip": ("a.wav", wav())})
+    assert answer.status_code == 422 and "a 4th of the window" in answer.json()["detail"]
+
+
+def test_who_comes_late_turns_nobody_out():
+    """An upload that was let in is not refused because more come meanwhile; one too many is."""
+    said = []
+
+    async def app(scope, receive, send):
+        try:
+            while (await receive())["more_body"]:
+                pass
+            said.append("whole")
+        except HTTPException as refused:
+            said.append(refused.status_code)
+
+    limited = BodyLimit(app, bytes_allowed=100, seconds=5, pause=0.2, uploads=1)
+    scope = {"type": "http", "method": "POST", "headers": []}
+
+    def body(*pauses):
+        waits = iter(pauses)
+
+        async def receive():
+            pause = next(waits)
+            await asyncio.sleep(pause)
+            return {"body": b"x", "more_body": pause > 0}
+
+        return receive
+
+    async def all_of_them():
+        await asyncio.gather(limited(scope, body(0.1, 0.1, 0), None), limited(scope, body(0), None))
+        await limited(scope, body(9), None)
+
+    asyncio.run(all_of_them())
+    assert said == [503, "whole", 408], "the last stood still"
 
 
 def test_several_text_fields_come_as_json(tiny_lm):
