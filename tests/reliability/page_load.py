@@ -35,8 +35,8 @@ CLOSED = 0  # instead of a status: the server closed the connection before it ha
 # What each kind of request may be answered with, beside 503 and CLOSED where too much comes at once.
 HONEST = {
     "a clip": {200}, "a timeline": {200}, "zero bytes": {422}, "no sound": {422}, "tricky names": {200, 400, 422},
-    "tasks": {200}, "wrong types": {400, 422}, "100 MB": {413}, "100 MB in pieces": {413}, "slow": {200}, "half-closed": {400},
-    "left in the middle": {CLOSED},
+    "tasks": {200}, "wrong types": {400, 422}, "100 MB": {413}, "100 MB in pieces": {413}, "slow": {200},
+    "half-closed": {400}, "left in the middle": {CLOSED},
 }  # fmt: skip
 MOST_REFUSED = 0.5  # of good clips: the rest must be answered
 TRICKS = ("../../etc/passwd", "a\x00b.wav", "C:\\evil.wav", "%2e%2e%2f.wav", "x" * 5000 + ".wav", "‮gpj.wav", "")

@@ -10,8 +10,12 @@ import time
 
 import numpy as np
 import pytest
+from typer.testing import CliRunner
 
+from shala_audio.cli.main import app
+from shala_audio.data.rows import Row, write_manifest
 from shala_audio.models.readouts.verbalized import LONGEST_ANSWER, parse_answer
+from tests.tiny import tiny_model
 
 LABELS = ["anger", "anger management", "sad", "sadness", "ärger", "a"]  # some contain others
 PARTS = [
@@ -127,3 +131,16 @@ def test_time_is_linear_in_length(part):
 
     assert seconds(1_000_000) < 0.2
     assert seconds(LONGEST_ANSWER) < 0.2, "the longest that is looked at"
+
+
+def test_what_is_refused_is_counted(tiny_lm, tmp_path):
+    """A random model's answers are no distributions: each counts, is uniform in the result, and is said at the end."""
+    tiny_model(tiny_lm, readout="verbalized").save_pretrained(tmp_path / "model")
+    rows = [Row(f"r{n}", "tiny_text", "test", text={"comment": "so " * n}) for n in range(1, 6)]
+    write_manifest(tmp_path / "m.jsonl", rows)
+    out = tmp_path / "p.jsonl"
+    command = ["predict", str(tmp_path / "model"), str(tmp_path / "m.jsonl"), "--format", "jsonl", "--out", str(out)]
+    said = CliRunner().invoke(app, command, catch_exceptions=False)
+    found = [json.loads(line)["probs"] for line in out.read_text().splitlines()]
+    uniform = sum(len(set(probs.values())) == 1 for probs in found)
+    assert uniform == 5 and "5 answers did not parse and count as uniform" in said.output

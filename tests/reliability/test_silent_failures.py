@@ -84,6 +84,20 @@ def test_a_label_that_no_answer_can_hold(tiny_lm):
         longest_answer(tiny_model(tiny_lm, readout="verbalized", task=task))
 
 
+def test_the_last_step_leaves_numbers(settings, monkeypatch):  # noqa: F811
+    """No loss and no gradient comes after it that could show it."""
+    step = torch.optim.AdamW.step
+
+    def spoil(self, *arguments, **options):
+        done = step(self, *arguments, **options)
+        self.param_groups[0]["params"][0].data.fill_(float("nan"))
+        return done
+
+    monkeypatch.setattr(torch.optim.AdamW, "step", spoil)
+    with pytest.raises(Stopped, match="is not a number after the last step"):
+        train(settings("run", method="warm_start", max_steps=1, watch_dev=0))
+
+
 def test_nothing_changed_at_all(settings):  # noqa: F811
     with pytest.raises(Stopped, match="training changed no parameter"):
         train(settings("run", method="shala", max_steps=3, learning_rate=0.0, weight_decay=0.0))
