@@ -194,10 +194,11 @@ def _fit(model: SpeechLM, config: ShalaConfig) -> tuple[bool, dict[str, Any] | N
         )  # gathered by all, for the first process to keep
     trainer.accelerator.wait_for_everyone()  # before the first process clears the checkpoints away
     after = dict(model.named_parameters()) if state is None else state
-    if wrong := [name for name in before if not bool(torch.isfinite(after[name]).all())]:
+    main = config.process_index == 0  # which alone has gathered them
+    if main and (wrong := [name for name in before if not bool(torch.isfinite(after[name]).all())]):
         raise Stopped(f"parameter {wrong[0]} is not a number after the last step; use a lower learning_rate")
     if (
-        config.process_index == 0
+        main
         and trainer.state.global_step > 1  # the first step has a learning rate of 0
         and all(torch.equal(after[name].to(value), value) for name, value in before.items())
     ):
