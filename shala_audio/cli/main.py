@@ -93,10 +93,10 @@ DISK_IN_WORDS = ("No space left on device", "PytorchStreamWriter failed", "unexp
 
 def _disk(error: Exception) -> str:
     """What could not be written, and what to do."""
-    if isinstance(error, OSError) and error.filename:
-        what = f"{error.filename}: {error.strerror}"
+    if isinstance(error, OSError) and error.strerror:
+        what = f"{error.filename}: {error.strerror}" if error.filename else error.strerror
     else:
-        what = " ".join(str(error).split())
+        what = f"a file could not be written whole ({' '.join(str(error).split())})"
     return (
         f"{what}; what was written before is whole: make room, or the folder writable, and run the same command again, "
         "with --resume where it has that"

@@ -50,7 +50,11 @@ def test_a_killed_training_ends_as_an_undisturbed_one(tiny_lm, tmp_path):
     [
         OSError(errno.ENOSPC, "No space left on device", "out/trained.safetensors"),
         OSError(errno.EROFS, "Read-only file system", "out"),
+        OSError(errno.ENOSPC, "No space left on device"),
+        PermissionError(errno.EACCES, "Permission denied", "out"),
         RuntimeError("Error while serializing: I/O error: No space left on device (os error 28)"),
+        RuntimeError("[enforce fail at inline_container.cc:672] . unexpected pos 64 vs 0"),
+        RuntimeError("PytorchStreamWriter failed writing file data/1: file write failed"),
     ],
 )
 def test_a_full_disk_is_one_line(error, monkeypatch, capsys):
