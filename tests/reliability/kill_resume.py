@@ -113,7 +113,7 @@ def make_stages(base: Path) -> list[Stage]:
     run(f"prepare mini --out {data} --max-rows 60", check=True)
     run(f"{encode} {feats}", check=True)
     for readout in ("label_token", "slots", "verbalized"):
-run(f"{fresh} --readout {readout} --max_steps 4 --output_dir {base}/start_{readout}", check=True)
+        run(f"{fresh} --readout {readout} --max_steps 4 --output_dir {base}/start_{readout}", check=True)
     run(f"{predict} --out {base}/p.jsonl", check=True)
     prepared = bytes_of("manifest.jsonl", "splits.json", "summary.json")
     stages = [
