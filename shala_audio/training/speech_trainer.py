@@ -21,6 +21,9 @@ from shala_audio.training.objective import concordance_loss
 from shala_audio.training.sampling import RowSampler, visit_order
 
 
+LOGGED_KEPT = 1000  # records in memory and in checkpoints, which would grow with a run of days; log.jsonl has them all
+
+
 def learning_rate(name: str, args: Any) -> float:
     """Peak learning rate of a parameter: the ear and the encoder's trained layers in it may have their own."""
     ear = getattr(args, "ear_learning_rate", None) or args.learning_rate
@@ -95,6 +98,7 @@ class SpeechTrainer:
             "train_loss", None
         )  # transformers' mean over a run takes the steps before a resume for steps without loss
         super().log(logs, *times)  # type: ignore[misc]
+        del self.state.log_history[:-LOGGED_KEPT]
 
     def training_step(self, *arguments: Any, **options: Any) -> Tensor:
         loss = super().training_step(*arguments, **options)  # type: ignore[misc]

@@ -193,6 +193,13 @@ def logged(record):
     return {name: value for name, value in record.items() if "time" not in name and "per_second" not in name}
 
 
+def test_memory_does_not_grow_with_what_is_logged(tiny_lm, tmp_path, monkeypatch):
+    monkeypatch.setattr("shala_audio.training.speech_trainer.LOGGED_KEPT", 3)
+    trainer = shala_trainer(tiny_model(tiny_lm), tmp_path, max_steps=6)
+    trainer.train()
+    assert [record["step"] for record in trainer.state.log_history] == [5, 6, 6], "the last is the end's"
+
+
 def test_dynamic_weights_learn_of_rewards(tiny_lm, tmp_path):
     model = tiny_model(tiny_lm, readout="slots")
     trainer = shala_trainer(model, tmp_path, ambiguity="dynamic", max_steps=8, count=4)
