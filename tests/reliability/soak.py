@@ -12,6 +12,7 @@ from __future__ import annotations
 import argparse
 import csv
 import io
+import re
 import subprocess
 import sys
 import tempfile
@@ -33,7 +34,7 @@ WORK = ("training", "page")
 def sample(base: Path, seconds: float) -> list[tuple[float, float, float]]:
     """(seconds, MB of training, MB of the page), once a second."""
     stage = next(stage for stage in make_stages(base) if stage.name == "SHALA, slots")
-    command = stage.command.replace("--max_steps 12", "--max_steps 1000000").replace("{out}", str(base / "soak"))
+    command = re.sub(r"--max_steps \d+", "--max_steps 1000000", stage.command).replace("{out}", str(base / "soak"))
     serving = [sys.executable, "-m", "shala_audio", "serve", str(base / "start_label_token"), "--port", "0"]
     long = command.replace("--save_steps 3", "--save_steps 50").split()
     training_command, quiet = [sys.executable, "-m", "shala_audio", *long], subprocess.DEVNULL
