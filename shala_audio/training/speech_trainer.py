@@ -20,7 +20,6 @@ from shala_audio.training.guard import check_loss
 from shala_audio.training.objective import concordance_loss
 from shala_audio.training.sampling import RowSampler, visit_order
 
-
 LOGGED_KEPT = 1000  # records in memory and in checkpoints, which would grow with a run of days; log.jsonl has them all
 
 

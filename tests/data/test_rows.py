@@ -10,9 +10,12 @@ from shala_audio.data.rows import Audio, Row, read_manifest, row_from_json, writ
 from shala_audio.errors import UserError
 
 names = st.text(min_size=1, max_size=8)
+ids = st.text(
+    st.characters(min_codepoint=32, exclude_characters="\x7f", exclude_categories=["Cs"]), min_size=1, max_size=8
+)
 ROWS = st.builds(
     Row,
-    id=names,
+    id=ids,
     task=names,
     split=st.sampled_from(["train", "dev", "test"]),
     speaker=st.none() | names,
