@@ -38,7 +38,7 @@ HONEST = {
     "tasks": {200}, "wrong types": {400, 422}, "100 MB": {413}, "100 MB in pieces": {413}, "slow": {200},
     "half-closed": {400}, "left in the middle": {CLOSED},
 }  # fmt: skip
-MOST_REFUSED = 0.5  # of good clips: the rest must be answered
+MOST_REFUSED = 0.8  # of good clips, by a page that is asked for far more than it can compute
 TRICKS = ("../../etc/passwd", "a\x00b.wav", "C:\\evil.wav", "%2e%2e%2f.wav", "x" * 5000 + ".wav", "‮gpj.wav", "")
 
 
@@ -94,7 +94,7 @@ class Load:
                 assert abs(sum(one["probs"].values()) - 1) < 1e-6
             self.waits.append(time.monotonic() - began)
         elif answer.status_code == 503:
-            await asyncio.sleep(0.5)
+            await asyncio.sleep(float(answer.headers["retry-after"]))
 
     async def predict(self, http: httpx.AsyncClient, rng: random.Random) -> None:
         await self.post(http, "a clip", files={"clip": ("a.wav", self.clip)})
