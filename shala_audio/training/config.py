@@ -139,15 +139,15 @@ class ShalaConfig(GRPOConfig):
         self.use_cpu: bool = self.use_cpu or not torch.accelerator.is_available()  # transformers wants it said for bf16
         # None is TRL's default, and means yes unless fp16 is on.
         self.bf16: bool | None = not self.fp16 if self.bf16 is None else self.bf16
-        run = Path(str(self.output_dir)) / "run.json"
-        began = read_json(run).get("precision") if self.resume and run.is_file() else None
-        if self.bf16 and self.use_cpu and began == "fp32":
-            self.bf16 = False  # whatever a machine that is busier or less so would be timed at now
-        elif self.bf16 and self.use_cpu and began is None and bf16_slowdown() > 1:
-            print(
-                f"bf16: {bf16_slowdown():.0f} times slower than float32 on this CPU; float32 is used", file=sys.stderr
-            )
-            self.bf16 = False
+        if self.bf16 and self.use_cpu:
+            run = Path(str(self.output_dir)) / "run.json"
+            began = read_json(run).get("precision") if self.resume and run.is_file() else None
+            if began is not None:
+                self.bf16 = began == "bf16"  # whatever a machine that is busier or less so would be timed at now
+            elif bf16_slowdown() > 1:
+                slower = f"{bf16_slowdown():.0f} times slower than float32 on this CPU"
+                print(f"bf16: {slower}; float32 is used", file=sys.stderr)
+                self.bf16 = False
         if self.report_to == "auto":
             self.report_to = "tensorboard" if find_spec("tensorboard") else "none"
         if self.watch_dev < 0:
