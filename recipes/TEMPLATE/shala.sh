@@ -13,6 +13,7 @@ usage="Usage: $(basename "$(dirname "$0")")/run.sh [options]
   --method NAME      one of the methods below, several with commas, or all (shala)
   --readout NAME     label_token, slots or verbalized (label_token)
   --config FILE      settings of stage 4 (conf/shala_<readout>.yaml, else conf/shala.yaml)
+  --learning_rate R  peak learning rate of stage 4; of several with commas, each method keeps its best on dev (as in --config)
   --title TEXT       title of the table
   --exp NAME         name of the experiment in the recipe's exp/, or a path (<method>_<readout>_seed<seed>)
   --nproc N          CPU threads (all)
@@ -35,8 +36,8 @@ constant prior, and for sound a linear and an attentive classifier, stand in eve
 
 arguments=("$@")
 corpus= modality=text model= part=snli task= secondary= copies=0 skip_bad= title= audio_dir=
-stage=1 stop_stage=7 corpus_root= method=shala readout=label_token config= exp= nproc= max_rows= seed=0 fold=
-options="corpus modality model part task secondary copies skip_bad title audio_dir recipe stage stop_stage corpus_root method readout config exp nproc max_rows seed fold"
+stage=1 stop_stage=7 corpus_root= method=shala readout=label_token config= learning_rate= exp= nproc= max_rows= seed=0 fold=
+options="corpus modality model part task secondary copies skip_bad title audio_dir recipe stage stop_stage corpus_root method readout config learning_rate exp nproc max_rows seed fold"
 recipe=
 
 die() { echo "$0: error: $*" >&2; exit 2; }
@@ -60,6 +61,8 @@ done
 for name in nproc max_rows; do
   [[ -z ${!name} || ${!name} =~ ^[1-9][0-9]*$ ]] || die "--$name is '${!name}': a whole number of 1 or more is needed"
 done
+number='[0-9]+(\.[0-9]+)?([eE]-?[0-9]+)?'
+[[ -z $learning_rate || $learning_rate =~ ^$number(,$number)*$ ]] || die "--learning_rate is '$learning_rate': use 1e-3 or 3e-4,1e-3"
 [[ -z $skip_bad || $skip_bad == yes ]] || die "--skip_bad is '$skip_bad': use yes, or leave it out"
 [[ -z $fold || $fold =~ ^([0-4]|all)$ ]] || die "--fold is '$fold': use 0 to 4, or all"
 [[ -z $fold || $corpus == chaosnli || $corpus == crema_d ]] || die "--fold: $corpus has a split of its own"
@@ -229,7 +232,7 @@ if wants 3; then
     "${train_cmd[@]}" train --config "$(conf warm_start)" --output_dir "$exp/warm_start" "${common[@]}" "${fresh[@]}" \
       "${hearing[@]}" --resume
   fi
-  for name in $chosen; do rm -rf "$exp/$name"/checkpoint-*; done # of an older warm start
+  for name in $chosen; do rm -rf "$exp/$name"/checkpoint-* "$exp/tuning/$name"/*/checkpoint-*; done # of an older warm start
   touch "$exp/.done_3"
 fi
 
@@ -243,8 +246,20 @@ if wants 4; then
       sft_hard) start=${start}_hard ;;&
       sft_*) budget=($(equal_prompts "$settings")) ;;
     esac
-    "${train_cmd[@]}" train --config "$settings" --method "$name" --init "$start" --output_dir "$exp/$name" \
-      "${common[@]}" "${hearing[@]}" "${budget[@]}" --resume
+    learn() { # into a folder, with options of its own
+      "${train_cmd[@]}" train --config "$settings" --method "$name" --init "$start" --output_dir "$1" \
+        "${common[@]}" "${hearing[@]}" "${budget[@]}" --resume "${@:2}"
+    }
+    if [[ $learning_rate != *,* ]]; then learn "$exp/$name" ${learning_rate:+--learning_rate "$learning_rate"}; continue; fi
+    tried=()
+    for rate in ${learning_rate//,/ }; do
+      run=$exp/tuning/$name/$rate
+      learn "$run" --learning_rate "$rate"
+      [ -f "$run/predictions_dev.jsonl" ] || "${predict_cmd[@]}" predict "$run" "$manifest" --split dev \
+        "${feature_options[@]}" --resume --format jsonl --out "$run/predictions_dev.jsonl"
+      tried+=("$run")
+    done
+    shala-audio choose "${tried[@]}" --manifest "$manifest" --out "$exp/$name"
   done
   touch "$exp/.done_4"
 fi

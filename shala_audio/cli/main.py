@@ -15,6 +15,7 @@ import shala_audio
 from shala_audio.cli import (
     baseline,
     calibrate,
+    choose,
     convert,
     doctor,
     features,
@@ -53,6 +54,7 @@ app.command("features")(features.features)
 app.command("predict")(predict.predict)
 app.command("merge")(merge.merge)
 app.command("calibrate")(calibrate.calibrate)
+app.command("choose")(choose.choose)
 app.command("score")(score.score)
 app.command("compare")(score.compare)
 app.command("pool")(pool.pool)

@@ -104,7 +104,7 @@ def _trainings(runs: Sequence[Run]) -> list[str]:
         lines.append(
             f"| {name} | {found['seed']} | {minutes} | {found['peak_mb']:,} | {found.get('precision', '–')} | {parameters} |"
         )
-    lines += ["", "Commands:", ""]
+    lines += ["", *_choices(trained), "Commands:", ""]
     commands = [line for run in trained for line in (*run.training.get("before", []), run.training["command"])]
     lines += [f"    {command}" for command in dict.fromkeys(commands)]
     models = {(run.training["lm"], run.training["lm_sha256"][:16]) for run in trained if run.training.get("lm")}
@@ -113,6 +113,27 @@ def _trainings(runs: Sequence[Run]) -> list[str]:
     versions = ", ".join(f"{name} {number}" for name, number in trained[0].training["versions"].items())
     lines += ["", f"Language model {named}. Manifest sha256 {hashes}. Versions: {versions}."]
     return [*lines, ""]
+
+
+def _choices(trained: Sequence[Run]) -> list[str]:
+    """What was tried on dev for the runs whose settings were chosen there; the one kept in bold."""
+    lines = []
+    for run in trained:
+        if not (tuned := run.training.get("tuned")):
+            continue
+        least = min(one["jsd"] for one in tuned["tried"])
+        cells = []
+        for one in tuned["tried"]:
+            named = ", ".join(f"{name} {value}" for name, value in one["settings"].items())
+            text = f"{named}: {one['jsd']:.3f}"
+            cells.append(f"**{text}**" if one["jsd"] == least else text)
+        fold = ", fold 0 (each fold chose for itself)" if run.training.get("folds") else ""
+        name, seed = run.system, run.training["seed"]
+        lines.append(f"| {name} | {seed}{fold} | {tuned['rows']} | {'; '.join(cells)} |")
+    if not lines:
+        return []
+    heads = ["Settings chosen on dev, by jsd:", "", "| run | seed | dev rows | tried |", "|---|---|---|---|"]
+    return [*heads, *lines, ""]
 
 
 def _pictures(systems: Sequence[System], rows: Any, runs: Sequence[Run], out: Path) -> list[str]:

@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 
 from shala_audio.errors import UserError
+from shala_audio.evaluation.tuning import without_choice
 from shala_audio.files import read_json
 
 # Order of the table; systems that are not named here follow in the order they were given.
@@ -91,7 +92,8 @@ def gather(runs: Sequence[Run]) -> list[System]:
     """
     named: dict[str, dict[str, list[Run]]] = {}
     for run in runs:
-        settings = json.dumps({key: run.training.get(key) for key in ("settings", "model", "task")}, sort_keys=True)
+        made = {**{key: run.training.get(key) for key in ("model", "task")}, "settings": without_choice(run.training)}
+        settings = json.dumps(made, sort_keys=True)
         members = named.setdefault(run.system, {}).setdefault(settings, [])
         twins = [other for other in members if other.training.get("seed") == run.training.get("seed")]
         if any(other.score == run.score for other in twins):

@@ -197,6 +197,22 @@ def test_chaosnli_all_stages_by_a_rival(recipe, tmp_path):
     assert not re.search(r"(^|[ '=])/\w+/", results), "no absolute path"
 
 
+@pytest.mark.parametrize("recipe", ["chaosnli"], indirect=True)
+def test_each_method_keeps_its_best_learning_rate(recipe, tmp_path):
+    _, script, model = recipe
+    make_chaosnli(tmp_path / "corpus", 120)
+    exp = tmp_path / "exp"
+    options = ("--corpus_root", tmp_path / "corpus", "--model", model, "--exp", exp, "--learning_rate", "1e-6,1e-2")
+    run_copy(script, *options, "--method", "sft_soft", "--stop_stage", "4")
+    tuned = json.loads((exp / "sft_soft" / "training.json").read_text())["tuned"]
+    assert [one["settings"] for one in tuned["tried"]] == [{"learning_rate": 1e-6}, {"learning_rate": 1e-2}]
+    best = min((one["jsd"], place) for one, place in zip(tuned["tried"], ("1e-6", "1e-2"), strict=True))[1]
+    kept = (exp / "sft_soft" / "trained.safetensors").read_bytes()
+    assert kept == (exp / "tuning" / "sft_soft" / best / "trained.safetensors").read_bytes()
+    again = run_copy(script, *options, "--method", "sft_soft", "--stage", "4", "--stop_stage", "4")
+    assert again.stdout.count("trained already") == 2
+
+
 @pytest.mark.parametrize("recipe", ["goemotions"], indirect=True)
 def test_goemotions_data(recipe, tmp_path):
     _, script, model = recipe
@@ -246,6 +262,7 @@ def test_crema_d_data_and_features(recipe, tmp_path):
         (("--method", "shala,few_shot"), "an untrained projector says nothing"),
         (("--fold", "7"), "use 0 to 4, or all"),
         (("--fold", "1", "--corpus", "mini"), "mini has a split of its own"),
+        (("--learning_rate", "fast"), "--learning_rate is 'fast': use 1e-3 or 3e-4,1e-3"),
         (("--stage",), "needs a value"),
         (("--corpus_root", "/nowhere"), "/nowhere"),
         (("--stage", "4", "--corpus_root", "/nowhere"), "run stage 3 first"),

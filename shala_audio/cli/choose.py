@@ -1,0 +1,27 @@
+"""`shala-audio choose`."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+
+def choose(
+    runs: Annotated[list[Path], typer.Argument(help="Folders of trained models with predictions_dev.jsonl.")],
+    manifest: Annotated[Path, typer.Option(help="Manifest with the votes.")],
+    out: Annotated[Path, typer.Option(help="Folder for a copy of the best one.")],
+) -> None:
+    """Of runs that differ in a setting, keep the one closest to the raters on dev, and put on record what was tried.
+
+    Example: shala-audio choose tuning/3e-4 tuning/1e-3 --manifest data/manifest.jsonl --out exp/sft_soft
+    """
+    from shala_audio.evaluation.tuning import choose_run
+
+    tried = choose_run(runs, manifest, out)
+    best = min(distance for _, distance in tried)
+    for settings, distance in tried:
+        named = ", ".join(f"{name} {value}" for name, value in settings.items())
+        print(f"{named}: jsd {distance:.4f} on dev" + (" (least)" if distance == best else ""))
+    print(out)

@@ -1,0 +1,97 @@
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+from shala_audio.data.rows import Row, write_manifest
+from shala_audio.errors import UserError
+from shala_audio.evaluation.results import find_runs, gather
+from shala_audio.evaluation.tuning import choose_run
+from shala_audio.files import read_json, write_json
+from shala_audio.tasks import load_task
+
+LABELS = load_task("chaosnli").label_names
+# What a run says of every row, by its learning rate.
+SAYS = {0.1: (0.2, 0.6, 0.2), 0.2: (0.1, 0.8, 0.1), 0.3: (0.3, 0.4, 0.3)}
+
+
+def make_run(folder: Path, rate: float, rows=("a", "b"), seed: int = 0, says: float = 0) -> Path:
+    folder.mkdir(parents=True)
+    write_json(
+        folder / "training.json",
+        {
+            "method": "sft_soft",
+            "readout": "label_token",
+            "seed": seed,
+            "settings": {"learning_rate": rate, "num_train_epochs": 3.0},
+        },
+    )
+    write_json(folder / "shala.json", {"task": load_task("chaosnli").to_dict()})
+    lines = [json.dumps({"id": i, "probs": dict(zip(LABELS, SAYS[says or rate], strict=True))}) for i in rows]
+    (folder / "predictions_dev.jsonl").write_text("\n".join(lines) + "\n")
+    (folder / "trained.safetensors").write_text(str(rate))
+    return folder
+
+
+@pytest.fixture
+def manifest(tmp_path):
+    splits = {"a": "dev", "b": "dev", "t": "test"}
+    rows = [Row(i, "chaosnli", split, text={"premise": "p"}, votes={"neutral": 3}) for i, split in splits.items()]
+    write_manifest(tmp_path / "manifest.jsonl", rows)
+    return tmp_path / "manifest.jsonl"
+
+
+def test_the_run_closest_on_dev_is_kept_with_what_was_tried(tmp_path, manifest):
+    from scipy.spatial.distance import jensenshannon
+
+    runs = [make_run(tmp_path / str(rate), rate) for rate in SAYS]
+    (tmp_path / "out").mkdir()
+    (tmp_path / "out" / "old").write_text("of an earlier run")
+    tried = choose_run(runs, manifest, tmp_path / "out")
+    expected = [jensenshannon((0, 1, 0), says, base=2) for says in SAYS.values()]
+    assert [settings for settings, _ in tried] == [{"learning_rate": rate} for rate in SAYS]
+    assert [distance for _, distance in tried] == pytest.approx(expected)
+    assert (tmp_path / "out" / "trained.safetensors").read_text() == "0.2"
+    assert not (tmp_path / "out" / "old").exists() and not list(tmp_path.glob(".*"))
+    record = read_json(tmp_path / "out" / "training.json")
+    assert record["settings"]["learning_rate"] == 0.2 and record["tuned"]["rows"] == 2
+    assert [one["jsd"] for one in record["tuned"]["tried"]] == pytest.approx(expected)
+
+
+@pytest.mark.parametrize(
+    ("spoil", "message"),
+    [
+        (lambda runs: runs.pop(), "two runs or more"),
+        (lambda runs: write_json(runs[1] / "training.json", read_json(runs[0] / "training.json")), "same settings"),
+        (lambda runs: (runs[1] / "training.json").unlink(), "training.json: no such file"),
+        (lambda runs: (runs[1] / "predictions_dev.jsonl").unlink(), "predictions_dev.jsonl: no such file"),
+    ],
+)
+def test_what_cannot_be_compared_is_named(tmp_path, manifest, spoil, message):
+    runs = [make_run(tmp_path / str(rate), rate) for rate in (0.1, 0.2)]
+    spoil(runs)
+    with pytest.raises(UserError, match=message):
+        choose_run(runs, manifest, tmp_path / "out")
+    assert not (tmp_path / "out").exists()
+
+
+def test_only_the_same_dev_rows_are_taken(tmp_path, manifest):
+    first = make_run(tmp_path / "one", 0.1)
+    with pytest.raises(UserError, match="has rows of test; choose on dev alone"):
+        choose_run([first, make_run(tmp_path / "two", 0.2, rows=("a", "t"))], manifest, tmp_path / "out")
+    with pytest.raises(UserError, match="predicts other rows than"):
+        choose_run([first, make_run(tmp_path / "three", 0.2, rows=("a",))], manifest, tmp_path / "out")
+
+
+def test_seeds_that_chose_differently_are_one_system(tmp_path, manifest):
+    for seed, says in ((0, {0.1: 0.2, 0.3: 0.1}), (1, {0.1: 0.1, 0.3: 0.2})):
+        runs = [make_run(tmp_path / f"{seed}-{rate}", rate, seed=seed, says=of) for rate, of in says.items()]
+        out = tmp_path / f"exp{seed}" / "sft_soft"
+        choose_run(runs, manifest, out)
+        write_json(out / "score.json", {"n": 2, "jsd": {"value": 0.3 + seed}})
+    chosen = [read_json(tmp_path / f"exp{seed}" / "sft_soft" / "training.json")["settings"] for seed in (0, 1)]
+    assert [one["learning_rate"] for one in chosen] == [0.1, 0.3]
+    (system,) = gather(find_runs([tmp_path / "exp0", tmp_path / "exp1"]))
+    assert len(system.runs) == 2
