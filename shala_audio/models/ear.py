@@ -7,12 +7,12 @@ layers (SUPERB, arXiv 2105.01051); the projector; and a LayerNorm with the langu
 from __future__ import annotations
 
 import torch
-from peft import LoraConfig, inject_adapter_in_model
 from torch import Tensor, nn
 
 from shala_audio.audio.augment import mask_features
 from shala_audio.audio.encoders import AudioEncoder
 from shala_audio.audio.layers import EncoderLayers
+from shala_audio.models.adapters import add_lora
 from shala_audio.models.config import ModelConfig
 from shala_audio.models.projector import build_projector, token_count, valid_frames
 
@@ -39,7 +39,7 @@ def _add_lora(top: EncoderLayers, r: int) -> None:
         for name, module in top.layers.named_modules()
         if isinstance(module, nn.Linear) and not (top.kind == "wavlm" and ".attention." in name)
     ]
-    inject_adapter_in_model(LoraConfig(r=r, lora_alpha=2 * r, target_modules=names), top.layers)
+    add_lora(top.layers, r, 2 * r, names)
 
 
 class Ear(nn.Module):

@@ -12,7 +12,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from peft import LoraConfig, inject_adapter_in_model
 from peft.tuners.lora import LoraLayer
 from peft.tuners.tuners_utils import BaseTunerLayer
 from safetensors import SafetensorError
@@ -34,6 +33,7 @@ from transformers.modeling_outputs import BaseModelOutputWithPast, CausalLMOutpu
 from shala_audio.audio.encoders import AudioEncoder, load_encoder
 from shala_audio.errors import UserError, not_one_of
 from shala_audio.files import read_json, write_beside, write_json
+from shala_audio.models.adapters import add_lora
 from shala_audio.models.config import ModelConfig, model_config_from_dict
 from shala_audio.models.ear import Ear
 from shala_audio.models.folder import SETTINGS, TRAINED, hub_files
@@ -120,8 +120,7 @@ class SpeechLM(PreTrainedModel, GenerationMixin):
             ear = Ear(model_config, encoder, lm.config.get_text_config().hidden_size, scale)
         decoder = lm.get_decoder()
         if model_config.lora_r:
-            lora = LoraConfig(r=model_config.lora_r, lora_alpha=model_config.lora_alpha, target_modules="all-linear")
-            inject_adapter_in_model(lora, decoder)
+            add_lora(decoder, model_config.lora_r, model_config.lora_alpha)
         self.model = SpeechBackbone(decoder, ear, tokenizer.convert_tokens_to_ids(AUDIO_TOKEN))
         self.lm_head = lm.get_output_embeddings()
         self.attribute_head = (

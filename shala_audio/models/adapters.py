@@ -1,0 +1,36 @@
+"""LoRA whose small updates count in mixed precision too.
+
+PEFT adds the adapter's output to that of the frozen layer and rounds the sum to the frozen layer's type. Under autocast to
+bfloat16 the frozen layer's output lies on bfloat16's grid already, so an update of less than half a step of it (0.2 to 0.4
+per cent of the number) is rounded away, every time. Adapters are that small for most of a short training: 0.1 per cent on
+CREMA-D after one pass. Here the sum stays in float32; products are computed in bfloat16 as before.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from peft import LoraConfig, inject_adapter_in_model
+from peft.tuners.lora import LoraLayer
+from torch import Tensor, nn
+
+
+def add_lora(module: nn.Module, r: int, alpha: int, targets: str | Sequence[str] = "all-linear") -> None:
+    """Put LoRA of rank r on linear layers of a module, in place; nothing else in it is trained from then on.
+
+    Args:
+        module: a decoder, or layers of an encoder.
+        r, alpha: rank, and the scale's numerator: the update is alpha / r · B A x.
+        targets: names of the layers, or "all-linear".
+    """
+    wanted = targets if isinstance(targets, str) else list(targets)
+    inject_adapter_in_model(LoraConfig(r=r, lora_alpha=alpha, target_modules=wanted), module)
+    for layer in module.modules():
+        if isinstance(layer, LoraLayer):
+            layer.get_base_layer().register_forward_hook(_sum_in_float32)
+
+
+def _sum_in_float32(_: nn.Module, __: Any, output: Tensor) -> Tensor:
+    return output.float() if torch.is_autocast_enabled(output.device.type) else output
