@@ -13,7 +13,8 @@ usage="Usage: $(basename "$(dirname "$0")")/run.sh [options]
   --method NAME      one of the methods below, several with commas, or all (shala)
   --readout NAME     label_token, slots or verbalized (label_token)
   --config FILE      settings of stage 4 (conf/shala_<readout>.yaml, else conf/shala.yaml)
-  --learning_rate R  peak learning rate of stage 4; of several with commas, each method keeps its best on dev (as in --config)
+  --learning_rate R  peak learning rate of stage 4 (as in --config; the ear keeps its own there); of several with commas,
+                     each method that is trained keeps the one that is best on dev
   --title TEXT       title of the table
   --exp NAME         name of the experiment in the recipe's exp/, or a path (<method>_<readout>_seed<seed>)
   --nproc N          CPU threads (all)
@@ -63,6 +64,8 @@ for name in nproc max_rows; do
 done
 number='[0-9]+(\.[0-9]+)?([eE]-?[0-9]+)?'
 [[ -z $learning_rate || $learning_rate =~ ^$number(,$number)*$ ]] || die "--learning_rate is '$learning_rate': use 1e-3 or 3e-4,1e-3"
+[ -z "$learning_rate" ] || tr , '\n' <<< "$learning_rate" | awk '$1 + 0 == 0 || seen[$1 + 0]++ { exit 1 }' \
+  || die "--learning_rate is '$learning_rate': rates above 0, each once"
 [[ -z $skip_bad || $skip_bad == yes ]] || die "--skip_bad is '$skip_bad': use yes, or leave it out"
 [[ -z $fold || $fold =~ ^([0-4]|all)$ ]] || die "--fold is '$fold': use 0 to 4, or all"
 [[ -z $fold || $corpus == chaosnli || $corpus == crema_d ]] || die "--fold: $corpus has a split of its own"
@@ -106,7 +109,7 @@ split=${task:+${task}_}seed$seed${max_rows:+_max$max_rows}${secondary:+_secondar
 [ "$corpus" != chaosnli ] || split=${split}_$part
 input= # where it is not what the recipe is made for
 case $corpus:$modality in crema_d:audio | msp_podcast:audio | mini:*) ;; crema_d:* | msp_podcast:*) input=_$modality ;; esac
-exp=${exp:-${method//,/+}_$readout${input}_$split${fold:+_fold$fold}}
+exp=${exp:-${method//,/+}_$readout${input}${learning_rate:+_lr${learning_rate//,/+}}_$split${fold:+_fold$fold}}
 case $exp in */*) ;; *) exp=$recipe/exp/$exp ;; esac
 
 score_file() { # predictions_temperature.jsonl -> score_temperature.json, in the same folder
@@ -250,12 +253,16 @@ if wants 4; then
       "${train_cmd[@]}" train --config "$settings" --method "$name" --init "$start" --output_dir "$1" \
         "${common[@]}" "${hearing[@]}" "${budget[@]}" --resume "${@:2}"
     }
-    if [[ $learning_rate != *,* ]]; then learn "$exp/$name" ${learning_rate:+--learning_rate "$learning_rate"}; continue; fi
+    if [[ $learning_rate != *,* ]]; then
+      if grep -qs '"tuned"' "$exp/$name/training.json"; then rm -rf "${exp:?}/$name"; fi # a copy of a run in tuning/
+      learn "$exp/$name" ${learning_rate:+--learning_rate "$learning_rate"}
+      continue
+    fi
     tried=()
     for rate in ${learning_rate//,/ }; do
       run=$exp/tuning/$name/$rate
       learn "$run" --learning_rate "$rate"
-      [ -f "$run/predictions_dev.jsonl" ] || "${predict_cmd[@]}" predict "$run" "$manifest" --split dev \
+      "${predict_cmd[@]}" predict "$run" "$manifest" --split dev \
         "${feature_options[@]}" --resume --format jsonl --out "$run/predictions_dev.jsonl"
       tried+=("$run")
     done

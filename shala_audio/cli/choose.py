@@ -20,8 +20,8 @@ def choose(
     from shala_audio.evaluation.tuning import choose_run
 
     tried = choose_run(runs, manifest, out)
-    best = min(distance for _, distance in tried)
     for settings, distance in tried:
         named = ", ".join(f"{name} {value}" for name, value in settings.items())
-        print(f"{named}: jsd {distance:.4f} on dev" + (" (least)" if distance == best else ""))
-    print(out)
+        print(f"{named}: jsd {distance:.4f} on dev")
+    best, _ = min(tried, key=lambda one: one[1])
+    print(f"{out}: " + ", ".join(f"{name} {value}" for name, value in best.items()))

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -100,10 +100,8 @@ def _trainings(runs: Sequence[Run]) -> list[str]:
         found = run.training
         minutes = f"{found['seconds'] / 60:.1f}" + (" (since a resume)" if found.get("resumed") else "")
         parameters = f"{found['trained_parameters']:,}" if found.get("trained_parameters") else "–"
-        name = found["method"] + (f" ({found['readout']})" if found.get("readout") else "")
-        lines.append(
-            f"| {name} | {found['seed']} | {minutes} | {found['peak_mb']:,} | {found.get('precision', '–')} | {parameters} |"
-        )
+        cells = [_name(found), found["seed"], minutes, f"{found['peak_mb']:,}", found.get("precision", "–"), parameters]
+        lines.append("| " + " | ".join(map(str, cells)) + " |")
     lines += ["", *_choices(trained), "Commands:", ""]
     commands = [line for run in trained for line in (*run.training.get("before", []), run.training["command"])]
     lines += [f"    {command}" for command in dict.fromkeys(commands)]
@@ -115,21 +113,29 @@ def _trainings(runs: Sequence[Run]) -> list[str]:
     return [*lines, ""]
 
 
+def _name(training: Mapping[str, Any]) -> str:
+    return str(training["method"]) + (f" ({training['readout']})" if training.get("readout") else "")
+
+
 def _choices(trained: Sequence[Run]) -> list[str]:
     """What was tried on dev for the runs whose settings were chosen there; the one kept in bold."""
     lines = []
     for run in trained:
         if not (tuned := run.training.get("tuned")):
             continue
-        least = min(one["jsd"] for one in tuned["tried"])
-        cells = []
-        for one in tuned["tried"]:
-            named = ", ".join(f"{name} {value}" for name, value in one["settings"].items())
-            text = f"{named}: {one['jsd']:.3f}"
-            cells.append(f"**{text}**" if one["jsd"] == least else text)
-        fold = ", fold 0 (each fold chose for itself)" if run.training.get("folds") else ""
-        name, seed = run.system, run.training["seed"]
-        lines.append(f"| {name} | {seed}{fold} | {tuned['rows']} | {'; '.join(cells)} |")
+        name, seed = _name(run.training), run.training["seed"]
+        if isinstance(tuned, list):  # of each fold of a cross-validation
+            chosen = [(f"{seed}, fold {fold}", one) for fold, one in enumerate(tuned)]
+        else:
+            chosen = [(str(seed), tuned)]
+        for which, found in chosen:
+            best = min(found["tried"], key=lambda one: one["jsd"])
+            cells = []
+            for one in found["tried"]:
+                text = ", ".join(f"{setting} {value}" for setting, value in one["settings"].items())
+                text += f": {one['jsd']:.3f}"
+                cells.append(f"**{text}**" if one is best else text)
+            lines.append(f"| {name} | {which} | {found['rows']} | {'; '.join(cells)} |")
     if not lines:
         return []
     heads = ["Settings chosen on dev, by jsd:", "", "| run | seed | dev rows | tried |", "|---|---|---|---|"]

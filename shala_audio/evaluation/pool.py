@@ -54,6 +54,10 @@ def pool_folds(folds: Sequence[Fold], out: Path) -> list[str]:
         if all(record.is_file() for record in records):
             found = [read_json(record) for record in records]
             cost = {"seconds": sum(one["seconds"] for one in found), "peak_mb": max(one["peak_mb"] for one in found)}
+            if any("tuned" in one for one in found):  # by each fold on its own dev rows
+                if not all("tuned" in one for one in found):
+                    raise UserError(f"{system}: its settings were chosen on dev in some folds and not in others")
+                cost["tuned"] = [one["tuned"] for one in found]
             write_json(out / system / "training.json", {**found[0], **cost, "folds": len(folds)})
     return systems
 

@@ -38,7 +38,7 @@ class Run:
 
 @dataclass(frozen=True)
 class System:
-    """Runs that differ in the seed alone."""
+    """Runs that differ in the seed alone, and in what each chose on dev between the same settings."""
 
     name: str
     runs: Sequence[Run]
@@ -82,7 +82,8 @@ def _runs_of(folder: Path) -> Iterator[Run]:
 
 
 def gather(runs: Sequence[Run]) -> list[System]:
-    """Systems in the order of the table: runs of one method and readout with the same settings, differing in the seed.
+    """Systems in the order of the table: runs of one method and readout with the same settings, differing in the seed and in
+    what they chose on dev between the same settings.
 
     Runs of other settings are systems of their own, named by their folders as well. A run that is there twice (the constant
     prior of two experiments on one split) counts once.

@@ -13,48 +13,57 @@ from shala_audio.evaluation.score import load_judged
 from shala_audio.files import read_json, remove_folder, sync_folder, write_json
 from shala_audio.tasks import task_from_dict
 
+# Of `run.json`: what two runs have in common if only their settings differ.
+NOT_COMPARABLE = ("method", "readout", "seed", "processes", "precision", "features", "manifest", "init", "model")
+
 
 def choose_run(runs: Sequence[Path], manifest: Path, out: Path) -> list[tuple[dict[str, Any], float]]:
     """Copy the best run to `out`, whose `training.json` then says what was tried (`tuned`).
 
     Args:
-        runs: folders of trained models with `predictions_dev.jsonl`, two or more.
+        runs: folders of trained models with `predictions_dev.jsonl`, two or more, that differ in settings alone.
         manifest: rows with votes.
-        out: folder, which is replaced.
+        out: folder; an earlier model there is replaced.
 
     Returns:
         For each run in turn the settings in which the runs differ, and its mean jsd on dev (0 to 1); the first of several
         equal ones is kept.
 
     Raises:
-        UserError: a run is not finished, its predictions are of other rows than dev or than another run's, or all runs have
-            the same settings.
+        UserError: a run is not finished, its predictions are not those of all dev rows with votes, the runs differ in more
+            than settings or not at all, or `out` is no place for a copy.
     """
     if len(runs) < 2:
         raise UserError("name two runs or more to choose from")
+    if out.exists() and not (out / "trained.safetensors").is_file():
+        raise UserError(f"--out {out}: is there, and is no trained model that could be replaced")
+    if any(out.resolve() == run.resolve() or out.resolve() in run.resolve().parents for run in runs):
+        raise UserError(f"--out {out}: holds a run to choose from; name another folder")
     records = [read_json(run / "training.json") for run in runs]
-    varied = [
-        name
-        for name in sorted({name for record in records for name in record["settings"]})
-        if any(record["settings"].get(name) != records[0]["settings"].get(name) for record in records)
-    ]
-    if not varied:
+    starts = [read_json(run / "run.json") for run in runs]
+    differing = sorted(
+        {name for start in starts for name in start if any(start.get(name) != other.get(name) for other in starts)}
+    )
+    if not differing:
         raise UserError(f"{runs[0]}: has the same settings as the other runs, so there is nothing to choose")
-    distances, rows = [], []
+    if other := [name for name in differing if name in NOT_COMPARABLE]:
+        raise UserError(f"{runs[0]}: has another {', '.join(other)} than another run; choose between settings alone")
+    distances, rows = [], 0
     for run in runs:
+        path = run / "predictions_dev.jsonl"
         labels = task_from_dict(read_json(run / "shala.json")["task"], str(run / "shala.json")).label_names
-        judged = load_judged(run / "predictions_dev.jsonl", manifest, labels)
+        judged = load_judged(path, manifest, labels)
         if others := sorted({row.split for row in judged.rows} - {"dev"}):
-            raise UserError(f"{run / 'predictions_dev.jsonl'}: has rows of {', '.join(others)}; choose on dev alone")
+            raise UserError(f"{path}: has rows of {', '.join(others)}; choose on dev alone")
+        rows = sum(row.split == "dev" and bool(row.votes) for row in judged.manifest)
+        if len(judged.rows) != rows:
+            raise UserError(f"{path}: predicts {len(judged.rows)} of the {rows} dev rows with votes")
         distances.append(float(jsd(judged.human, judged.predicted).mean()))
-        rows.append({row.id for row in judged.rows})
-        if rows[-1] != rows[0]:
-            raise UserError(f"{run / 'predictions_dev.jsonl'}: predicts other rows than {runs[0]}")
     best = distances.index(min(distances))
-    tried = [{name: record["settings"].get(name) for name in varied} for record in records]
+    tried = [{name: start.get(name) for name in differing} for start in starts]
     tuned = {
         "split": "dev",
-        "rows": len(rows[0]),
+        "rows": rows,
         "tried": [{"settings": one, "jsd": value} for one, value in zip(tried, distances, strict=True)],
     }
     beside = out.with_name(f".{out.name}.chosen")
@@ -75,7 +84,8 @@ def without_choice(training: Mapping[str, Any]) -> dict[str, Any]:
     {'learning_rate': [0.0001, 0.001], 'num_train_epochs': 3}
     """
     settings = dict(training.get("settings", {}))
-    tried = training.get("tuned", {}).get("tried", [])
+    tuned = training.get("tuned", {})
+    tried = (tuned[0] if isinstance(tuned, list) else tuned).get("tried", [])  # a list: of the folds, between the same
     for name in {name for one in tried for name in one["settings"]}:
-        settings[name] = [one["settings"][name] for one in tried]
+        settings[name] = sorted((one["settings"][name] for one in tried), key=str)
     return settings

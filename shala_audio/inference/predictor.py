@@ -56,6 +56,7 @@ class Predictor:
     Attributes:
         unparsed: how many `verbalized` answers did not parse and count as no opinion (uniform).
         folder: that the model was loaded from, if it was.
+        dtype: that products are computed in.
     """
 
     def __init__(
@@ -72,6 +73,7 @@ class Predictor:
         self.builder = PromptBuilder(model)
         self.unparsed = 0
         self.folder: Path | None = None
+        self.dtype = torch.float32
         self._encoder: AudioEncoder | None = None
 
     @classmethod
@@ -114,10 +116,13 @@ class Predictor:
                 device = device or _default_device()
                 if dtype is None:
                     dtype = torch.float32 if torch.device(device).type == "cpu" else torch.bfloat16
-                model.merge_adapter()  # in float32, and rounded once
-                model.model.decoder.to(dtype)
-                model.lm_head.to(dtype)
+                if dtype == torch.float32:
+                    model.merge_adapter()
+                else:  # added to weights that are published in bfloat16, most of LoRA would be rounded away
+                    model.model.decoder.to(dtype)
+                    model.lm_head.to(dtype)
                 predictor = cls(model, device, calibration=fitted, **options)
+                predictor.dtype = dtype
                 predictor.folder = inside
                 return predictor
         raise UserError(f"{folder}: holds no model ({SETTINGS} is missing)")
@@ -318,11 +323,19 @@ class Predictor:
     @torch.inference_mode()
     def states(self, inputs: dict[str, Tensor]) -> np.ndarray:
         """(B, D) float32: the language model's last state of each prompt, from which the answer follows."""
-        return label_states(self.model, PROMPT_ALONE, inputs)[:, 0].float().cpu().numpy()
+        with self._precision():
+            return label_states(self.model, PROMPT_ALONE, inputs)[:, 0].float().cpu().numpy()
 
     @torch.inference_mode()
     def _batch(self, batch: dict[str, Any]) -> list[LabelDistribution]:
         """B distributions by the model's readout, with the attributes that it states."""
+        with self._precision():
+            return self._read_out(batch)
+
+    def _precision(self) -> torch.autocast:
+        return torch.autocast(torch.device(self.device).type, self.dtype, enabled=self.dtype != torch.float32)
+
+    def _read_out(self, batch: dict[str, Any]) -> list[LabelDistribution]:
         attributes: list[dict[str, float]] = [{} for _ in batch["input_ids"]]
         if self.model.readout == "label_token":
             tree = label_tree(self.model)

@@ -28,11 +28,13 @@ QUIET = ("logging_", "save_", "hub_", "push_", "log_", "trackio_")
 
 
 def settings(config: ShalaConfig) -> dict[str, Any]:
-    """The settings of a run that differ from the defaults and change what it computes."""
+    """The settings of a run that differ from the defaults and change what it computes, and its learning rate."""
     found = {}
     for field in fields(config):
         value = getattr(config, field.name)
-        if field.name in NOT_SETTINGS or field.name.startswith(QUIET) or not field.init or value == field.default:
+        if field.name in NOT_SETTINGS or field.name.startswith(QUIET) or not field.init:
+            continue
+        if value == field.default and field.name != "learning_rate":  # which is named even where it is the default
             continue
         if isinstance(field.default, float) and isinstance(value, int):
             value = float(value)  # a file's 2 and a flag's 2.0 are one setting

@@ -211,6 +211,9 @@ def test_each_method_keeps_its_best_learning_rate(recipe, tmp_path):
     assert kept == (exp / "tuning" / "sft_soft" / best / "trained.safetensors").read_bytes()
     again = run_copy(script, *options, "--method", "sft_soft", "--stage", "4", "--stop_stage", "4")
     assert again.stdout.count("trained already") == 2
+    run_copy(script, *options[:-1], "1e-6", "--method", "sft_soft", "--stage", "4", "--stop_stage", "4")
+    record = json.loads((exp / "sft_soft" / "training.json").read_text())
+    assert record["settings"]["learning_rate"] == 1e-6 and "tuned" not in record
 
 
 @pytest.mark.parametrize("recipe", ["goemotions"], indirect=True)
@@ -263,6 +266,7 @@ def test_crema_d_data_and_features(recipe, tmp_path):
         (("--fold", "7"), "use 0 to 4, or all"),
         (("--fold", "1", "--corpus", "mini"), "mini has a split of its own"),
         (("--learning_rate", "fast"), "--learning_rate is 'fast': use 1e-3 or 3e-4,1e-3"),
+        (("--learning_rate", "1e-3,0.001"), "rates above 0, each once"),
         (("--stage",), "needs a value"),
         (("--corpus_root", "/nowhere"), "/nowhere"),
         (("--stage", "4", "--corpus_root", "/nowhere"), "run stage 3 first"),
