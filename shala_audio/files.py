@@ -134,6 +134,14 @@ def remove_folder(folder: Path) -> None:
         shutil.rmtree(aside)
 
 
+def replace_folder(written: Path, target: Path) -> None:
+    """Put a folder that was written beside in a target's place, when it is on the disk."""
+    sync_folder(written)
+    remove_folder(target)
+    written.rename(target)
+    sync_file(target.parent)
+
+
 def clear_removed(folder: Path) -> None:
     """Remove what `remove_folder` had begun to remove in a folder when it was killed."""
     for left in folder.glob(".*.removed"):

@@ -17,11 +17,10 @@ def choose(
 
     Example: shala-audio choose tuning/3e-4 tuning/1e-3 --manifest data/manifest.jsonl --out exp/sft_soft
     """
-    from shala_audio.evaluation.tuning import choose_run
+    from shala_audio.evaluation.tuning import choose_run, in_words
 
     tried = choose_run(runs, manifest, out)
     for settings, distance in tried:
-        named = ", ".join(f"{name} {value}" for name, value in settings.items())
-        print(f"{named}: jsd {distance:.4f} on dev")
+        print(f"{in_words(settings)}: jsd {distance:.4f} on dev")
     best, _ = min(tried, key=lambda one: one[1])
-    print(f"{out}: " + ", ".join(f"{name} {value}" for name, value in best.items()))
+    print(f"{out}: {in_words(best)}")

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -89,6 +89,8 @@ def _key(systems: Sequence[System]) -> str:
 
 def _trainings(runs: Sequence[Run]) -> list[str]:
     """What every run was: cost, command, hashes, versions."""
+    from shala_audio.evaluation.results import run_name
+
     trained = [run for run in {run.folder: run for run in runs}.values() if run.training.get("command")]
     if not trained:
         return []
@@ -100,7 +102,14 @@ def _trainings(runs: Sequence[Run]) -> list[str]:
         found = run.training
         minutes = f"{found['seconds'] / 60:.1f}" + (" (since a resume)" if found.get("resumed") else "")
         parameters = f"{found['trained_parameters']:,}" if found.get("trained_parameters") else "–"
-        cells = [_name(found), found["seed"], minutes, f"{found['peak_mb']:,}", found.get("precision", "–"), parameters]
+        cells = [
+            run_name(found, run.folder),
+            found["seed"],
+            minutes,
+            f"{found['peak_mb']:,}",
+            found.get("precision", "–"),
+            parameters,
+        ]
         lines.append("| " + " | ".join(map(str, cells)) + " |")
     lines += ["", *_choices(trained), "Commands:", ""]
     commands = [line for run in trained for line in (*run.training.get("before", []), run.training["command"])]
@@ -113,17 +122,16 @@ def _trainings(runs: Sequence[Run]) -> list[str]:
     return [*lines, ""]
 
 
-def _name(training: Mapping[str, Any]) -> str:
-    return str(training["method"]) + (f" ({training['readout']})" if training.get("readout") else "")
-
-
 def _choices(trained: Sequence[Run]) -> list[str]:
     """What was tried on dev for the runs whose settings were chosen there; the one kept in bold."""
+    from shala_audio.evaluation.results import run_name
+    from shala_audio.evaluation.tuning import in_words
+
     lines = []
     for run in trained:
         if not (tuned := run.training.get("tuned")):
             continue
-        name, seed = _name(run.training), run.training["seed"]
+        name, seed = run_name(run.training, run.folder), run.training["seed"]
         if isinstance(tuned, list):  # of each fold of a cross-validation
             chosen = [(f"{seed}, fold {fold}", one) for fold, one in enumerate(tuned)]
         else:
@@ -132,8 +140,7 @@ def _choices(trained: Sequence[Run]) -> list[str]:
             best = min(found["tried"], key=lambda one: one["jsd"])
             cells = []
             for one in found["tried"]:
-                text = ", ".join(f"{setting} {value}" for setting, value in one["settings"].items())
-                text += f": {one['jsd']:.3f}"
+                text = f"{in_words(one['settings'])}: {one['jsd']:.3f}"
                 cells.append(f"**{text}**" if one is best else text)
             lines.append(f"| {name} | {which} | {found['rows']} | {'; '.join(cells)} |")
     if not lines:

@@ -70,12 +70,15 @@ def find_runs(folders: Sequence[Path]) -> list[Run]:
     return runs
 
 
+def run_name(training: Mapping[str, Any], folder: Path) -> str:
+    """Method and readout of a run; its folder's name where it has no record of them."""
+    return str(training.get("method", folder.name)) + (f" ({training['readout']})" if training.get("readout") else "")
+
+
 def _runs_of(folder: Path) -> Iterator[Run]:
     training = read_json(folder / "training.json") if (folder / "training.json").is_file() else {}
-    name = str(training.get("method", folder.name))
+    name = run_name(training, folder)
     name = "constant prior" if name == "prior" else name
-    if training.get("readout"):
-        name += f" ({training['readout']})"
     for path in sorted(folder.glob("score*.json")):
         calibration = path.stem.removeprefix("score").removeprefix("_")
         yield Run(name + (f" + {calibration}" if calibration else ""), folder, read_json(path), training)

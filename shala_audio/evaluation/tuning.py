@@ -10,7 +10,7 @@ from typing import Any
 from shala_audio.distribution import jsd
 from shala_audio.errors import UserError
 from shala_audio.evaluation.score import load_judged
-from shala_audio.files import read_json, remove_folder, sync_folder, write_json
+from shala_audio.files import read_json, replace_folder, write_json
 from shala_audio.tasks import task_from_dict
 
 # Of `run.json`: what two runs have in common if only their settings differ.
@@ -70,10 +70,16 @@ def choose_run(runs: Sequence[Path], manifest: Path, out: Path) -> list[tuple[di
     shutil.rmtree(beside, ignore_errors=True)  # of a choice that was killed
     shutil.copytree(runs[best], beside)
     write_json(beside / "training.json", {**records[best], "tuned": tuned})
-    sync_folder(beside)
-    remove_folder(out)
-    beside.rename(out)
+    replace_folder(beside, out)
     return list(zip(tried, distances, strict=True))
+
+
+def in_words(settings: Mapping[str, Any]) -> str:
+    """
+    >>> in_words({"learning_rate": 0.001, "num_train_epochs": 3})
+    'learning_rate 0.001, num_train_epochs 3'
+    """
+    return ", ".join(f"{name} {value}" for name, value in settings.items())
 
 
 def without_choice(training: Mapping[str, Any]) -> dict[str, Any]:

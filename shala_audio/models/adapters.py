@@ -8,7 +8,6 @@ CREMA-D after one pass. Here the sum stays in float32; products are computed in 
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -17,7 +16,7 @@ from peft.tuners.lora import LoraLayer
 from torch import Tensor, nn
 
 
-def add_lora(module: nn.Module, r: int, alpha: int, targets: str | Sequence[str] = "all-linear") -> None:
+def add_lora(module: nn.Module, r: int, alpha: int, targets: str | list[str] = "all-linear") -> None:
     """Put LoRA of rank r on linear layers of a module, in place; nothing else in it is trained from then on.
 
     Args:
@@ -25,8 +24,7 @@ def add_lora(module: nn.Module, r: int, alpha: int, targets: str | Sequence[str]
         r, alpha: rank, and the scale's numerator: the update is alpha / r · B A x.
         targets: names of the layers, or "all-linear".
     """
-    wanted = targets if isinstance(targets, str) else list(targets)
-    inject_adapter_in_model(LoraConfig(r=r, lora_alpha=alpha, target_modules=wanted), module)
+    inject_adapter_in_model(LoraConfig(r=r, lora_alpha=alpha, target_modules=targets), module)
     for layer in module.modules():
         if isinstance(layer, LoraLayer):
             layer.get_base_layer().register_forward_hook(_sum_in_float32)

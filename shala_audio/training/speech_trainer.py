@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from shala_audio.distribution import Floats
-from shala_audio.files import remove_folder, sync_file, sync_folder
+from shala_audio.files import remove_folder, replace_folder
 from shala_audio.training.checkpoints import UNFINISHED, checkpoints
 from shala_audio.training.data import Batcher
 from shala_audio.training.guard import check_loss
@@ -74,10 +74,7 @@ class SpeechTrainer:
         self.accelerator.wait_for_everyone()  # all processes have written their part
         if self.args.should_save:
             written = out / UNFINISHED / f"checkpoint-{self.state.global_step}"
-            sync_folder(written)
-            remove_folder(out / written.name)
-            written.rename(out / written.name)
-            sync_file(out)
+            replace_folder(written, out / written.name)
             (out / UNFINISHED).rmdir()
             for old in checkpoints(out)[: -(self.args.save_total_limit or sys.maxsize)]:
                 remove_folder(old)
