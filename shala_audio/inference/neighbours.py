@@ -23,7 +23,8 @@ from shala_audio.data.rows import Row
 from shala_audio.distribution import Floats, entropy
 from shala_audio.errors import UserError
 from shala_audio.files import write_beside
-from shala_audio.inference.predictor import Clip, Predictor, Text
+from shala_audio.inference.inputs import Clip, Text
+from shala_audio.inference.predictor import Predictor
 
 FILE = "neighbours.safetensors"
 AXES = 32  # of the states' hundreds: enough to tell neighbours, and small beside the model

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Container, Iterable, Iterator, Mapping, Sequence, Sized
 from itertools import islice
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any
 
 import numpy as np
 import torch
@@ -14,32 +14,21 @@ from tqdm import tqdm
 
 from shala_audio.audio.encoders import AudioEncoder, load_encoder
 from shala_audio.audio.features import FeatureStore
-from shala_audio.audio.sound import (
-    SAMPLE_RATE,
-    Samples,
-    frame_levels,
-    read_row_audio,
-    read_sound,
-    to_mono_16k,
-    trim_silence,
-    voiced_share,
-)
+from shala_audio.audio.sound import SAMPLE_RATE, Samples, frame_levels, trim_silence, voiced_share
 from shala_audio.data.rows import Row
 from shala_audio.distribution import LabelDistribution
 from shala_audio.errors import UserError, not_one_of
 from shala_audio.evaluation.calibration import KINDS, Calibration, load_calibration
 from shala_audio.inference.hub import find_model, push
+from shala_audio.inference.inputs import Clip, Text, as_pair, named_fields, read_clips, samples_of
 from shala_audio.inference.windows import Moment, average, window_bounds
 from shala_audio.models.folder import SETTINGS
 from shala_audio.models.prompts import PromptBuilder
-from shala_audio.models.readouts.label_token import LabelTree, label_answers, label_states, label_tree
-from shala_audio.models.readouts.slots import slot_distributions, slot_template
-from shala_audio.models.readouts.verbalized import parse_answer, write_answers
+from shala_audio.models.readouts.answers import read_out
+from shala_audio.models.readouts.label_token import LabelTree, label_states
 from shala_audio.models.sources import locate
 from shala_audio.models.speech_lm import SpeechLM
 
-Clip = str | Path | BinaryIO | tuple[np.ndarray, int]
-Text = str | Mapping[str, str]
 PROMPT_ALONE = LabelTree([(0,), (1,)])  # two words that part at once: nothing after the prompt is computed
 BATCHES_HELD = 64  # among whose rows those of similar length are put together
 
@@ -185,7 +174,7 @@ class Predictor:
             window: seconds of each.
             hop: seconds from one to the next.
         """
-        samples = self._samples(clip)
+        samples = samples_of(clip)
         bounds = window_bounds(len(samples), window, hop)
         loudest = float(frame_levels(samples).max())
         answers: list[LabelDistribution] = []
@@ -239,7 +228,7 @@ class Predictor:
                     continue
                 if self.task.has_audio and features is None:  # long sound comes in windows, as that of a clip does
                     assert audio_root is not None
-                    batch, clips = _read_clips(batch, audio_root, complain)
+                    batch, clips = read_clips(batch, audio_root, complain)
                     texts = [row.text if "text" in self.task.modality else None for row in batch]
                     answers = self.predict_batch(list(zip(clips, texts, strict=True)))
                 else:
@@ -269,10 +258,10 @@ class Predictor:
             raise UserError(f"task {self.task.name} needs sound")
         if clip is not None and not self.task.has_audio:
             raise UserError(f"task {self.task.name} takes text, not sound")
-        fields = self._fields(text)
+        fields = named_fields(self.task, text)
         if clip is None:
             return [(None, fields, 1.0)]
-        samples = self._samples(clip)
+        samples = samples_of(clip)
         longest = self.encoder.longest
         bounds = window_bounds(len(samples), longest, longest)
         return [(samples[start:end], fields, (end - start) / SAMPLE_RATE) for start, end in bounds]
@@ -283,22 +272,6 @@ class Predictor:
         if clips := [samples for samples, _ in parts if samples is not None]:
             states = self.encode(clips)
         return self._answers(states, [fields for _, fields in parts])
-
-    def _fields(self, text: Text | None) -> Mapping[str, str]:
-        if text and "text" not in self.task.modality:
-            raise UserError(f"this model of task {self.task.name} hears sound alone and takes no text")
-        if isinstance(text, str):
-            # The task's prompt says what its one text field is called.
-            names = self.task.text_fields()
-            if len(names) != 1:
-                raise UserError(f"task {self.task.name} has the text fields {', '.join(names) or 'none'}; name them")
-            return {names[0]: text}
-        return text or {}
-
-    def _samples(self, clip: Clip) -> Samples:
-        if isinstance(clip, tuple):
-            return to_mono_16k(*clip)
-        return read_sound(clip)
 
     def encode(self, clips: Sequence[Samples]) -> list[Tensor]:
         """Features as training saw them: rounded to float16, as the feature cache keeps them."""
@@ -330,67 +303,17 @@ class Predictor:
     def _batch(self, batch: dict[str, Any]) -> list[LabelDistribution]:
         """B distributions by the model's readout, with the attributes that it states."""
         with self._precision():
-            return self._read_out(batch)
-
-    def _precision(self) -> torch.autocast:
-        return torch.autocast(torch.device(self.device).type, self.dtype, enabled=self.dtype != torch.float32)
-
-    def _read_out(self, batch: dict[str, Any]) -> list[LabelDistribution]:
-        attributes: list[dict[str, float]] = [{} for _ in batch["input_ids"]]
-        if self.model.readout == "label_token":
-            tree = label_tree(self.model)
-            log_probs, stated = label_answers(self.model, tree, batch)
-            probs = log_probs.exp().double().cpu().numpy()
-            if stated is not None:
-                names = [attribute.name for attribute in self.task.attributes]
-                attributes = [dict(zip(names, values, strict=True)) for values in stated.tolist()]
-        elif self.model.readout == "slots":
-            probs = slot_distributions(self.model, slot_template(self.model), batch).double().cpu().numpy()
-        else:
-            answers = [parse_answer(answer, self.task.label_names) for answer in write_answers(self.model, batch)]
-            self.unparsed += sum(answer is None for answer in answers)
-            uniform = np.full(len(self.task.labels), 1 / len(self.task.labels))
-            probs = np.stack([uniform if answer is None else answer for answer in answers])
-        probs = probs / probs.sum(axis=1, keepdims=True)
+            probs, attributes, unparsed = read_out(self.model, batch)
+        self.unparsed += unparsed
         if self.calibration is not None:
             probs = self.calibration(probs)
         return [
             LabelDistribution(self.task.label_names, p, numbers) for p, numbers in zip(probs, attributes, strict=True)
         ]
 
+    def _precision(self) -> torch.autocast:
+        return torch.autocast(torch.device(self.device).type, self.dtype, enabled=self.dtype != torch.float32)
+
 
 def _default_device() -> str:
     return str(torch.accelerator.current_accelerator()) if torch.accelerator.is_available() else "cpu"
-
-
-def _read_clips(
-    rows: Sequence[Row], root: str | Path, complain: Callable[[UserError], None] | None
-) -> tuple[list[Row], list[tuple[Samples, int]]]:
-    """Rows whose sound can be read, and their clips."""
-    kept: list[Row] = []
-    clips: list[tuple[Samples, int]] = []
-    for row in rows:
-        try:
-            clip = read_row_audio(_audio(row), root)
-        except UserError as error:
-            if complain is None:
-                raise
-            complain(error if row.id in str(error) else UserError(f"row {row.id}: {error}"))
-            continue
-        kept.append(row)
-        clips.append((clip, SAMPLE_RATE))
-    return kept, clips
-
-
-def as_pair(item: Any) -> tuple[Clip | None, Text | None]:
-    """(clip, text) of an input, which may be a clip alone; (samples, rate) is a clip."""
-    if isinstance(item, tuple) and not isinstance(item[0], np.ndarray):
-        clip, text = item
-        return clip, text
-    return item, None
-
-
-def _audio(row: Row) -> Any:
-    if row.audio is None:
-        raise UserError(f"row {row.id} has no sound")
-    return row.audio

@@ -1,0 +1,69 @@
+"""What people hand over, clips and texts, in the form that a model takes."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any, BinaryIO
+
+import numpy as np
+
+from shala_audio.audio.sound import SAMPLE_RATE, Samples, read_row_audio, read_sound, to_mono_16k
+from shala_audio.data.rows import Audio, Row
+from shala_audio.errors import UserError
+from shala_audio.tasks import Task
+
+Clip = str | Path | BinaryIO | tuple[np.ndarray, int]
+Text = str | Mapping[str, str]
+
+
+def as_pair(item: Any) -> tuple[Clip | None, Text | None]:
+    """(clip, text) of an input, which may be a clip alone; (samples, rate) is a clip."""
+    if isinstance(item, tuple) and not isinstance(item[0], np.ndarray):
+        clip, text = item
+        return clip, text
+    return item, None
+
+
+def samples_of(clip: Clip) -> Samples:
+    """A clip's sound, mono at 16 kHz."""
+    if isinstance(clip, tuple):
+        return to_mono_16k(*clip)
+    return read_sound(clip)
+
+
+def named_fields(task: Task, text: Text | None) -> Mapping[str, str]:
+    """A text's fields by the names that the task's prompt has for them; none where there is no text."""
+    if text and "text" not in task.modality:
+        raise UserError(f"this model of task {task.name} hears sound alone and takes no text")
+    if isinstance(text, str):
+        names = task.text_fields()
+        if len(names) != 1:
+            raise UserError(f"task {task.name} has the text fields {', '.join(names) or 'none'}; name them")
+        return {names[0]: text}
+    return text or {}
+
+
+def read_clips(
+    rows: Sequence[Row], root: str | Path, complain: Callable[[UserError], None] | None
+) -> tuple[list[Row], list[tuple[Samples, int]]]:
+    """Rows whose sound can be read, and their clips; the errors of the others go to `complain`, or are raised."""
+    kept: list[Row] = []
+    clips: list[tuple[Samples, int]] = []
+    for row in rows:
+        try:
+            clip = read_row_audio(_audio(row), root)
+        except UserError as error:
+            if complain is None:
+                raise
+            complain(error if row.id in str(error) else UserError(f"row {row.id}: {error}"))
+            continue
+        kept.append(row)
+        clips.append((clip, SAMPLE_RATE))
+    return kept, clips
+
+
+def _audio(row: Row) -> Audio:
+    if row.audio is None:
+        raise UserError(f"row {row.id} has no sound")
+    return row.audio

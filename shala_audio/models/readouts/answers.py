@@ -1,0 +1,46 @@
+"""What a model says of a batch, whichever way it says it."""
+
+from __future__ import annotations
+
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from shala_audio.models.readouts.label_token import label_answers, label_tree
+from shala_audio.models.readouts.slots import slot_distributions, slot_template
+from shala_audio.models.readouts.verbalized import parse_answer, write_answers
+from shala_audio.models.speech_lm import SpeechLM
+
+
+class Answers(NamedTuple):
+    """Of B rows.
+
+    Attributes:
+        probs: (B, K) float64; every row sums to 1.
+        attributes: of every row, by name; empty where the model states none.
+        unparsed: how many `verbalized` answers state no distribution, and count as no opinion (uniform).
+    """
+
+    probs: np.ndarray
+    attributes: list[dict[str, float]]
+    unparsed: int
+
+
+def read_out(model: SpeechLM, batch: dict[str, Any]) -> Answers:
+    """The answers to a batch (B, L) of prompts, by the model's readout."""
+    attributes: list[dict[str, float]] = [{} for _ in batch["input_ids"]]
+    unparsed = 0
+    if model.readout == "label_token":
+        log_probs, stated = label_answers(model, label_tree(model), batch)
+        probs = log_probs.exp().double().cpu().numpy()
+        if stated is not None:
+            names = [attribute.name for attribute in model.task.attributes]
+            attributes = [dict(zip(names, values, strict=True)) for values in stated.tolist()]
+    elif model.readout == "slots":
+        probs = slot_distributions(model, slot_template(model), batch).double().cpu().numpy()
+    else:
+        parsed = [parse_answer(answer, model.task.label_names) for answer in write_answers(model, batch)]
+        unparsed = sum(answer is None for answer in parsed)
+        uniform = np.full(len(model.task.labels), 1 / len(model.task.labels))
+        probs = np.stack([uniform if answer is None else answer for answer in parsed])
+    return Answers(probs / probs.sum(axis=1, keepdims=True), attributes, unparsed)
