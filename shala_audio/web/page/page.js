@@ -144,7 +144,7 @@ function showContested() {
       + ` about each of which ${people.raters.toFixed(people.raters < 10 ? 1 : 0)} people were asked.`;
   if (task.trust) {
     words += ` On unseen items this model is ${task.trust.model.toFixed(2)} away from the raters (jsd, 0 to 1)`;
-    words += task.trust.another_panel === null ? "." : `; another group of as many people would be ${task.trust.another_panel.toFixed(2)} away.`;
+    words += task.trust.another_panel === null ? "." : `; another group of as many people would be at least ${task.trust.another_panel.toFixed(2)} away.`;
   }
   $("contested").textContent = words;
   gauge.setAttribute("aria-label", words);
