@@ -56,7 +56,7 @@ def linear(manifest: Path, features: Path, predictor: Predictor, paths: list[Pat
     chosen = train_linear(rows, store, task, store.encoder["layers"])
     layer = store.encoder["layers"].index(chosen.layer)
     train = [row for row in rows if row.split == "train" and row.votes]
-    x = pool(train, store)[:, layer]
+    x = pool([row.id for row in train], store)[:, layer]
     mean, spread = x.mean(dim=0), x.std(dim=0) + 1e-6
     target = torch.tensor(human_distributions(train, task.label_names), dtype=torch.float32)
     weight, bias = fit((x - mean) / spread, target, chosen.penalty)

@@ -297,7 +297,8 @@ if wants 5; then
   fi
   if [ -n "$hears" ]; then
     for kind in linear attentive; do
-      shala-audio baseline $kind "$manifest" --features "$features" --seed "$seed" "${judged_by[@]}" --out "$exp/$kind/predictions.jsonl"
+      shala-audio baseline $kind "$manifest" --features "$features" --seed "$seed" "${hearing[@]}" "${judged_by[@]}" \
+        --out "$exp/$kind/predictions.jsonl"
     done
   fi
   touch "$exp/.done_5"

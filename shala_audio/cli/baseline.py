@@ -20,11 +20,16 @@ def baseline(
     features: Annotated[Path | None, typer.Option(help="Folder of features, for linear and attentive.")] = None,
     task: TaskOption = None,
     seed: Annotated[int, typer.Option(help="Of attentive.")] = 0,
+    copies: Annotated[
+        int,
+        typer.Option(help="Perturbed copies of each training clip, of those that `features --copies` has made.", min=0),
+    ] = 0,
 ) -> None:
     """Predict the test rows with a system to compare with: the constant prior, or a classifier on the frozen encoder.
 
     linear: softmax regression on mean and deviation over time of one encoder layer; layer and penalty are chosen on dev.
     attentive: learnt layer weights and attentive pooling over time; learning rate and passes are chosen on dev.
+    With --copies, dev also says whether the copies help.
 
     Example: shala-audio baseline linear data/manifest.jsonl --features features --out exp/linear/predictions.jsonl
     """
@@ -55,20 +60,24 @@ def baseline(
 
         store = FeatureStore(features)
         store.check(rows)
+        if copies and not any(store.copies(row.id, copies) for row in rows):
+            raise UserError(f"--copies: {features} has no perturbed copies; `shala-audio features --copies` makes them")
         if kind == "linear":
             from shala_audio.training.linear import train_linear
 
-            line = train_linear(rows, store, chosen, store.encoder["layers"])
+            line = train_linear(rows, store, chosen, store.encoder["layers"], copies)
             write_predictions(out, line.predictions)
-            settings: dict[str, Any] = {"layer": line.layer, "penalty": line.penalty}
-            print(f"layer {line.layer}, penalty {line.penalty:g} (chosen on dev: jsd {line.dev_jsd:.4f})")
+            settings: dict[str, Any] = {"layer": line.layer, "penalty": line.penalty, "copies": line.copies}
+            words, distance = f"layer {line.layer}, penalty {line.penalty:g}, {line.copies} copies", line.dev_jsd
         else:
             from shala_audio.training.attentive import train_attentive
 
-            found = train_attentive(rows, store, chosen, seed)
+            found = train_attentive(rows, store, chosen, seed, copies)
             write_predictions(out, found.predictions)
-            settings = {"learning_rate": found.learning_rate, "passes": found.epochs}
-            print(f"rate {found.learning_rate:g}, {found.epochs} passes (chosen on dev: jsd {found.dev_jsd:.4f})")
+            settings = {"learning_rate": found.learning_rate, "passes": found.epochs, "copies": found.copies}
+            words = f"rate {found.learning_rate:g}, {found.epochs} passes, {found.copies} copies"
+            distance = found.dev_jsd
+        print(f"{words} (chosen on dev: jsd {distance:.4f})")
         from shala_audio.training.cost import cost_record
 
         # What dev chose is no setting: it differs between seeds.

@@ -1,7 +1,8 @@
 """A stronger classifier on the frozen encoder: learnt layer weights, attentive statistics pooling, one linear layer.
 
 Attention weights over time are learnt for every clip, and mean and deviation are taken under them (Okabe et al. 2018, arXiv
-1803.10963); soft labels by cross-entropy. Learning rate and number of passes are chosen on the dev split.
+1803.10963); soft labels by cross-entropy. Learning rate, number of passes, and whether the perturbed copies of the training
+clips are heard in turn, where there are any, are chosen on the dev split.
 """
 
 from __future__ import annotations
@@ -62,24 +63,35 @@ class AttentiveResult:
     predictions: list[tuple[str, LabelDistribution]]
     learning_rate: float
     epochs: int
+    copies: int
     dev_jsd: float
 
 
-def train_attentive(rows: Sequence[Row], features: FeatureStore, task: Task, seed: int = 0) -> AttentiveResult:
+def train_attentive(
+    rows: Sequence[Row], features: FeatureStore, task: Task, seed: int = 0, copies: int = 0
+) -> AttentiveResult:
     """Fit on train, choose on dev, predict test.
+
+    Args:
+        rows, features, task: what to learn.
+        seed: of the weights and of the order of the rows.
+        copies: perturbed copies of each training clip to hear in turn with it, if dev is better for it.
 
     Raises:
         UserError: a split is missing.
     """
     splits, human = judged_splits(rows, task)
-    clips = {name: _Clips([row.id for row in members], features) for name, members in splits.items()}
+    clips = {name: _Clips([[row.id] for row in members], features) for name, members in splits.items()}
+    with_copies = _Clips([[row.id, *features.copies(row.id, copies)] for row in splits["train"]], features)
     mean, spread = clips["train"].moments()
     layers, _, width = features[splits["train"][0].id].shape
     target = torch.tensor(human["train"], dtype=torch.float32)
     lengths = [features.frames(row.id) for row in splits["train"]]
-    best: tuple[float, float, int, Floats] | None = None
-    with tqdm(total=len(LEARNING_RATES) * EPOCHS, unit="pass", desc="attentive", disable=None) as bar:
-        for rate in LEARNING_RATES:
+    tried = [(rate, heard) for heard in sorted({0, copies}) for rate in LEARNING_RATES]
+    best: tuple[float, float, int, int, Floats] | None = None
+    with tqdm(total=len(tried) * EPOCHS, unit="pass", desc="attentive", disable=None) as bar:
+        for rate, heard in tried:
+            train = with_copies if heard else clips["train"]
             torch.manual_seed(seed)
             model = AttentivePooling(layers, width, len(task.labels), mean, spread)
             optimizer = torch.optim.AdamW(model.parameters(), rate, weight_decay=0.01)
@@ -90,7 +102,7 @@ def train_attentive(rows: Sequence[Row], features: FeatureStore, task: Task, see
                 order = visit_order(lengths, BATCH, seed, epoch)
                 for start in range(0, len(order), BATCH):
                     chosen = order[start : start + BATCH]
-                    loss = soft_cross_entropy(target[chosen], model(*clips["train"].batch(chosen))).mean()
+                    loss = soft_cross_entropy(target[chosen], model(*train.batch(chosen, epoch))).mean()
                     optimizer.zero_grad()
                     loss.backward()
                     optimizer.step()
@@ -99,33 +111,38 @@ def train_attentive(rows: Sequence[Row], features: FeatureStore, task: Task, see
                 since = 0 if mine is None or distance < mine else since + 1
                 mine = distance if mine is None else min(mine, distance)
                 if best is None or distance < best[0]:
-                    best = (distance, rate, epoch + 1, _predict(model, clips["test"]))
+                    best = (distance, rate, epoch + 1, heard, _predict(model, clips["test"]))
                 if since >= PATIENCE:
                     bar.update(EPOCHS - epoch - 1)
                     break
     assert best is not None
-    distance, rate, epochs, probs = best
+    distance, rate, epochs, heard, probs = best
     answers = LabelDistribution.of_rows(task.label_names, probs)
     named = [(row.id, answer) for row, answer in zip(splits["test"], answers, strict=True)]
-    return AttentiveResult(named, rate, epochs, distance)
+    return AttentiveResult(named, rate, epochs, heard, distance)
 
 
 @dataclass(frozen=True)
 class _Clips:
-    """Features of some rows, read from the cache as they are needed: a corpus need not fit into memory."""
+    """Features of some rows, read from the cache as they are needed: a corpus need not fit into memory.
 
-    ids: list[str]
+    Attributes:
+        keys: of each row's clip and of its copies, of which every pass takes the next.
+    """
+
+    keys: list[list[str]]
     features: FeatureStore
 
-    def batch(self, chosen: Sequence[int]) -> tuple[Tensor, Tensor]:
-        """(B, S, T, D) and (B,) of some of them."""
-        return pad_features([self.features[self.ids[index]].float() for index in chosen])
+    def batch(self, chosen: Sequence[int], epoch: int = 0) -> tuple[Tensor, Tensor]:
+        """(B, S, T, D) and (B,) of some of them, as a pass hears them."""
+        heard = [self.keys[index][(index + epoch) % len(self.keys[index])] for index in chosen]
+        return pad_features([self.features[key].float() for key in heard])
 
     def moments(self) -> tuple[Tensor, Tensor]:
         """Mean and standard deviation (D,) of all frames, averaged over layers."""
         count, total, squares = 0, torch.zeros(()), torch.zeros(())
-        for identity in self.ids:
-            frames = self.features[identity].float().mean(dim=0).double()
+        for clip, *_ in self.keys:
+            frames = self.features[clip].float().mean(dim=0).double()
             count, total, squares = count + len(frames), total + frames.sum(dim=0), squares + frames.square().sum(dim=0)
         mean = total / count
         return mean.float(), ((squares / count - mean.square()).clamp(min=0).sqrt() + 1e-6).float()
@@ -135,6 +152,6 @@ class _Clips:
 def _predict(model: AttentivePooling, clips: _Clips) -> Floats:
     """(clips, K) probabilities."""
     model.eval()
-    numbers = range(len(clips.ids))
+    numbers = range(len(clips.keys))
     found = [model(*clips.batch(numbers[start : start + BATCH])) for start in range(0, len(numbers), BATCH)]
     return torch.cat(found).double().exp().numpy()

@@ -1,7 +1,8 @@
 """The baseline a user would pick instead: one linear layer on the pooled encoder, with soft labels.
 
 Each clip is the mean and the standard deviation over time of one encoder layer; a softmax regression learns the human
-distributions by cross-entropy. The L2 penalty, and the layer where several are cached, are chosen on the dev split.
+distributions by cross-entropy. The L2 penalty, the layer where several are cached, and whether to learn from the perturbed
+copies of the training clips too, where there are any, are chosen on the dev split.
 """
 
 from __future__ import annotations
@@ -30,6 +31,7 @@ class LinearResult:
     predictions: list[tuple[str, LabelDistribution]]
     layer: int
     penalty: float
+    copies: int
     dev_jsd: float
 
 
@@ -45,11 +47,11 @@ def judged_splits(rows: Sequence[Row], task: Task) -> tuple[dict[str, list[Row]]
     return splits, {name: human_distributions(members, task.label_names) for name, members in splits.items()}
 
 
-def pool(rows: Sequence[Row], features: FeatureStore) -> Tensor:
-    """(rows, S, 2 D): mean and standard deviation over time of every cached layer."""
+def pool(keys: Sequence[str], features: FeatureStore) -> Tensor:
+    """(clips, S, 2 D): mean and standard deviation over time of every cached layer."""
     pooled = []
-    for row in rows:
-        states = features[row.id].float()
+    for key in keys:
+        states = features[key].float()
         pooled.append(torch.cat([states.mean(dim=1), states.std(dim=1, correction=0)], dim=-1))
     return torch.stack(pooled)
 
@@ -71,26 +73,38 @@ def fit(x: Tensor, p: Tensor, penalty: float) -> tuple[Tensor, Tensor]:
     return weight.detach(), bias.detach()
 
 
-def train_linear(rows: Sequence[Row], features: FeatureStore, task: Task, layers: Sequence[int]) -> LinearResult:
+def train_linear(
+    rows: Sequence[Row], features: FeatureStore, task: Task, layers: Sequence[int], copies: int = 0
+) -> LinearResult:
     """Fit on train, choose on dev, predict test.
+
+    Args:
+        rows, features, task: what to learn.
+        layers: numbers of the cached ones.
+        copies: perturbed copies of each training clip to learn from too, if dev is better for it.
 
     Raises:
         UserError: a split is missing.
     """
     splits, human = judged_splits(rows, task)
-    pooled = {name: pool(members, features) for name, members in splits.items()}
-    best: tuple[float, int, float, Floats] | None = None
-    for index in range(len(layers)):
-        mean, spread = pooled["train"][:, index].mean(dim=0), pooled["train"][:, index].std(dim=0) + 1e-6
-        x = {name: (values[:, index] - mean) / spread for name, values in pooled.items()}
-        for penalty in PENALTIES:
-            weight, bias = fit(x["train"], torch.tensor(human["train"], dtype=torch.float32), penalty)
-            q = {name: (x[name] @ weight.T + bias).double().softmax(dim=-1).numpy() for name in ("dev", "test")}
-            distance = float(np.mean(jsd(human["dev"], q["dev"])))
-            if best is None or distance < best[0]:
-                best = (distance, index, penalty, q["test"])
+    pooled = {name: pool([row.id for row in splits[name]], features) for name in ("dev", "test")}
+    best: tuple[float, int, float, int, Floats] | None = None
+    for heard in sorted({0, copies}):
+        heard_as = [[row.id, *features.copies(row.id, heard)] for row in splits["train"]]
+        target = torch.tensor(human["train"], dtype=torch.float32)
+        target = target.repeat_interleave(torch.tensor([len(keys) for keys in heard_as]), dim=0)
+        pooled["train"] = pool([key for keys in heard_as for key in keys], features)
+        for index in range(len(layers)):
+            mean, spread = pooled["train"][:, index].mean(dim=0), pooled["train"][:, index].std(dim=0) + 1e-6
+            x = {name: (values[:, index] - mean) / spread for name, values in pooled.items()}
+            for penalty in PENALTIES:
+                weight, bias = fit(x["train"], target, penalty)
+                q = {name: (x[name] @ weight.T + bias).double().softmax(dim=-1).numpy() for name in ("dev", "test")}
+                distance = float(np.mean(jsd(human["dev"], q["dev"])))
+                if best is None or distance < best[0]:
+                    best = (distance, index, penalty, heard, q["test"])
     assert best is not None
-    distance, index, penalty, probs = best
+    distance, index, penalty, heard, probs = best
     answers = LabelDistribution.of_rows(task.label_names, probs)
     named = [(row.id, answer) for row, answer in zip(splits["test"], answers, strict=True)]
-    return LinearResult(named, layers[index], penalty, distance)
+    return LinearResult(named, layers[index], penalty, heard, distance)

@@ -5,7 +5,9 @@ import pytest
 import torch
 from sklearn.linear_model import LogisticRegression
 
+from shala_audio.audio.features import copy_id
 from shala_audio.data.rows import Audio, Row
+from shala_audio.training.attentive import train_attentive
 from shala_audio.training.linear import fit, train_linear
 from tests.tiny import SPEECH_TASK
 from tests.training.helpers import TinyStore
@@ -38,3 +40,36 @@ def test_it_finds_the_layer_that_tells():
     result = train_linear(rows, TinyStore(features), SPEECH_TASK, [3, 5])  # type: ignore[arg-type]
     assert result.layer == 5 and result.dev_jsd < 0.35
     assert {identity for identity, _ in result.predictions} == {row.id for row in rows if row.split == "test"}
+
+
+@pytest.mark.parametrize("helpful", [True, False])
+def test_dev_says_whether_copies_help(helpful):
+    """Either the clips or their copies sound as dev and test do; the others say nothing of the label."""
+    rows, features = [], {}
+    generator = torch.Generator().manual_seed(0)
+    for index in range(160):
+        split = ("train", "train", "dev", "test")[index % 4]
+        label = index % 3
+        clear = torch.randn(1, 20, 3, generator=generator)
+        clear[0, :, label] += 2.0
+        noise = 4 * torch.randn(1, 20, 3, generator=generator)
+        rows.append(
+            Row(
+                f"r{index}",
+                "tiny_speech",
+                split,
+                f"s{index}",
+                Audio("a.wav"),
+                votes={SPEECH_TASK.label_names[label]: 4},
+            )
+        )
+        features[f"r{index}"] = noise if split == "train" and helpful else clear
+        if split == "train":
+            features[copy_id(f"r{index}", 1)] = clear if helpful else noise
+    store = TinyStore(features)
+    line = train_linear(rows, store, SPEECH_TASK, [3], copies=1)  # type: ignore[arg-type]
+    pooling = train_attentive(rows, store, SPEECH_TASK, copies=1)  # type: ignore[arg-type]
+    assert (line.copies == 1) == helpful
+    if helpful:
+        assert pooling.copies == 1
+        assert line.dev_jsd < train_linear(rows, store, SPEECH_TASK, [3]).dev_jsd  # type: ignore[arg-type]
