@@ -30,15 +30,15 @@ usage="Usage: $(basename "$(dirname "$0")")/run.sh [options]
   --secondary SHARE  msp_podcast: share of a rater's vote for the secondary choices, 0 to below 1 (0)
   --audio_dir DIR    of your own corpus: where the sound lies below --corpus_root
 
-Methods: zero_shot, few_shot (text), warm_start, sft_hard, sft_soft, shala, shala_unweighted, shala_static, shala_dynamic;
-with label_token shala_exact; with slots and verbalized grpo_majority, grpo_jsd. All see as many prompts in stage 4, after
-the same warm start (sft_hard after one on hard labels). The method named last is also calibrated on dev, and packed. The
+Methods: zero_shot (for sound, heard through an untrained ear), few_shot (text), warm_start, sft_hard, sft_soft, shala, shala_unweighted, shala_static, shala_dynamic;
+with label_token shala_exact; with slots and verbalized grpo_majority, grpo_jsd. All have as many passes in stage 4, after
+the same warm start (sft_hard after one on hard labels, and it leaves out rows whose first place is tied). The method named last is also calibrated on dev, and packed. The
 constant prior, and for sound a linear and an attentive classifier, stand in every table."
 
 arguments=("$@")
-corpus= modality=text model= part=snli task= secondary= copies=0 skip_bad= title= audio_dir=
+corpus= modality=text model= part=snli task= secondary= copies= usual_copies=0 skip_bad= title= audio_dir=
 stage=1 stop_stage=7 corpus_root= method=shala readout=label_token config= learning_rate= exp= nproc= max_rows= seed=0 fold=
-options="corpus modality model part task secondary copies skip_bad title audio_dir recipe stage stop_stage corpus_root method readout config learning_rate exp nproc max_rows seed fold"
+options="corpus modality model part task secondary copies usual_copies skip_bad title audio_dir recipe stage stop_stage corpus_root method readout config learning_rate exp nproc max_rows seed fold"
 recipe=
 
 die() { echo "$0: error: $*" >&2; exit 2; }
@@ -56,6 +56,7 @@ while [ $# -gt 0 ]; do
   esac
 done
 
+copies=${copies:-$usual_copies} # a recipe's default
 for name in stage stop_stage seed copies; do
   [[ ${!name} =~ ^[0-9]+$ ]] || die "--$name is '${!name}': a whole number is needed"
 done
@@ -72,7 +73,9 @@ number='[0-9]+(\.[0-9]+)?([eE]-?[0-9]+)?'
 case $modality in audio | text | audio+text) ;; *) die "--modality $modality: see --help" ;; esac
 hears= # yes where sound goes in
 case $modality in *audio*) hears=yes ;; esac
-if [ -z "$model" ]; then if [ -n "$hears" ]; then model=speech; else model=text; fi; fi
+usual_model=text
+[ -z "$hears" ] || usual_model=speech
+model=${model:-$usual_model}
 case $readout in label_token | slots | verbalized) ;; *) die "--readout $readout: see --help" ;; esac
 [ -n "$recipe" ] || die "run a recipe's run.sh, not this template"
 
@@ -109,7 +112,12 @@ split=${task:+${task}_}seed$seed${max_rows:+_max$max_rows}${secondary:+_secondar
 [ "$corpus" != chaosnli ] || split=${split}_$part
 input= # where it is not what the recipe is made for
 case $corpus:$modality in crema_d:audio | msp_podcast:audio | mini:*) ;; crema_d:* | msp_podcast:*) input=_$modality ;; esac
-exp=${exp:-${method//,/+}_$readout${input}${learning_rate:+_lr${learning_rate//,/+}}_$split${fold:+_fold$fold}}
+other= # what is not the recipe's default, so that such a run takes no other's place
+[ "$model" = "$usual_model" ] || other=_$(basename "$model" .yaml)
+[ "$copies" = "$usual_copies" ] || other=${other}_copies$copies
+[ -z "$config" ] || other=${other}_$(basename "$config" .yaml)
+other=$other${learning_rate:+_lr${learning_rate//,/+}}${skip_bad:+_skip_bad}
+exp=${exp:-${method//,/+}_$readout$input${other}_$split${fold:+_fold$fold}}
 case $exp in */*) ;; *) exp=$recipe/exp/$exp ;; esac
 
 score_file() { # predictions_temperature.jsonl -> score_temperature.json, in the same folder
@@ -235,7 +243,13 @@ if wants 3; then
     "${train_cmd[@]}" train --config "$(conf warm_start)" --output_dir "$exp/warm_start" "${common[@]}" "${fresh[@]}" \
       "${hearing[@]}" --resume
   fi
-  for name in $chosen; do rm -rf "$exp/$name"/checkpoint-* "$exp/tuning/$name"/*/checkpoint-*; done # of an older warm start
+  for name in $chosen; do # checkpoints that began from an older warm start cannot be gone on from
+    start=$exp/warm_start/trained.safetensors
+    [ "$name" != sft_hard ] || start=$exp/warm_start_hard/trained.safetensors
+    for checkpoint in "$exp/$name"/checkpoint-* "$exp/tuning/$name"/*/checkpoint-*; do
+      if [ "$start" -nt "$checkpoint" ]; then rm -rf "$checkpoint"; fi
+    done
+  done
   touch "$exp/.done_3"
 fi
 

@@ -3,4 +3,4 @@
 #   recipes/crema_d/run.sh --corpus_root CREMA-D
 set -euo pipefail
 recipe=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)
-exec "$recipe/../TEMPLATE/shala.sh" --recipe "$recipe" --corpus crema_d --modality audio --copies 2 "$@"
+exec "$recipe/../TEMPLATE/shala.sh" --recipe "$recipe" --corpus crema_d --modality audio --usual_copies 2 "$@"

@@ -27,6 +27,7 @@ def report(
     Example: shala-audio report exp/zero_shot exp/warm_start exp/shala --data data --out RESULTS.md
     """
     from shala_audio.evaluation.results import find_runs, gather, table_rows
+    from shala_audio.evaluation.rivals import against_others
     from shala_audio.evaluation.tables import AMBIGUITY, as_csv, latex, markdown
     from shala_audio.files import read_json, write_text
 
@@ -39,8 +40,9 @@ def report(
     if data is not None:
         lines += _about(read_json(data / "summary.json"))
     lines += [markdown(rows), _key(systems), ""]
+    lines += against_others(systems)
     lines += [markdown([row for row in rows if "terciles" in row[1]], AMBIGUITY)]
-    lines += ["Thirds of the rows by the raters' entropy; rows of equal entropy stay together.", ""]
+    lines += [_thirds(systems[0]), ""]
     if attributes := sorted({key for _, found in rows for key in found if key.startswith("ccc_")}):
         stating = [row for row in rows if any(key in row[1] for key in attributes)]
         lines += [
@@ -78,13 +80,36 @@ def _about(summary: dict[str, Any]) -> list[str]:
 
 
 def _key(systems: Sequence[System]) -> str:
-    several = any(len(system.runs) > 1 for system in systems)
-    spread = "mean ± standard deviation over the seeds" if several else "jsd with its 95 % bootstrap interval"
+    several = [system for system in systems if len(system.runs) > 1]
+    spread = "jsd with its 95 % bootstrap interval over the rows, other measures have theirs in the CSV file"
+    if several:
+        same = all(rows.keys() == several[0].rows[0].keys() for rows in several[0].rows[1:]) and several[0].rows
+        which = "on the same test rows" if same else "each with a split of its own"
+        seeds = f"{len(several[0].runs)} seeds, {which}"
+        spread = f"mean ± standard deviation over {seeds}; jsd with its 95 % bootstrap interval over the rows too"
     ties = systems[0].score.get("ties", 0)
-    return (
+    lines = [
         f"Less is better for jsd, jsd_nats and kl, more for the rest; {spread}. Accuracy, F1 and UAR are against the "
         f"raters' plurality label; {ties} rows that have none are left out of them."
-    )
+    ]
+    if (ceiling := systems[0].score.get("ceiling", {}).get("kind", "")).startswith("fresh"):
+        lines.append(
+            "The two ceilings bracket what could be reached: as many votes, drawn anew from each row's own, are somewhat "
+            "nearer to the raters than other people would be; halves are smaller and further off, so a model can be nearer."
+            if "split_half" in systems[0].score
+            else "The ceiling is as many votes, drawn anew from each row's own"
+            + (", each for one label, though raters could name several." if "one label" in ceiling else ".")
+        )
+    counts = [set().union(*(rows.keys() for rows in system.rows)) for system in systems]
+    if odd := [system.name for system, keys in zip(systems, counts, strict=True) if keys != counts[0]]:
+        lines.append(f"Not on the same rows as the first: {', '.join(odd)}.")
+    return " ".join(lines)
+
+
+def _thirds(system: System) -> str:
+    terciles = system.score.get("terciles", {})
+    counts = ", ".join(str(terciles.get(third, {}).get("n", 0)) for third in ("low", "middle", "high"))
+    return f"Thirds of the rows by the raters' entropy ({counts} rows); rows of equal entropy stay together."
 
 
 def _trainings(runs: Sequence[Run]) -> list[str]:
@@ -95,30 +120,29 @@ def _trainings(runs: Sequence[Run]) -> list[str]:
     if not trained:
         return []
     lines = [
-        "| run | seed | minutes | peak memory (MB) | precision | trained parameters |",
-        "|---|---|---|---|---|---|",
+        "| run | seed | minutes | peak memory (MB) | precision | trained parameters | manifest |",
+        "|---|---|---|---|---|---|---|",
     ]
     for run in trained:
         found = run.training
         minutes = f"{found['seconds'] / 60:.1f}" + (" (since a resume)" if found.get("resumed") else "")
+        minutes += f" (all of {found['folds']} folds)" if found.get("folds") else ""
         parameters = f"{found['trained_parameters']:,}" if found.get("trained_parameters") else "–"
-        cells = [
-            run_name(found, run.folder),
-            found["seed"],
-            minutes,
-            f"{found['peak_mb']:,}",
-            found.get("precision", "–"),
-            parameters,
-        ]
+        memory = f"{found['peak_mb']:,}"
+        if found.get("peak_gpu_mb"):
+            memory += f" (GPU: {found['peak_gpu_mb']:,})"
+        name, sha = run_name(found, run.folder), found["manifest_sha256"][:8]
+        cells = [name, found["seed"], minutes, memory, found.get("precision", "–"), parameters, sha]
         lines.append("| " + " | ".join(map(str, cells)) + " |")
     lines += ["", *_choices(trained), "Commands:", ""]
     commands = [line for run in trained for line in (*run.training.get("before", []), run.training["command"])]
     lines += [f"    {command}" for command in dict.fromkeys(commands)]
     models = {(run.training["lm"], run.training["lm_sha256"][:16]) for run in trained if run.training.get("lm")}
     named = "; ".join(f"{lm}, sha256 {sha or 'not known'}" for lm, sha in sorted(models))
-    hashes = ", ".join(sorted({run.training["manifest_sha256"][:16] for run in trained}))
-    versions = ", ".join(f"{name} {number}" for name, number in trained[0].training["versions"].items())
-    lines += ["", f"Language model {named}. Manifest sha256 {hashes}. Versions: {versions}."]
+    used = dict.fromkeys(
+        ", ".join(f"{name} {number}" for name, number in run.training["versions"].items()) for run in trained
+    )
+    lines += ["", f"Language model {named}. Versions: {'; or '.join(used)}."]
     return [*lines, ""]
 
 
@@ -146,7 +170,8 @@ def _choices(trained: Sequence[Run]) -> list[str]:
     if not lines:
         return []
     heads = ["Settings chosen on dev, by jsd:", "", "| run | seed | dev rows | tried |", "|---|---|---|---|"]
-    return [*heads, *lines, ""]
+    at_the_end = "Where the best is the smallest or the largest that was tried, one beyond it may be better still."
+    return [*heads, *lines, "", at_the_end, ""]
 
 
 def _pictures(systems: Sequence[System], rows: Any, runs: Sequence[Run], out: Path) -> list[str]:
@@ -162,12 +187,14 @@ def _pictures(systems: Sequence[System], rows: Any, runs: Sequence[Run], out: Pa
     plots.plot_jsd(rows, place("jsd"))
     plots.plot_terciles(rows, place("terciles"))
     plots.plot_reliability(systems, place("reliability"))
-    shown["reliability"] = "stated against human entropy, in bins"
+    seeds = max(len(system.runs) for system in systems) > 1
+    first = f", seed {systems[0].runs[0].training.get('seed', 0)}" if seeds else ""
+    shown["reliability"] = f"stated against human entropy, in bins{first}"
     named = [system for system in systems if system.name.startswith("shala")] or list(systems)
     best = min(named, key=lambda system: system.score["jsd"]["value"])
     plots.plot_entropy(best, place("entropy"))
     plots.plot_confusion(best, place("confusion"))
-    shown |= {"entropy": f"human and stated entropy, {best.name}", "confusion": f"plurality labels, {best.name}"}
+    shown |= {"entropy": f"human and stated entropy, {best.name}{first}", "confusion": f"plurality labels, {best.name}"}
     logs: dict[str, Path] = {}
     for run in runs:  # the first of a folder's is the one without calibration
         if (log := run.folder / "log.jsonl").is_file() and log not in logs.values():

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import sys
 from pathlib import Path
 from typing import Annotated
 
@@ -13,6 +14,9 @@ TaskOption = Annotated[
 ]
 
 
+SplitOption = Annotated[str | None, typer.Option(help="Rows of this split alone; all that are predicted if not given.")]
+
+
 def score(
     predictions: Annotated[Path, typer.Argument(help="JSON Lines (id, probs) or CSV (id, a column a label).")],
     manifest: Annotated[Path, typer.Argument(help="Manifest with the votes.")],
@@ -21,6 +25,7 @@ def score(
     ] = None,
     task: TaskOption = None,
     bootstrap: Annotated[int, typer.Option(help="Draws for the 95 % intervals; 0 for none.", min=0)] = 1000,
+    split: SplitOption = None,
 ) -> None:
     """Measure predictions against the raters' votes, beside the constant prior and the raters' own agreement.
 
@@ -32,7 +37,18 @@ def score(
     from shala_audio.models.folder import SETTINGS
     from shala_audio.tasks import load_task
 
-    result = measure(predictions, manifest, load_task(task).label_names if task else None, bootstrap)
+    result = measure(predictions, manifest, load_task(task).label_names if task else None, bootstrap, split)
+    if len(result["splits"]) > 1:
+        parts = ", ".join(f"{count} of {name}" for name, count in result["splits"].items())
+        print(
+            f"{predictions}: rows of several splits are scored together ({parts}); --split test takes one",
+            file=sys.stderr,
+        )
+    if result["unpredicted"]:
+        print(
+            f"{predictions}: {result['unpredicted']} rows with votes have no prediction and do not count",
+            file=sys.stderr,
+        )
     if out is None:
         print(json.dumps(result, indent=2))
     else:
@@ -47,6 +63,8 @@ def compare(
     second: Annotated[Path, typer.Argument(help="Predictions of the other.")],
     manifest: Annotated[Path, typer.Argument(help="Manifest with the votes.")],
     task: TaskOption = None,
+    split: SplitOption = None,
+    out: Annotated[Path | None, typer.Option(help="File for the result as JSON.")] = None,
 ) -> None:
     """Test whether one system is closer to the raters than another: paired permutations of the rows both predict.
 
@@ -56,9 +74,12 @@ def compare(
     from rich.table import Table
 
     from shala_audio.evaluation.compare import compare as test
+    from shala_audio.files import write_json
     from shala_audio.tasks import load_task
 
-    result = test(first, second, manifest, load_task(task).label_names if task else None)
+    result = test(first, second, manifest, load_task(task).label_names if task else None, split)
+    if out is not None:
+        write_json(out, result)
     table = Table("measure", "first", "second", "difference", "p")
     for name in ("jsd", "kl", "accuracy"):
         if name in result:

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -40,13 +41,16 @@ def paired_permutation(differences: Floats, permutations: int = PERMUTATIONS, se
     return (extreme + 1) / (permutations + 1)
 
 
-def compare(first: Path, second: Path, manifest: Path, labels: tuple[str, ...] | None = None) -> dict[str, Any]:
+def compare(
+    first: Path, second: Path, manifest: Path, labels: tuple[str, ...] | None = None, split: str | None = None
+) -> dict[str, Any]:
     """Mean differences (first less second) of jsd, kl and accuracy, with p-values, on the rows that both predict.
 
     Args:
         first, second: predictions (`evaluation.predictions`).
         manifest: rows with votes.
         labels: in order; those of the rows' task where not given.
+        split: compare its rows alone.
 
     Returns:
         `n`, `only_first`, `only_second` (rows that the other lacks), and for each measure {first, second, difference, p}.
@@ -55,7 +59,7 @@ def compare(first: Path, second: Path, manifest: Path, labels: tuple[str, ...] |
     Raises:
         UserError: no row is predicted by both.
     """
-    one, two = load_judged(first, manifest, labels), load_judged(second, manifest, labels)
+    one, two = load_judged(first, manifest, labels, split), load_judged(second, manifest, labels, split)
     place = {row.id: index for index, row in enumerate(two.rows)}
     shared = [(index, place[row.id]) for index, row in enumerate(one.rows) if row.id in place]
     if not shared:
@@ -76,6 +80,71 @@ def compare(first: Path, second: Path, manifest: Path, labels: tuple[str, ...] |
         right = [found.argmax(axis=1) == winner for found in (one.predicted[mine], two.predicted[theirs])]
         result["accuracy"] = _test(right[0][clear].astype(float), right[1][clear].astype(float))
     return result
+
+
+@dataclass(frozen=True)
+class Paired:
+    """How much nearer to the raters one system is than another, row by row.
+
+    Attributes:
+        rows: that both were judged on; difference: mean jsd of the first less that of the second, negative where the first is
+            nearer; low, high: its 95 % bootstrap interval over the rows; p: two-sided, of the permutation test.
+    """
+
+    rows: int
+    difference: float
+    low: float
+    high: float
+    p: float
+
+
+def paired(
+    first: Sequence[Mapping[str, float]], second: Sequence[Mapping[str, float]], draws: int = 1000
+) -> Paired | None:
+    """Compare two systems, each with one or several runs; a row that several runs have predicted counts once, by its mean.
+
+    Args:
+        first, second: of each run, jsd by row (`row_jsd` of `score`).
+        draws: of the bootstrap.
+
+    Returns:
+        None where no row is in both.
+    """
+    ours, theirs = mean_by_row(first), mean_by_row(second)
+    shared = sorted(ours.keys() & theirs.keys())
+    if not shared:
+        return None
+    gaps = np.array([ours[key] - theirs[key] for key in shared])
+    low, high = np.percentile(bootstrap_means(gaps, draws), [2.5, 97.5])
+    return Paired(len(gaps), float(gaps.mean()), float(low), float(high), paired_permutation(gaps))
+
+
+def bootstrap_means(values: Floats, draws: int = 1000, seed: int = 0) -> Floats:
+    """(draws,) means of the values (rows,), drawn with replacement."""
+    rng = np.random.default_rng(seed)
+    return np.array([values[rng.integers(len(values), size=len(values))].mean() for _ in range(draws)])
+
+
+def mean_by_row(runs: Sequence[Mapping[str, float]]) -> dict[str, float]:
+    """jsd of every row, averaged over the runs that have it."""
+    found: dict[str, list[float]] = {}
+    for run in runs:
+        for key, value in run.items():
+            found.setdefault(key, []).append(value)
+    return {key: float(np.mean(values)) for key, values in found.items()}
+
+
+def holm(p_values: Sequence[float]) -> list[float]:
+    """p-values corrected for their number (Holm 1979), in the order given.
+
+    >>> [round(p, 3) for p in holm([0.01, 0.04, 0.03])]
+    [0.03, 0.06, 0.06]
+    """
+    corrected, highest = [0.0] * len(p_values), 0.0
+    for rank, index in enumerate(np.argsort(p_values, kind="stable").tolist()):
+        highest = max(highest, min(1.0, (len(p_values) - rank) * p_values[index]))
+        corrected[index] = highest
+    return corrected
 
 
 def _test(first: Floats, second: Floats) -> Mapping[str, float]:

@@ -6,6 +6,7 @@ import json
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from shala_audio.data.rows import Row, read_manifest, write_manifest
 from shala_audio.errors import UserError
@@ -24,7 +25,7 @@ def pool_folds(folds: Sequence[Fold], out: Path) -> list[str]:
     """Write `manifest.jsonl` (the test rows of all folds) and `<system>/predictions*.jsonl` into `out`.
 
     A system must be in every fold, and so must its calibrated predictions. Its `training.json` is the first fold's with the
-    seconds of all, and the largest peak.
+    seconds and commands of all, and the largest peak.
 
     Returns:
         The systems.
@@ -53,11 +54,15 @@ def pool_folds(folds: Sequence[Fold], out: Path) -> list[str]:
         records = [fold.experiment / system / "training.json" for fold in folds]
         if all(record.is_file() for record in records):
             found = [read_json(record) for record in records]
-            cost = {"seconds": sum(one["seconds"] for one in found), "peak_mb": max(one["peak_mb"] for one in found)}
+            cost: dict[str, Any] = {"seconds": sum(one["seconds"] for one in found)}
+            cost["peak_mb"] = max(one["peak_mb"] for one in found)
             if any("tuned" in one for one in found):  # by each fold on its own dev rows
                 if not all("tuned" in one for one in found):
                     raise UserError(f"{system}: its settings were chosen on dev in some folds and not in others")
                 cost["tuned"] = [one["tuned"] for one in found]
+            if all("command" in one for one in found):
+                commands = [line for one in found for line in (*one.get("before", []), one["command"])]
+                *cost["before"], cost["command"] = dict.fromkeys(commands)
             write_json(out / system / "training.json", {**found[0], **cost, "folds": len(folds)})
     return systems
 

@@ -5,12 +5,14 @@ from __future__ import annotations
 import json
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from shala_audio.errors import UserError
+from shala_audio.evaluation.compare import bootstrap_means, mean_by_row
 from shala_audio.evaluation.tuning import without_choice
 from shala_audio.files import read_json
 
@@ -43,10 +45,15 @@ class System:
     name: str
     runs: Sequence[Run]
 
-    @property
+    @cached_property
     def score(self) -> Mapping[str, Any]:
         """Measures, as means over the runs; `sd` beside `value` and no interval where there are several."""
         return merge([run.score for run in self.runs])
+
+    @property
+    def rows(self) -> list[Mapping[str, float]]:
+        """jsd by row of every run that has it."""
+        return [run.score["row_jsd"] for run in self.runs if "row_jsd" in run.score]
 
 
 def find_runs(folders: Sequence[Path]) -> list[Run]:
@@ -88,15 +95,17 @@ def gather(runs: Sequence[Run]) -> list[System]:
     """Systems in the order of the table: runs of one method and readout with the same settings, differing in the seed and in
     what they chose on dev between the same settings.
 
-    Runs of other settings are systems of their own, named by their folders as well. A run that is there twice (the constant
-    prior of two experiments on one split) counts once.
+    Runs of other settings, starts, inputs or numbers of rows are systems of their own, named by their folders as well. A run
+    that is there twice (the constant prior of two experiments on one split) counts once.
 
     Raises:
         UserError: two runs of one system have the same seed and other results.
     """
     named: dict[str, dict[str, list[Run]]] = {}
     for run in runs:
-        made = {**{key: run.training.get(key) for key in ("model", "task")}, "settings": without_choice(run.training)}
+        made = {key: run.training.get(key) for key in ("model", "task", "modality", "folds", "start")}
+        made["settings"] = without_choice(run.training)
+        made["rows"] = sum(run.training.get("data", {}).get("splits", {}).values())
         settings = json.dumps(made, sort_keys=True)
         members = named.setdefault(run.system, {}).setdefault(settings, [])
         twins = [other for other in members if other.training.get("seed") == run.training.get("seed")]
@@ -121,12 +130,17 @@ def gather(runs: Sequence[Run]) -> list[System]:
 
 
 def merge(scores: Sequence[Mapping[str, Any]]) -> Mapping[str, Any]:
-    """Mean measures of several runs; one run stays as it is. `n` is that of all rows together."""
+    """Mean measures of several runs; one run stays as it is.
+
+    `n` counts the rows that differ, and `jsd` has the interval over them too, where the scores hold the rows' own distances.
+    """
     if len(scores) == 1:
         return scores[0]
     merged: dict[str, Any] = {"runs": len(scores)}
     for key, first in scores[0].items():
         values: list[Any] = [score.get(key) for score in scores]
+        if key == "row_jsd":
+            continue
         if isinstance(first, Mapping) and "value" in first:
             merged[key] = _mean(values)
         elif isinstance(first, Mapping):
@@ -137,6 +151,16 @@ def merge(scores: Sequence[Mapping[str, Any]]) -> Mapping[str, Any]:
             merged[key] = np.sum(values, axis=0).tolist()
         else:
             merged[key] = first
+    if all("row_jsd" in score for score in scores):
+        rows = mean_by_row([score["row_jsd"] for score in scores])
+        low, high = np.percentile(bootstrap_means(np.array(list(rows.values()))), [2.5, 97.5])
+        if all(score["row_jsd"].keys() == rows.keys() for score in scores):  # the same rows, judged by every run
+            merged["ties"] = scores[0].get("ties")
+            for part in ("prior", "ceiling", "split_half"):
+                if part in merged:
+                    merged[part] = {**merged[part], "n": scores[0][part]["n"]}
+        merged["n"] = len(rows)
+        merged["jsd"] = {**merged["jsd"], "low": float(low), "high": float(high)}
     return merged
 
 

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import hashlib
+import json
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,7 +14,7 @@ import numpy as np
 
 from shala_audio.data.rows import Row, read_manifest, row_attributes
 from shala_audio.data.votes import mean_distribution, vote_counts
-from shala_audio.distribution import Floats
+from shala_audio.distribution import Floats, jsd
 from shala_audio.errors import UserError
 from shala_audio.evaluation.ceiling import human_ceiling, split_half_distance
 from shala_audio.evaluation.measures import DRAWS, all_measures, attribute_measures
@@ -44,9 +47,21 @@ class Judged:
         """(rows, K) distributions."""
         return self.counts / self.counts.sum(axis=1, keepdims=True)
 
+    @property
+    def splits(self) -> dict[str, int]:
+        """How many of the rows are of each split."""
+        return dict(Counter(row.split for row in self.rows))
 
-def load_judged(predictions: str | Path, manifest: str | Path, labels: Sequence[str] | None = None) -> Judged:
+
+def load_judged(
+    predictions: str | Path, manifest: str | Path, labels: Sequence[str] | None = None, split: str | None = None
+) -> Judged:
     """Read predictions and the votes on the same rows.
+
+    Args:
+        predictions, manifest: the files.
+        labels: in order; those of the rows' task where not given.
+        split: rows of other splits are left out; None keeps all.
 
     Raises:
         UserError: an id is not in the manifest, no row has votes, or a file is not what it should be.
@@ -57,20 +72,27 @@ def load_judged(predictions: str | Path, manifest: str | Path, labels: Sequence[
     names = tuple(labels) if labels else load_task(rows[0].task).label_names
     identities, probs = read_predictions(predictions, names)
     by_id = {row.id: row for row in rows}
-    judged, kept = [], []
+    judged, kept, wanted = [], [], 0
     for index, identity in enumerate(identities):
         if identity not in by_id:
             raise UserError(f"{predictions}: id {identity!r} is not in {manifest}")
-        if by_id[identity].votes:
-            judged.append(by_id[identity])
-            kept.append(index)
+        if split is None or by_id[identity].split == split:
+            wanted += 1
+            if by_id[identity].votes:
+                judged.append(by_id[identity])
+                kept.append(index)
     if not judged:
-        raise UserError(f"{predictions}: no predicted row of {manifest} has votes to score against")
-    return Judged(judged, vote_counts(judged, names), probs[kept], names, rows, len(identities) - len(judged), kept)
+        of = f" of split {split}" if split else ""
+        raise UserError(f"{predictions}: no predicted row{of} of {manifest} has votes to score against")
+    return Judged(judged, vote_counts(judged, names), probs[kept], names, rows, wanted - len(judged), kept)
 
 
 def score(
-    predictions: str | Path, manifest: str | Path, labels: Sequence[str] | None = None, draws: int = DRAWS
+    predictions: str | Path,
+    manifest: str | Path,
+    labels: Sequence[str] | None = None,
+    draws: int = DRAWS,
+    split: str | None = None,
 ) -> dict[str, Any]:
     """Measures of a predictions file.
 
@@ -79,9 +101,11 @@ def score(
         manifest: rows with votes. Its `train` rows, where there are any, give the constant prior.
         labels: the labels in order; those of the rows' task where not given.
         draws: bootstrap draws for the intervals; 0 for none.
+        split: score its rows alone.
 
     Returns:
         The measures (`evaluation.measures.all_measures`); `ccc_<name>` of attributes that the predictions state; `labels`;
+        `splits`, how many rows are of which; `row_jsd`, the distance of every row, by a key made of its id and votes;
         `prior`, the same measures of the constant prior; `ceiling`, the same of a fresh sample of the raters (or of the true
         distribution, where a simulation knows it: `ceiling["kind"]` says which); `split_half`, the distance between halves
         of the raters. Rows whose votes were aggregated before they reached us (`extra["aggregated"]`) have no ceiling.
@@ -89,9 +113,10 @@ def score(
     Raises:
         UserError: as `load_judged`.
     """
-    judged = load_judged(predictions, manifest, labels)
+    judged = load_judged(predictions, manifest, labels, split)
     human = judged.human
     result = all_measures(human, judged.predicted, draws)
+    result["splits"] = judged.splits
     result["labels"] = list(judged.labels)
     result["without_votes"] = judged.without_votes
     if labels is None and (task := load_task(judged.rows[0].task)).attributes:
@@ -104,7 +129,22 @@ def score(
     if train:
         prior = np.tile(mean_distribution(train, judged.labels), (len(human), 1))
         result["prior"] = all_measures(human, prior, draws, name="prior")
-    return result | ceilings(judged, draws)
+    distances = np.round(jsd(human, judged.predicted), 5).tolist()
+    return {
+        **result,
+        **ceilings(judged, draws),
+        "row_jsd": dict(zip(map(row_key, judged.rows), distances, strict=True)),
+    }
+
+
+def row_key(row: Row) -> str:
+    """12 hexadecimal digits that tell a row, with its votes, from others: ids alone may mean other rows in another split.
+
+    >>> from shala_audio.data.rows import Row
+    >>> row_key(Row("a", "mini", "test", votes={"anger": 1})) == row_key(Row("a", "mini", "test", votes={"anger": 2}))
+    False
+    """
+    return hashlib.sha256(json.dumps([row.id, row.votes], sort_keys=True).encode()).hexdigest()[:12]
 
 
 def ceilings(judged: Judged, draws: int = DRAWS) -> dict[str, Any]:
@@ -116,7 +156,9 @@ def ceilings(judged: Judged, draws: int = DRAWS) -> dict[str, Any]:
         truth = np.array([[row.extra["true"][label] for label in judged.labels] for row in judged.rows])
         found["ceiling"] = {"kind": "true distribution", **all_measures(judged.human, truth, draws, name="ceiling")}
     else:
-        found["ceiling"] = {"kind": "fresh sample of the raters", **human_ceiling(judged.counts, draws)}
+        split = not np.isclose(judged.counts, np.rint(judged.counts)).all()  # raters who named several labels
+        kind = "fresh sample of the raters" + (", each of one label" if split else "")
+        found["ceiling"] = {"kind": kind, **human_ceiling(judged.counts, draws)}
     if (halves := split_half_distance(judged.counts, draws)) is not None:
         found["split_half"] = halves
     return found

@@ -34,7 +34,7 @@ def cell(found: Mapping[str, Any], interval: bool) -> str:
         return "–"
     text = f"{found['value']:.3f}"
     if found.get("sd") is not None:
-        return f"{text} ± {found['sd']:.3f}"
+        text += f" ± {found['sd']:.3f}"
     return f"{text} [{found['low']:.3f}, {found['high']:.3f}]" if interval and found.get("low") is not None else text
 
 
@@ -54,7 +54,8 @@ def as_csv(rows: Rows) -> str:
     writer = csv.writer(out, lineterminator="\n")
     writer.writerow(["system", "n", "measure", "value", "low", "high", "sd"])
     for name, measures in rows:
-        for column in (*CLOSENESS, "total_variation", *AMBIGUITY):
+        attributes = sorted(key for key in measures if key.startswith("ccc_"))
+        for column in (*CLOSENESS, "total_variation", *AMBIGUITY, *attributes):
             found = measure(measures, column)
             if found.get("value") is not None:
                 label = f"jsd_{column}_tercile" if column in ("low", "middle", "high") else column

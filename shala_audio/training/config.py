@@ -15,7 +15,7 @@ from trl import GRPOConfig
 from shala_audio.errors import UserError, not_one_of
 from shala_audio.files import read_json
 from shala_audio.training.ambiguity import AmbiguitySettings
-from shala_audio.training.methods import METHODS
+from shala_audio.training.methods import METHODS, without_part
 
 
 @cache
@@ -167,12 +167,27 @@ class ShalaConfig(GRPOConfig):
         if self.readout not in METHODS[self.method].readouts:
             allowed = " or ".join(METHODS[self.method].readouts)
             raise UserError(f"method {self.method} goes with readout {allowed}, not {self.readout}")
+        self._check_idle()
         if METHODS[self.method].loss != "reinforced" or self.readout == "label_token":
             # No rollouts: whatever the batch, let it count as one group, so that TRL's checks of groups pass.
             rows = self.per_device_train_batch_size * self.gradient_accumulation_steps
             self.steps_per_generation = self.gradient_accumulation_steps * (2 if rows == 1 else 1)
             self.num_generations = max(rows, 2)
         super().__post_init__()
+
+    def _check_idle(self) -> None:
+        """Refuse settings that the method would not read; supervised methods share a file with SHALA, so there it is said."""
+        loss = METHODS[self.method].loss
+        defaults = type(self).__dataclass_fields__
+        names = sorted(without_part(self.method, self.readout))
+        idle = [name for name in names if getattr(self, name) not in (defaults[name].default, None)]
+        if not idle or loss == "none":
+            return
+        what = f"{', '.join(idle)}: no part in method {self.method} with readout {self.readout}"
+        if loss == "reinforced":
+            why = "nothing is sampled" if self.readout == "label_token" else "its answers are sampled"
+            raise UserError(f"{what}, because {why}; leave it out, or take another readout")
+        print(what, file=sys.stderr)
 
     def ambiguity_settings(self) -> AmbiguitySettings:
         """The fields `ambiguity*`, gathered."""

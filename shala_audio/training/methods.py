@@ -31,6 +31,16 @@ class Method:
     settings: Mapping[str, Any] = field(default_factory=dict)
 
 
+# Settings that have a part in nothing but sampled answers, the exact objective, or the weights of either.
+OF_SAMPLES = frozenset({"reward", "invalid_reward", "scale_rewards", "loss_type", "num_iterations", "temperature"})
+OF_THE_EXACT = frozenset({"exact_loss"})
+OF_WEIGHTS = frozenset(
+    {
+        "ambiguity", "ambiguity_lambda", "ambiguity_lambda_end", "ambiguity_entropy", "ambiguity_alpha",
+        "ambiguity_memory", "ambiguity_sampling",
+    }
+)  # fmt: skip
+
 SOFT = {"target": "soft"}
 ALIKE = {**SOFT, "ambiguity": "off", "ambiguity_sampling": False}
 
@@ -56,3 +66,14 @@ METHODS: dict[str, Method] = {
     ),
     "shala_exact": Method("SHALA by the exact objective, without rollouts", "reinforced", ("label_token",), SOFT),
 }
+
+
+def without_part(method: str, readout: str) -> frozenset[str]:
+    """Names of settings that a method does not read, with this readout.
+
+    >>> "reward" in without_part("shala", "label_token"), "reward" in without_part("shala", "slots")
+    (True, False)
+    """
+    if METHODS[method].loss != "reinforced":
+        return OF_SAMPLES | OF_THE_EXACT | OF_WEIGHTS
+    return OF_SAMPLES if readout == "label_token" else OF_THE_EXACT

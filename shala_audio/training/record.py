@@ -16,7 +16,7 @@ from shala_audio.models.folder import TRAINED
 from shala_audio.models.speech_lm import SpeechLM
 from shala_audio.training.config import ShalaConfig
 from shala_audio.training.cost import cost_record, shorten
-from shala_audio.training.methods import METHODS
+from shala_audio.training.methods import METHODS, without_part
 
 # Where a run writes and what it says while it runs: not part of what it computes.
 NOT_SETTINGS = {
@@ -30,9 +30,10 @@ QUIET = ("logging_", "save_", "hub_", "push_", "log_", "trackio_")
 def settings(config: ShalaConfig) -> dict[str, Any]:
     """The settings of a run that differ from the defaults and change what it computes, and its learning rate."""
     found = {}
+    idle = NOT_SETTINGS | without_part(config.method, config.readout)
     for field in fields(config):
         value = getattr(config, field.name)
-        if field.name in NOT_SETTINGS or field.name.startswith(QUIET) or not field.init:
+        if field.name in idle or field.name.startswith(QUIET) or not field.init:
             continue
         if value == field.default and field.name != "learning_rate":  # which is named even where it is the default
             continue
@@ -86,7 +87,8 @@ def run_record(config: ShalaConfig, model: SpeechLM, seconds: float, resumed: bo
         "task": model.task.name,
         **cost_record(config.seed, seconds, Path(str(config.manifest))),
         "data": _data(Path(str(config.manifest)).with_name("summary.json")),
-        "before": _earlier_commands(config.init),
+        "modality": model.task.modality,
+        **_start(config.init),
         "settings": settings(config) if trained else {"few_shot_examples": len(model.examples)},
         "precision": precision(config),
         "processes": config.world_size,
@@ -109,10 +111,13 @@ def _data(summary: Path) -> dict[str, Any]:
     return {"licence": found.get("licence"), "caveat": found.get("caveat"), "splits": splits}
 
 
-def _earlier_commands(init: str | None) -> list[str]:
-    """Commands of the runs that this one went on from, first to last."""
+def _start(init: str | None) -> dict[str, Any]:
+    """Commands and settings of the runs that this one went on from, first to last."""
     path = Path(init) / "training.json" if init else None
     if path is None or not path.is_file():
-        return []
+        return {"before": [], "start": []}
     record = read_json(path)
-    return [*record.get("before", []), record["command"]]
+    return {
+        "before": [*record.get("before", []), record["command"]],
+        "start": [*record.get("start", []), record["settings"]],
+    }

@@ -1,7 +1,7 @@
 """Rewards for sampled answers, as plain functions that TRL's trainers take.
 
-Each maker takes the task's labels and returns a function of `completions` (texts) and `human` (a distribution for each of
-them), and of TRL's further keywords:
+Each maker takes the task's labels and returns a function of `completions` (texts) and `human` (for each of them a
+distribution over the labels, or their votes, which are divided by their sum), and of TRL's further keywords:
 
     from shala_audio.training import jsd_reward
     GRPOTrainer(model, reward_funcs=[jsd_reward(["anger", "fear"])], ...)    # rows hold `prompt` and `human`
@@ -18,6 +18,7 @@ from typing import Any
 import numpy as np
 
 from shala_audio.distribution import Floats, bhattacharyya, jsd
+from shala_audio.errors import UserError
 from shala_audio.models.readouts.verbalized import parse_answer
 
 Reward = Callable[..., list[float]]
@@ -26,6 +27,9 @@ Completion = str | Sequence[Mapping[str, str]]  # a text, or the messages that T
 
 def jsd_reward(labels: Sequence[str], invalid: float = 0.0) -> Reward:
     """1 - Jensen-Shannon distance (base 2) to the raters, in [0, 1].
+
+    Raises (as every reward of this module does):
+        UserError: a row of `human` is no distribution or counts of votes over the labels.
 
     >>> reward = jsd_reward(["a", "b"])
     >>> reward(completions=['{"a": 50, "b": 50}', "no idea"], human=[[0.5, 0.5], [0.5, 0.5]])
@@ -77,12 +81,21 @@ def _reward(name: str, judge: Callable[[Floats, Floats], float], labels: Sequenc
     def reward(completions: Sequence[Completion], human: Sequence[Sequence[float]], **_: Any) -> list[float]:
         answers = [parse_answer(text_of(completion), labels) for completion in completions]
         return [
-            invalid if answer is None else judge(np.asarray(people, dtype=np.float64), answer)
+            invalid if answer is None else judge(_distribution(people, labels), answer)
             for answer, people in zip(answers, human, strict=True)
         ]
 
     reward.__name__ = name  # TRL logs it under this name
     return reward
+
+
+def _distribution(people: Sequence[float], labels: Sequence[str]) -> Floats:
+    found = np.asarray(people, dtype=np.float64)
+    if found.shape != (len(labels),) or not (np.isfinite(found).all() and found.min() >= 0 and found.sum() > 0):
+        raise UserError(
+            f"human: {people} is no distribution over the {len(labels)} labels; give a share or a count for each, in order"
+        )
+    return found / found.sum()
 
 
 def text_of(completion: Completion) -> str:

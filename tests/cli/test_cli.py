@@ -287,6 +287,10 @@ def test_every_command_shows_an_example():
         (("train", "--method", "shalla", "--output_dir", "x"), "'shalla'; did you mean shala? Use one of zero_shot, "),
         (("predict", "default", "a.wav", "--format", "jsno"), "'jsno'; did you mean json?"),
         (("prepare", "crema", "--out", "x"), "did you mean crema_d?"),
+        (
+            ("train", "--method", "shala_dynamic", "--ambiguity", "static", "--output_dir", "x"),
+            "method shala_dynamic means ambiguity dynamic",
+        ),
         (("baseline", "liner", "x", "--out", "y"), "did you mean linear?"),
     ],
 )

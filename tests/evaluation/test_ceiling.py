@@ -29,7 +29,8 @@ def test_halves_follow_the_hypergeometric_law():
 def test_votes_that_cannot_be_parted():
     assert split_halves(np.array([[1.5, 0.5]]), np.random.default_rng(0)) is None, "a rater's split vote"
     assert split_half_distance(np.array([[1.0, 0.0]])) is None, "one rater has no halves"
-    assert split_half_distance(np.array([[1.5, 0.5], [2.0, 2.0]]), draws=0)["n"] == 1, "the other rows are parted"
+    assert split_half_distance(np.array([[1.5, 0.5], [2.0, 2.0]])) is None, "what the other rows say is not the corpus"
+    assert split_half_distance(np.array([[1.0, 0.0], [2.0, 2.0]]), draws=0)["n"] == 1
 
 
 def test_a_fresh_sample_brackets_what_a_model_can_reach():
@@ -40,8 +41,16 @@ def test_a_fresh_sample_brackets_what_a_model_can_reach():
     reached = float(jsd(truth, counts / 10).mean())
     ceiling = human_ceiling(counts, draws=100)["jsd"]
     halves = split_half_distance(counts, draws=100)["jsd"]
+    nats = split_half_distance(counts, draws=0)["jsd_nats"]["value"]
+    assert nats == pytest.approx(halves["value"] * np.sqrt(np.log(2)))
     assert ceiling["low"] < ceiling["value"] < ceiling["high"] and halves["low"] < halves["value"] < halves["high"]
     assert ceiling["high"] < reached < halves["low"]
+
+
+def test_kl_has_no_ceiling():
+    """A label that no new rater names would cost what the floor under the logarithm says."""
+    found = human_ceiling(COUNTS, draws=0)
+    assert "kl" not in found and found["jsd"]["value"] > 0
 
 
 def test_many_raters_agree_with_themselves():

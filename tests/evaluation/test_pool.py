@@ -28,7 +28,10 @@ def make_folds(folder, tests=(("a", "b"), ("c", "d")), systems=("shala", "prior"
             lines = [json.dumps({"id": i, "probs": PROBS}) for i in test]
             (out / "predictions.jsonl").write_text("\n".join(lines) + "\n")
             (out / "predictions_dev.jsonl").write_text("")
-        write_json(folder / f"fold{index}" / "shala" / "training.json", {"seconds": 10 + index, "peak_mb": 5 - index})
+        write_json(
+            folder / f"fold{index}" / "shala" / "training.json",
+            {"seconds": 10 + index, "peak_mb": 5 - index, "before": [f"warm {index}"], "command": f"train {index}"},
+        )
         folds.append(Fold(folder / f"fold{index}", manifest))
     return folds
 
@@ -38,7 +41,9 @@ def test_every_row_is_predicted_once(tmp_path):
     lines = (tmp_path / "out" / "shala" / "predictions.jsonl").read_text().splitlines()
     assert [json.loads(line)["id"] for line in lines] == ["a", "b", "c", "d"]
     assert {row.split for row in read_manifest(tmp_path / "out" / "manifest.jsonl")} == {"test"}
-    assert read_json(tmp_path / "out" / "shala" / "training.json") == {"seconds": 21, "peak_mb": 5, "folds": 2}
+    assert read_json(tmp_path / "out" / "shala" / "training.json") == {
+        "seconds": 21, "peak_mb": 5, "folds": 2, "before": ["warm 0", "train 0", "warm 1"], "command": "train 1"
+    }  # fmt: skip
     assert not (tmp_path / "out" / "shala" / "predictions_dev.jsonl").exists()
 
 

@@ -2,12 +2,14 @@ from __future__ import annotations
 
 import csv
 import json
+import re
 
 import numpy as np
 import pytest
 from typer.testing import CliRunner
 
 from shala_audio.cli.main import app
+from shala_audio.distribution import jsd
 from shala_audio.errors import UserError
 from shala_audio.evaluation.measures import all_measures
 from shala_audio.evaluation.results import find_runs, gather, merge, table_rows
@@ -27,6 +29,7 @@ def scored(seed: int, noise: float) -> dict:
     return {
         **all_measures(human, predicted, draws=50),
         "labels": LABELS,
+        "row_jsd": {f"{seed}-{row}": float(d) for row, d in enumerate(jsd(human, predicted))},
         "prior": all_measures(human, prior, draws=50),
         "ceiling": {"kind": "fresh sample of the raters", **all_measures(human, human, draws=50)},
         "split_half": {"n": 60, "jsd": {"value": 0.2, "low": 0.1, "high": 0.3}},
@@ -65,7 +68,9 @@ def test_runs_that_differ_in_the_seed_are_one_system(experiments):
     ]
     for found in systems:
         values = [run.score["jsd"]["value"] for run in found.runs]
-        assert found.score["jsd"] == pytest.approx({"value": np.mean(values), "sd": np.std(values, ddof=1)})
+        merged = found.score["jsd"]
+        assert (merged["value"], merged["sd"]) == pytest.approx((np.mean(values), np.std(values, ddof=1)))
+        assert merged["low"] < merged["value"] < merged["high"]
         assert found.score["n"] == 120
         assert found.score["terciles"]["high"]["jsd"]["sd"] is not None
     names = [name for name, _ in table_rows(systems)]
@@ -107,9 +112,9 @@ def test_csv_and_latex_hold_the_numbers():
     score = scored(0, 0.2)
     rows = table_rows([system("my_system & co", score)])
     records = list(csv.DictReader(as_csv(rows).splitlines()))
-    (jsd,) = [r for r in records if r["system"] == "my_system & co" and r["measure"] == "jsd"]
-    assert float(jsd["value"]) == pytest.approx(score["jsd"]["value"], abs=1e-6)
-    assert float(jsd["low"]) <= float(jsd["value"]) <= float(jsd["high"])
+    (found,) = [r for r in records if r["system"] == "my_system & co" and r["measure"] == "jsd"]
+    assert float(found["value"]) == pytest.approx(score["jsd"]["value"], abs=1e-6)
+    assert float(found["low"]) <= float(found["value"]) <= float(found["high"])
     assert any(r["measure"] == "jsd_high_tercile" for r in records)
     text = latex(rows)
     assert r"my\_system \& co" in text and text.count(r"\\") == len(rows) + 1
@@ -125,6 +130,9 @@ def test_the_report_has_everything(experiments):
     for part in ("# Tiny", "A caveat.", "constant prior", "±", "most contested third", "1,234", "abababab", "torch 2"):
         assert part in text, part
     assert "    shala-audio train --seed 1" in text
+    assert "| shala_static (slots) against | rows |" in text and "each with a split of its own" in text
+    assert re.search(r"entropy \(\d+, \d+, \d+ rows\)", text)
+    assert "The two ceilings bracket" in text and "Not on the same rows" not in text
     for name in ("jsd", "terciles", "reliability", "entropy", "confusion", "training"):
         picture = experiments / f"RESULTS_{name}.png"
         assert picture.read_bytes().startswith(b"\x89PNG") and picture.name in text

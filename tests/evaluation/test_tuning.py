@@ -112,8 +112,8 @@ def test_the_report_lists_what_was_tried(tmp_path, manifest):
     training = read_json(tmp_path / "exp" / "sft_soft" / "training.json")
     for folds in (training["tuned"], [training["tuned"]] * 2):
         lines = _choices([Run("a", tmp_path, {}, {**training, "tuned": folds})])
-        assert "learning_rate 0.1: 0.486; **learning_rate 0.2: 0.329**" in lines[-2], "as SciPy says above"
-        assert len(lines) == (6 if folds is training["tuned"] else 7)
+        assert "learning_rate 0.1: 0.486; **learning_rate 0.2: 0.329**" in lines[-4], "as SciPy says above"
+        assert len(lines) == (8 if folds is training["tuned"] else 9)
         assert without_choice({**training, "tuned": folds})["learning_rate"] == [0.1, 0.2]
 
 

@@ -211,6 +211,13 @@ def test_each_method_keeps_its_best_learning_rate(recipe, tmp_path):
     assert kept == (exp / "tuning" / "sft_soft" / best / "trained.safetensors").read_bytes()
     again = run_copy(script, *options, "--method", "sft_soft", "--stage", "4", "--stop_stage", "4")
     assert again.stdout.count("trained already") == 2
+    checkpoint = exp / "tuning" / "sft_soft" / "1e-6" / "checkpoint-1"  # of an interrupted stage 4
+    checkpoint.mkdir()
+    warm = ("--method", "sft_soft", "--stop_stage", "3")
+    assert "trained already" in run_copy(script, *options, *warm).stdout and checkpoint.is_dir()
+    os.utime(exp / "warm_start" / "trained.safetensors", (2**31, 2**31))  # trained anew since
+    run_copy(script, *options, *warm)
+    assert not checkpoint.is_dir()
     run_copy(script, *options[:-1], "1e-6", "--method", "sft_soft", "--stage", "4", "--stop_stage", "4")
     record = json.loads((exp / "sft_soft" / "training.json").read_text())
     assert record["settings"]["learning_rate"] == 1e-6 and "tuned" not in record
@@ -280,7 +287,7 @@ def test_wrong_options_die(options, message, tmp_path):
 def test_help_names_every_option():
     output = run_recipe("mini", "--help").stdout
     (known,) = re.findall(r'^options="(.*)"$', (RECIPES / "TEMPLATE" / "shala.sh").read_text(), re.MULTILINE)
-    for option in set(known.split()) - {"corpus", "recipe"}:  # which a recipe's run.sh gives
+    for option in set(known.split()) - {"corpus", "recipe", "usual_copies"}:  # which a recipe's run.sh gives
         assert f"--{option} " in output, option
 
 

@@ -6,6 +6,7 @@ from datasets import Dataset
 from scipy.spatial.distance import jensenshannon
 from sklearn.metrics import mean_squared_error
 
+from shala_audio.errors import UserError
 from shala_audio.training import bhattacharyya_reward, brier_reward, jsd_reward, majority_reward
 
 
@@ -71,3 +72,17 @@ def test_chat_completions_are_read():
     """For prompts in chat form TRL passes messages."""
     completion = [{"role": "assistant", "content": '{"a": 100, "b": 0}'}]
     assert jsd_reward(["a", "b"])(completions=[completion], human=[[1.0, 0.0]]) == [1.0]
+
+
+@pytest.mark.parametrize("maker", MAKERS)
+def test_votes_are_as_good_as_their_distribution(maker):
+    reward, answers = maker(["a", "b", "c"]), ['{"a": 60, "b": 20, "c": 20}', '{"c": 100}']
+    assert reward(completions=answers, human=[[6, 2, 1]] * 2) == pytest.approx(
+        reward(completions=answers, human=[[6 / 9, 2 / 9, 1 / 9]] * 2)
+    )
+
+
+@pytest.mark.parametrize("people", [[0, 0, 0], [1, 2], [2, -1, 0], [float("nan"), 1, 1], [[1, 0, 0]]])
+def test_what_is_no_distribution_is_refused(people):
+    with pytest.raises(UserError, match="over the 3 labels"):
+        jsd_reward(["a", "b", "c"])(completions=['{"a": 100}'], human=[people])

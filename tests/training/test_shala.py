@@ -267,7 +267,7 @@ def test_wrong_settings(tiny_lm, tiny_encoder, tmp_path):
     with pytest.raises(UserError, match="static, dynamic, off"):
         shala_trainer(model, tmp_path, ambiguity="sometimes")
     with pytest.raises(UserError, match="reward is 'joy'"):
-        shala_trainer(model, tmp_path, reward="joy")
+        shala_trainer(tiny_model(tiny_lm, readout="slots"), tmp_path, reward="joy")
     with pytest.raises(UserError, match="use divergence or distance"):
         config(tmp_path, exact_loss="square")
     with pytest.raises(UserError, match="method is 'magic'"):
@@ -306,6 +306,20 @@ def test_one_flag_chooses_a_rival(tmp_path, capsys, method, settings):
     assert {name: getattr(found, name) for name in settings} == settings
     said = capsys.readouterr().err
     assert ("reward is" in said) == ("reward" in settings), "what is not as the user had it is said"
+
+
+@pytest.mark.parametrize(
+    ("readout", "setting"), [("label_token", {"reward": "brier"}), ("slots", {"exact_loss": "distance"})]
+)
+def test_a_setting_without_a_part_is_refused(tmp_path, capsys, readout, setting):
+    """It would stand in the record, and in a table as another system, without having done anything."""
+    with pytest.raises(UserError, match=f"{next(iter(setting))}: no part in method shala with readout {readout}"):
+        config(tmp_path, readout=readout, **setting)
+    from shala_audio.training.record import settings
+
+    supervised = config(tmp_path, method="sft_soft", readout=readout, **setting)
+    assert f"{next(iter(setting))}: no part in method sft_soft" in capsys.readouterr().err
+    assert not set(setting) & set(settings(supervised))
 
 
 def test_a_preset_is_whole(tmp_path):

@@ -1,0 +1,88 @@
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from scipy.stats import permutation_test
+
+from shala_audio.evaluation.compare import holm, paired
+from shala_audio.evaluation.results import Run, System, merge
+from shala_audio.evaluation.rivals import against_others, rivals
+
+
+def distances(seed: int, shift: float = 0.0, rows: int = 80, first: int = 0) -> dict[str, float]:
+    rng = np.random.default_rng(seed)
+    return {f"row{first + index}": float(value) for index, value in enumerate(rng.uniform(0.2, 0.4, rows) + shift)}
+
+
+def made(name: str, *runs: dict[str, float], tmp_path) -> System:
+    scores = [
+        {"n": len(run), "ties": 3, "jsd": {"value": float(np.mean(list(run.values())))}, "row_jsd": run} for run in runs
+    ]
+    return System(name, [Run(name, tmp_path, score, {"seed": seed}) for seed, score in enumerate(scores)])
+
+
+def test_one_run_each_is_scipys_paired_test():
+    ours, theirs = distances(0), {key: value + 0.01 for key, value in distances(1).items()}
+    found = paired([ours], [theirs])
+    gaps = np.array([ours[key] - theirs[key] for key in ours])
+    expected = permutation_test(
+        (gaps, np.zeros(len(gaps))), lambda x, y, axis: np.mean(x - y, axis=axis), permutation_type="samples",
+        n_resamples=20_000, rng=1, vectorized=True,
+    ).pvalue  # fmt: skip
+    assert found.rows == 80 and found.difference == pytest.approx(gaps.mean())
+    assert found.p == pytest.approx(expected, abs=0.015) and found.low < found.difference < found.high
+
+
+def test_a_row_of_several_seeds_counts_once():
+    """Three trainings judged on the same rows are no three test sets."""
+    runs = [distances(seed) for seed in range(3)]
+    found = paired(runs, [distances(9)])
+    assert found.rows == 80
+    gaps = [np.mean([run[key] for run in runs]) - value for key, value in distances(9).items()]
+    assert found.difference == pytest.approx(np.mean(gaps))
+    assert paired([distances(0)], [distances(1, first=500)]) is None, "no row in common"
+
+
+def test_seeds_with_splits_of_their_own_add_up():
+    runs = [distances(0), distances(1, first=80)]
+    assert paired(runs, runs[::-1]).rows == 160
+
+
+@given(st.lists(st.floats(1e-4, 1), min_size=1, max_size=12))
+def test_holm_never_makes_a_difference_surer(p_values):
+    corrected = holm(p_values)
+    assert all(p <= after <= 1 for p, after in zip(p_values, corrected, strict=True))
+    order = np.argsort(p_values, kind="stable")
+    assert (np.diff(np.array(corrected)[order]) >= 0).all()
+    assert corrected[order[0]] == pytest.approx(min(1, len(p_values) * min(p_values)))
+
+
+def test_shala_as_the_recipe_says_is_tested_against_all_others(tmp_path):
+    systems = [
+        made("zero_shot (label_token)", distances(1, 0.3), tmp_path=tmp_path),
+        made("shala_unweighted (label_token)", distances(0), tmp_path=tmp_path),
+        made("shala_exact (label_token)", distances(0), tmp_path=tmp_path),
+        made("shala_exact (label_token) + temperature", distances(2), tmp_path=tmp_path),
+    ]
+    ours, found = rivals(systems)
+    assert ours.name == "shala_exact (label_token)" and [other.name for other, _, _ in found] == [
+        systems[0].name, systems[1].name, systems[3].name,
+    ]  # fmt: skip
+    assert found[0][1].difference < -0.2 and found[0][2] < 0.01 and found[1][1].p == found[1][2] == 1
+    text = "\n".join(against_others(systems))
+    assert "| zero_shot (label_token) | 80 | -0.3" in text and "shala_exact (label_token) against" in text
+    assert rivals(systems[:1]) is None and against_others([System("shala", [Run("shala", tmp_path, {}, {})])] * 2) == []
+
+
+def test_merged_scores_count_rows_and_not_runs():
+    def score(rows: dict[str, float]) -> dict:
+        jsd = {"value": float(np.mean(list(rows.values()))), "low": 0.0, "high": 1.0}
+        return {"n": 80, "ties": 3, "jsd": jsd, "row_jsd": rows, "ceiling": {"n": 80, "jsd": jsd}}
+
+    same = merge([score(distances(seed)) for seed in range(3)])
+    assert same["n"] == same["ceiling"]["n"] == 80 and same["ties"] == 3
+    assert same["jsd"]["low"] < same["jsd"]["value"] < same["jsd"]["high"] and same["jsd"]["sd"] > 0
+    other = merge([score(distances(0)), score(distances(1, first=80))])
+    assert other["n"] == other["ceiling"]["n"] == 160 and other["ties"] == 6
