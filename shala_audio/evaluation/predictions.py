@@ -33,7 +33,7 @@ def read_attributes(path: str | Path, names: Sequence[str]) -> Floats:
     Raises:
         UserError: one that is not a number; the message names the line.
     """
-    if Path(path).suffix == ".csv":
+    if Path(path).suffix.lower() == ".csv":
         return np.zeros((0, len(names)))
     rows: list[list[float]] = []
     with open(path, encoding="utf-8-sig") as file:
@@ -59,7 +59,7 @@ def read_predictions(path: str | Path, labels: Sequence[str]) -> tuple[list[str]
     Raises:
         UserError: a line is not a prediction, has other labels, does not sum to 1 (within 0.01), or repeats an id.
     """
-    read = _read_csv if Path(path).suffix == ".csv" else _read_jsonl
+    read = _read_csv if Path(path).suffix.lower() == ".csv" else _read_jsonl
     identities: list[str] = []
     values: list[list[float]] = []
     lines: list[int] = []
@@ -102,7 +102,10 @@ def _read_jsonl(file: TextIO, path: str | Path, labels: Sequence[str]) -> Iterat
             identity, probs = record["id"], record["probs"]
             values = [float(probs[label]) for label in labels]
         except (json.JSONDecodeError, KeyError, TypeError, ValueError) as error:
-            raise UserError(f"{where}: `id` and `probs` with {', '.join(labels)} are needed ({error!r})") from None
+            hint = "" if line.lstrip().startswith("{") else "; or is it CSV? then its name must end in .csv"
+            raise UserError(
+                f"{where}: `id` and `probs` with {', '.join(labels)} are needed ({error!r}){hint}"
+            ) from None
         if not probs.keys() <= known:
             raise UserError(f"{where}: labels {', '.join(sorted(set(probs) - known))} are not the task's")
         yield number, str(identity), values

@@ -167,6 +167,8 @@ def _fit(model: SpeechLM, config: ShalaConfig) -> tuple[bool, dict[str, Any] | N
     else:
         weights = AmbiguityWeights(vote_counts(rows, model.task.label_names), config.ambiguity_settings())
         trainer = ShalaTrainer(model, config, dataset, batcher, weights)
+        if idle := int((weights.all(0) == 0).sum()):
+            say(f"ambiguity: {idle} of {len(rows)} rows weigh 0 at first, so nothing is learnt from them")
         if config.ambiguity == "dynamic" and checkpoint is None:
             say(f"dynamic weights: first, what the model says of all {len(rows)} training rows")
             weights.begin(_distances(model, rows, features, config))
@@ -183,7 +185,7 @@ def _fit(model: SpeechLM, config: ShalaConfig) -> tuple[bool, dict[str, Any] | N
             trainer.add_callback(watch)
     spread = trainer.is_fsdp_enabled or trainer.is_deepspeed_enabled
     # Under FSDP and DeepSpeed gradients are spread; under fp16 they overflow now and then, and such steps are left out.
-    silent = (lambda: trainer.silent_in_a_row > 0) if not supervised and model.readout != "label_token" else None
+    silent = None if supervised else lambda: trainer.silent_in_a_row > 0 or trainer.weightless
     trainer.add_callback(Guard(model, gradients=not spread and not config.fp16, silent=silent))
     before = {name: p.detach().clone() for name, p in model.named_parameters() if p.requires_grad}
     trainer.train(resume_from_checkpoint=checkpoint)

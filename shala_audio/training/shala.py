@@ -65,6 +65,7 @@ class ShalaTrainer(SpeechTrainer, GRPOTrainer):
         _check(args, self.prompts_per_step, model)
         self.batcher, self.weights = batcher, weights
         self.steps_without_signal = self.silent_in_a_row = 0
+        self.weightless = False  # whether every row of the batch at hand weighs 0, so that no gradient is no fault
         # Of the batch at hand, for the hooks that TRL gives no room to pass them.
         self._audio: dict[str, Tensor] = {}
         self._rows: Tensor | None = None
@@ -165,6 +166,7 @@ class ShalaTrainer(SpeechTrainer, GRPOTrainer):
         weights = self.weights.of(rows.tolist(), self._progress())
         every = self.accelerator.gather(rows).tolist()
         shown = self.weights.all(self._progress())[every]  # also where rows were drawn by weight
+        self.weightless = not shown.any()
         self._shown.append((every, self.accelerator.gather(gap.float()).cpu().numpy()))
         if not self.exact or self.accelerator.sync_gradients:
             # Once a step, so that its last rows are not weighted by what its first have shown.

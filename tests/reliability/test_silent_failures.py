@@ -176,3 +176,22 @@ def test_a_stop_is_one_line_and_exit_status_1(monkeypatch, capsys):
         main.main()
     assert left.value.code == 1
     assert capsys.readouterr().err == "shala-audio: stopped: step 3: the loss is nan\n"
+
+
+@pytest.mark.parametrize("readout", ["label_token", "slots"])
+def test_batches_that_weigh_nothing_are_no_fault(settings, readout, capsys):  # noqa: F811
+    """With λ = 1 rows that all raters agree about weigh 0, and where most rows are such, so do whole batches."""
+    group = 1 if readout == "label_token" else 2
+    config = settings("run", method="shala", readout=readout, ambiguity_lambda=1.0, max_steps=14, watch_dev=0,
+                      per_device_train_batch_size=2 * group, num_generations=2)  # fmt: skip
+    rows = read_manifest(config.manifest)
+    train_rows = [row for row in rows if row.split == "train"]
+    contested = train_rows[-1].id
+    label, other = "anger", "calm"
+    agreed = [replace(row, votes={label: 5}) if row.split == "train" and row.id != contested else row for row in rows]
+    write_manifest(
+        config.manifest,
+        [replace(row, votes={label: 2, other: 2}) if row.id == contested else row for row in agreed],
+    )
+    train(config)
+    assert f"{len(train_rows) - 1} of {len(train_rows)} rows weigh 0" in capsys.readouterr().out
