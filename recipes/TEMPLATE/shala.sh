@@ -19,7 +19,8 @@ usage="Usage: $(basename "$(dirname "$0")")/run.sh [options]
   --exp NAME         name of the experiment in the recipe's exp/, or a path (<method>_<readout>_seed<seed>)
   --nproc N          CPU threads (all)
   --max_rows N       keep so many rows of the corpus (all)
-  --seed N           of the split and of training (0)
+  --seed N           of training, and of the split (0)
+  --split_seed N     of the split alone (as --seed): several trainings can be tested on the same rows
   --fold N           chaosnli, crema_d: fold of a cross-validation, 0 to 4, or all, which pools the five
   --model NAME       a model in configs/models, or a YAML file (speech or text)
   --modality NAME    crema_d, msp_podcast: audio, text (the transcript alone) or audio+text (audio)
@@ -37,8 +38,8 @@ constant prior, and for sound a linear and an attentive classifier, stand in eve
 
 arguments=("$@")
 corpus= modality=text model= part=snli task= secondary= copies= usual_copies=0 skip_bad= title= audio_dir=
-stage=1 stop_stage=7 corpus_root= method=shala readout=label_token config= learning_rate= exp= nproc= max_rows= seed=0 fold=
-options="corpus modality model part task secondary copies usual_copies skip_bad title audio_dir recipe stage stop_stage corpus_root method readout config learning_rate exp nproc max_rows seed fold"
+stage=1 stop_stage=7 corpus_root= method=shala readout=label_token config= learning_rate= exp= nproc= max_rows= seed=0 split_seed= fold=
+options="corpus modality model part task secondary copies usual_copies skip_bad title audio_dir recipe stage stop_stage corpus_root method readout config learning_rate exp nproc max_rows seed split_seed fold"
 recipe=
 
 die() { echo "$0: error: $*" >&2; exit 2; }
@@ -57,7 +58,8 @@ while [ $# -gt 0 ]; do
 done
 
 copies=${copies:-$usual_copies} # a recipe's default
-for name in stage stop_stage seed copies; do
+split_seed=${split_seed:-$seed}
+for name in stage stop_stage seed split_seed copies; do
   [[ ${!name} =~ ^[0-9]+$ ]] || die "--$name is '${!name}': a whole number is needed"
 done
 for name in nproc max_rows; do
@@ -108,7 +110,7 @@ if [ -f "$recipe/task.yaml" ]; then
   task_file=$recipe/task.yaml judged_by=(--task "$recipe/task.yaml")
 fi
 
-split=${task:+${task}_}seed$seed${max_rows:+_max$max_rows}${secondary:+_secondary$secondary}
+split=${task:+${task}_}seed$split_seed${max_rows:+_max$max_rows}${secondary:+_secondary$secondary}
 [ "$corpus" != chaosnli ] || split=${split}_$part
 input= # where it is not what the recipe is made for
 case $corpus:$modality in crema_d:audio | msp_podcast:audio | mini:*) ;; crema_d:* | msp_podcast:*) input=_$modality ;; esac
@@ -116,6 +118,7 @@ other= # what is not the recipe's default, so that such a run takes no other's p
 [ "$model" = "$usual_model" ] || other=_$(basename "$model" .yaml)
 [ "$copies" = "$usual_copies" ] || other=${other}_copies$copies
 [ -z "$config" ] || other=${other}_$(basename "$config" .yaml)
+[ "$split_seed" = "$seed" ] || other=${other}_train$seed
 other=$other${learning_rate:+_lr${learning_rate//,/+}}${skip_bad:+_skip_bad}
 exp=${exp:-${method//,/+}_$readout$input${other}_$split${fold:+_fold$fold}}
 case $exp in */*) ;; *) exp=$recipe/exp/$exp ;; esac
@@ -202,14 +205,14 @@ done
 if wants 1; then
   begin 1 "data"
   if [ "$corpus" = mini ]; then
-    shala-audio prepare mini --out "$data" --seed "$seed" ${max_rows:+--max-rows "$max_rows"}
+    shala-audio prepare mini --out "$data" --seed "$split_seed" ${max_rows:+--max-rows "$max_rows"}
   else
     need_corpus
     [ -d "$corpus_root" ] || die "--corpus_root $corpus_root: no such folder"
     if [ -n "$task_file" ]; then
-      "$recipe/local/data.sh" "$corpus_root" "$data" "$seed" ${max_rows:+--max-rows "$max_rows"}
+      "$recipe/local/data.sh" "$corpus_root" "$data" "$split_seed" ${max_rows:+--max-rows "$max_rows"}
     else
-      shala-audio prepare "$corpus" --source "$corpus_root" --out "$data" --seed "$seed" --part "$part" \
+      shala-audio prepare "$corpus" --source "$corpus_root" --out "$data" --seed "$split_seed" --part "$part" \
         ${max_rows:+--max-rows "$max_rows"} ${fold:+--fold "$fold"} \
         ${task:+--task "$task"} ${secondary:+--secondary "$secondary"}
     fi

@@ -237,6 +237,14 @@ def test_goemotions_data(recipe, tmp_path):
     run_copy(script, "--corpus_root", corpus, "--model", model, "--exp", tmp_path / "exp", "--stop_stage", "1")
     (manifest,) = (script.parent / "data").glob("*/manifest.jsonl")
     assert len(read_manifest(manifest, "train")) == 24
+    few = ("--corpus_root", corpus, "--model", model, "--stop_stage", "1", "--max_rows", "20")
+    run_copy(script, *few, "--seed", "7")
+    run_copy(script, *few, "--seed", "1", "--split_seed", "7", "--method", "zero_shot")
+    names = {path.name for path in (script.parent / "exp").iterdir()}
+    assert names == {"shala_label_token_tiny_seed7_max20", "zero_shot_label_token_tiny_train1_seed7_max20"}
+    assert {path.name for path in (script.parent / "data").iterdir()} == {"seed0", "seed7_max20"}, (
+        "tested on the same rows"
+    )
 
 
 @pytest.mark.parametrize("recipe", ["crema_d"], indirect=True)
