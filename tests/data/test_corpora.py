@@ -137,3 +137,24 @@ def test_crema_d_folds_keep_speakers_apart(corpora, fold):
     rows = crema_d.prepare(corpora / "crema_d", 0, fold).rows
     speakers = {split: {row.speaker for row in rows if row.split == split} for split in ("train", "dev", "test")}
     assert all(speakers.values()) and sum(map(len, speakers.values())) == len({row.speaker for row in rows})
+
+
+def test_the_published_crema_d_folds_are_those_we_make(tmp_path):
+    """Of all 91 actors, whose sex the official repository lists; here with one clip each."""
+    published = json.loads((Path(__file__).parents[2] / "recipes" / "crema_d" / "folds.json").read_text())
+    sex = {actor: name for name, folds in published.items() for fold in folds for actor in fold}
+    assert len(sex) == 91
+    (tmp_path / "AudioWAV").mkdir()
+    (tmp_path / "processedResults").mkdir()
+    lines = ['"","A","D","F","H","N","S","fileName"']
+    for index, actor in enumerate(sorted(sex)):
+        soundfile.write(tmp_path / "AudioWAV" / f"{actor}_DFA_ANG_XX.wav", np.zeros(1600), 16_000)
+        lines.append(f'"1{index:05d}",3,0,0,0,1,0,"{actor}_DFA_ANG_XX"')
+    (tmp_path / "processedResults" / "tabulatedVotes.csv").write_text("\n".join(lines))
+    actors = "\n".join(f"{actor},30,{name}" for actor, name in sorted(sex.items()))
+    (tmp_path / "VideoDemographics.csv").write_text("ActorID,Age,Sex\n" + actors)
+    for fold in range(5):
+        rows = crema_d.prepare(tmp_path, 3, fold).rows
+        assert {row.speaker for row in rows if row.split == "test"} == {
+            a for folds in published.values() for a in folds[fold]
+        }
