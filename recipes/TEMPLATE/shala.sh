@@ -37,9 +37,9 @@ the same warm start (sft_hard after one on hard labels, and it leaves out rows w
 constant prior, and for sound a linear and an attentive classifier, stand in every table."
 
 arguments=("$@")
-corpus= modality=text model= part=snli task= secondary= copies= usual_copies=0 skip_bad= title= audio_dir=
+corpus= modality=text model= usual_model= part=snli task= secondary= copies= usual_copies=0 skip_bad= title= audio_dir=
 stage=1 stop_stage=7 corpus_root= method=shala readout=label_token config= learning_rate= exp= nproc= max_rows= seed=0 split_seed= fold=
-options="corpus modality model part task secondary copies usual_copies skip_bad title audio_dir recipe stage stop_stage corpus_root method readout config learning_rate exp nproc max_rows seed split_seed fold"
+options="corpus modality model usual_model part task secondary copies usual_copies skip_bad title audio_dir recipe stage stop_stage corpus_root method readout config learning_rate exp nproc max_rows seed split_seed fold"
 recipe=
 
 die() { echo "$0: error: $*" >&2; exit 2; }
@@ -75,8 +75,7 @@ number='[0-9]+(\.[0-9]+)?([eE]-?[0-9]+)?'
 case $modality in audio | text | audio+text) ;; *) die "--modality $modality: see --help" ;; esac
 hears= # yes where sound goes in
 case $modality in *audio*) hears=yes ;; esac
-usual_model=text
-[ -z "$hears" ] || usual_model=speech
+if [ -z "$usual_model" ]; then if [ -n "$hears" ]; then usual_model=speech; else usual_model=text; fi; fi
 model=${model:-$usual_model}
 case $readout in label_token | slots | verbalized) ;; *) die "--readout $readout: see --help" ;; esac
 [ -n "$recipe" ] || die "run a recipe's run.sh, not this template"
@@ -249,8 +248,10 @@ if wants 3; then
   for name in $chosen; do # checkpoints that began from an older warm start cannot be gone on from
     start=$exp/warm_start/trained.safetensors
     [ "$name" != sft_hard ] || start=$exp/warm_start_hard/trained.safetensors
-    for checkpoint in "$exp/$name"/checkpoint-* "$exp/tuning/$name"/*/checkpoint-*; do
-      if [ "$start" -nt "$checkpoint" ]; then rm -rf "$checkpoint"; fi
+    for run in "$exp/$name"/run.json "$exp/tuning/$name"/*/run.json; do
+      if [ -f "$run" ] && [ -f "$start" ] && ! grep -q "\"init\": \"$(sha256sum < "$start" | cut -d ' ' -f 1)\"" "$run"; then
+        rm -rf "$(dirname "$run")"/checkpoint-*
+      fi
     done
   done
   touch "$exp/.done_3"

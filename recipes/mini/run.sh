@@ -3,4 +3,4 @@
 #   recipes/mini/run.sh
 set -euo pipefail
 recipe=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)
-exec "$recipe/../TEMPLATE/shala.sh" --recipe "$recipe" --corpus mini --modality audio --model speech_frozen "$@"
+exec "$recipe/../TEMPLATE/shala.sh" --recipe "$recipe" --corpus mini --modality audio --usual_model speech_frozen "$@"

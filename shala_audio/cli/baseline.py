@@ -81,6 +81,12 @@ def baseline(
         from shala_audio.training.cost import cost_record
 
         # What dev chose is no setting: it differs between seeds.
-        record = {"method": kind, "task": chosen.name, **cost_record(seed, time.monotonic() - started, manifest)}
+        offered = {"settings": {"copies": copies}, "model": store.encoder}
+        record = {
+            "method": kind,
+            "task": chosen.name,
+            **offered,
+            **cost_record(seed, time.monotonic() - started, manifest),
+        }
         write_json(out.parent / "training.json", {**record, "chosen": settings})
     print(out)

@@ -66,7 +66,9 @@ def prepare(
             prepared = crema_d.prepare(source, seed, fold)
         else:
             prepared = msp_podcast.prepare(source, seed, task or corpus, secondary)
-    summary = write_prepared(prepared, load_task(task or corpus), out, seed, max_rows)
+    summary = write_prepared(
+        prepared, load_task(task or corpus), out, seed, max_rows, part if corpus == "chaosnli" else None
+    )
     show_summary(summary, out)
 
 

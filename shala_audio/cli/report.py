@@ -80,29 +80,40 @@ def _about(summary: dict[str, Any]) -> list[str]:
 
 
 def _key(systems: Sequence[System]) -> str:
-    several = [system for system in systems if len(system.runs) > 1]
+    """What the columns and rows of the first table mean."""
+    from shala_audio.evaluation.score import FRESH, ONE_LABEL_EACH
+
+    counts = sorted({len(system.runs) for system in systems})
     spread = "jsd with its 95 % bootstrap interval over the rows, other measures have theirs in the CSV file"
-    if several:
-        same = all(rows.keys() == several[0].rows[0].keys() for rows in several[0].rows[1:]) and several[0].rows
-        which = "on the same test rows" if same else "each with a split of its own"
-        seeds = f"{len(several[0].runs)} seeds, {which}"
+    if counts[-1] > 1:
+        seeds = f"{counts[0]} to {counts[-1]} seeds" if counts[0] < counts[-1] else f"{counts[0]} seeds"
+        most = max(systems, key=lambda system: len(system.rows)).rows
+        if len(most) > 1:
+            same = all(rows.keys() == most[0].keys() for rows in most)
+            seeds += ", on the same test rows" if same else ", each with test rows of its own"
         spread = f"mean ± standard deviation over {seeds}; jsd with its 95 % bootstrap interval over the rows too"
     ties = systems[0].score.get("ties", 0)
     lines = [
         f"Less is better for jsd, jsd_nats and kl, more for the rest; {spread}. Accuracy, F1 and UAR are against the "
         f"raters' plurality label; {ties} rows that have none are left out of them."
     ]
-    if (ceiling := systems[0].score.get("ceiling", {}).get("kind", "")).startswith("fresh"):
+    first = systems[0].score
+    if (kind := first.get("ceiling", {}).get("kind")) in (FRESH, ONE_LABEL_EACH):
+        fewer = first["ceiling"]["n"] < first["n"]
+        raters = f", of the {first['ceiling']['n']} rows with several votes" if fewer else ""
+        lines.append(f"The ceiling is as many votes, drawn anew from each row's own{raters}.")
         lines.append(
-            "The two ceilings bracket what could be reached: as many votes, drawn anew from each row's own, are somewhat "
-            "nearer to the raters than other people would be; halves are smaller and further off, so a model can be nearer."
-            if "split_half" in systems[0].score
-            else "The ceiling is as many votes, drawn anew from each row's own"
-            + (", each for one label, though raters could name several." if "one label" in ceiling else ".")
+            "Other people would be somewhat further off; halves are smaller and still further, so a model can be nearer."
+            if kind == FRESH
+            else "They name one label each, where raters could name several, so a model can be nearer."
         )
-    counts = [set().union(*(rows.keys() for rows in system.rows)) for system in systems]
-    if odd := [system.name for system, keys in zip(systems, counts, strict=True) if keys != counts[0]]:
-        lines.append(f"Not on the same rows as the first: {', '.join(odd)}.")
+    judged = [(system.name, set().union(*(rows.keys() for rows in system.rows))) for system in systems if system.rows]
+    if odd := [name for name, keys in judged if keys != judged[0][1]]:
+        lines.append(f"Not on the same rows as {judged[0][0]}: {', '.join(odd)}.")
+    if judged and (untold := [system.name for system in systems if not system.rows]):
+        lines.append(
+            f"Without the rows' distances, and so not tested (`shala-audio score` writes them): {', '.join(untold)}."
+        )
     return " ".join(lines)
 
 

@@ -31,6 +31,7 @@ def score(
 
     Example: shala-audio score predictions.jsonl data/manifest.jsonl --out score.json
     """
+    from shala_audio.evaluation.score import distances_beside
     from shala_audio.evaluation.score import score as measure
     from shala_audio.files import write_json
     from shala_audio.inference.card import write_card
@@ -50,9 +51,14 @@ def score(
             file=sys.stderr,
         )
     if out is None:
+        del result["row_jsd"]
         print(json.dumps(result, indent=2))
     else:
+        distances = result.pop(
+            "row_jsd"
+        )  # kept apart, for `report`: they tell of single rows' votes, and a score is published
         write_json(out, result)
+        write_json(distances_beside(out), distances)
         if out.name == "score.json" and (out.parent / SETTINGS).is_file():  # the model's own: its card shows it
             write_card(out.parent)
         print(f"{out}: {result['n']} rows, jsd {result['jsd']['value']:.4f}")

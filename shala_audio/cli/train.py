@@ -98,17 +98,17 @@ def parse(arguments: list[str]) -> ShalaConfig:
     except ValueError as error:
         raise UserError(" ".join(str(error).split())) from None
     sys.stderr.write(complaint.getvalue())
-    _check_presets(arguments, config.method)
+    _check_presets(arguments, config)
     return config
 
 
-def _check_presets(arguments: list[str], method: str) -> None:
-    """Refuse flags that the method would overrule; a file that several methods share may hold such settings."""
-    from shala_audio.training.methods import METHODS
-
-    for word, following in zip(arguments, [*arguments[1:], ""], strict=True):
-        flag, _, given = word.partition("=")
-        given = given or following
-        preset = METHODS[method].settings.get(flag.removeprefix("--"))
-        if flag.startswith("--") and preset is not None and str(preset).lower() != given.lower():
-            raise UserError(f"{flag} {given}: method {method} means {flag[2:]} {preset}; leave one of the two out")
+def _check_presets(arguments: list[str], config: ShalaConfig) -> None:
+    """Refuse flags that the method has overruled; a file that several methods share may hold such settings."""
+    known = config.__dataclass_fields__
+    flags = {word[2:].split("=")[0].removeprefix("no_") for word in arguments if word.startswith("--")}
+    for name, given in config.overruled.items():
+        if name in flags or any(
+            flag not in known and name.startswith(flag) for flag in flags
+        ):  # argparse takes short forms
+            preset = f"method {config.method} means {name} {getattr(config, name)}"
+            raise UserError(f"--{name} {given}: {preset}; leave one of the two out")

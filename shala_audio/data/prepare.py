@@ -107,14 +107,23 @@ def summarize(prepared: Prepared, task: Task, seed: int) -> dict[str, Any]:
     }
 
 
-def write_prepared(prepared: Prepared, task: Task, out: Path, seed: int, max_rows: int | None = None) -> dict[str, Any]:
-    """Write `manifest.jsonl`, `splits.json` and `summary.json` into `out`; return the summary."""
+def write_prepared(
+    prepared: Prepared, task: Task, out: Path, seed: int, max_rows: int | None = None, part: str | None = None
+) -> dict[str, Any]:
+    """Write `manifest.jsonl`, `splits.json` and `summary.json` into `out`; return the summary.
+
+    Args:
+        prepared, task, seed: the rows, their task, and the seed of their split.
+        out: the folder.
+        max_rows: how many rows to keep, of every split its share; all where None.
+        part: of the corpus, for the summary.
+    """
     kept = keep_some(prepared.rows, max_rows)
     if not kept:
         raise UserError("the corpus has no rows")
     left_out = prepared.left_out + Counter({"over --max-rows": len(prepared.rows) - len(kept)})
     prepared = replace(prepared, rows=kept, left_out=left_out)
-    summary = summarize(prepared, task, seed)
+    summary = {**summarize(prepared, task, seed), "max_rows": max_rows, "part": part}
     groups: dict[str, set[str]] = defaultdict(set)
     for row in kept:
         groups[row.split].add(row.speaker if row.speaker is not None else row.id)

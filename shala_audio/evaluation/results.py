@@ -13,6 +13,7 @@ import numpy as np
 
 from shala_audio.errors import UserError
 from shala_audio.evaluation.compare import bootstrap_means, mean_by_row
+from shala_audio.evaluation.score import distances_beside
 from shala_audio.evaluation.tuning import without_choice
 from shala_audio.files import read_json
 
@@ -29,13 +30,15 @@ class Run:
 
     Attributes:
         system: method, readout and calibration, as the table names it.
-        folder: where it lies; score: `score.json`; training: `training.json`, empty where nothing was trained.
+        folder: where it lies; score: `score.json`, with `row_jsd` where the rows' distances lie beside it; training:
+            `training.json`, empty where nothing was trained; calibration: what was applied to the predictions, if anything.
     """
 
     system: str
     folder: Path
     score: Mapping[str, Any]
     training: Mapping[str, Any]
+    calibration: str = ""
 
 
 @dataclass(frozen=True)
@@ -88,15 +91,18 @@ def _runs_of(folder: Path) -> Iterator[Run]:
     name = "constant prior" if name == "prior" else name
     for path in sorted(folder.glob("score*.json")):
         calibration = path.stem.removeprefix("score").removeprefix("_")
-        yield Run(name + (f" + {calibration}" if calibration else ""), folder, read_json(path), training)
+        score, distances = read_json(path), distances_beside(path)
+        if distances.is_file():
+            score["row_jsd"] = read_json(distances)
+        yield Run(name + (f" + {calibration}" if calibration else ""), folder, score, training, calibration)
 
 
 def gather(runs: Sequence[Run]) -> list[System]:
     """Systems in the order of the table: runs of one method and readout with the same settings, differing in the seed and in
     what they chose on dev between the same settings.
 
-    Runs of other settings, starts, inputs or numbers of rows are systems of their own, named by their folders as well. A run
-    that is there twice (the constant prior of two experiments on one split) counts once.
+    Runs of other settings, starts, inputs or parts of a corpus are systems of their own, named by their folders as well. A
+    run that is there twice (the constant prior of two experiments on one split) counts once.
 
     Raises:
         UserError: two runs of one system have the same seed and other results.
@@ -105,7 +111,7 @@ def gather(runs: Sequence[Run]) -> list[System]:
     for run in runs:
         made = {key: run.training.get(key) for key in ("model", "task", "modality", "folds", "start")}
         made["settings"] = without_choice(run.training)
-        made["rows"] = sum(run.training.get("data", {}).get("splits", {}).values())
+        made["data"] = {key: run.training.get("data", {}).get(key) for key in ("max_rows", "part")}
         settings = json.dumps(made, sort_keys=True)
         members = named.setdefault(run.system, {}).setdefault(settings, [])
         twins = [other for other in members if other.training.get("seed") == run.training.get("seed")]
@@ -129,13 +135,17 @@ def gather(runs: Sequence[Run]) -> list[System]:
     return sorted(systems, key=rank)
 
 
-def merge(scores: Sequence[Mapping[str, Any]]) -> Mapping[str, Any]:
+def merge(scores: Sequence[Mapping[str, Any]], alike: bool | None = None) -> Mapping[str, Any]:
     """Mean measures of several runs; one run stays as it is.
 
-    `n` counts the rows that differ, and `jsd` has the interval over them too, where the scores hold the rows' own distances.
+    Where the scores hold the rows' own distances, `n` counts the rows that differ, and `jsd` has the interval over them too.
+    Other counts are those of all runs together, or of one, where all were judged on the same rows (`alike`, found if None).
     """
     if len(scores) == 1:
         return scores[0]
+    by_row = [score["row_jsd"] for score in scores if "row_jsd" in score]
+    if alike is None:
+        alike = len(by_row) == len(scores) and all(rows.keys() == by_row[0].keys() for rows in by_row)
     merged: dict[str, Any] = {"runs": len(scores)}
     for key, first in scores[0].items():
         values: list[Any] = [score.get(key) for score in scores]
@@ -144,21 +154,16 @@ def merge(scores: Sequence[Mapping[str, Any]]) -> Mapping[str, Any]:
         if isinstance(first, Mapping) and "value" in first:
             merged[key] = _mean(values)
         elif isinstance(first, Mapping):
-            merged[key] = merge([value for value in values if isinstance(value, Mapping)])
+            merged[key] = merge([value for value in values if isinstance(value, Mapping)], alike)
         elif key in ("n", "ties", "without_votes", "unpredicted"):
-            merged[key] = sum(value for value in values if value is not None)
+            merged[key] = first if alike else sum(value for value in values if value is not None)
         elif key == "confusion":
             merged[key] = np.sum(values, axis=0).tolist()
         else:
             merged[key] = first
-    if all("row_jsd" in score for score in scores):
-        rows = mean_by_row([score["row_jsd"] for score in scores])
+    if len(by_row) == len(scores):
+        rows = mean_by_row(by_row)
         low, high = np.percentile(bootstrap_means(np.array(list(rows.values()))), [2.5, 97.5])
-        if all(score["row_jsd"].keys() == rows.keys() for score in scores):  # the same rows, judged by every run
-            merged["ties"] = scores[0].get("ties")
-            for part in ("prior", "ceiling", "split_half"):
-                if part in merged:
-                    merged[part] = {**merged[part], "n": scores[0][part]["n"]}
         merged["n"] = len(rows)
         merged["jsd"] = {**merged["jsd"], "low": float(low), "high": float(high)}
     return merged

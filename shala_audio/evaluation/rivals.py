@@ -18,7 +18,7 @@ def rivals(systems: Sequence[System]) -> tuple[System, list[tuple[System, Paired
         SHALA, and for each other system the difference in jsd with its p-value, and that corrected for their number (Holm);
         None where there is no SHALA, or no score holds the distances of single rows.
     """
-    named = {system.name.split(" ")[0]: system for system in reversed(systems) if "+" not in system.name}
+    named = {system.name.split(" ")[0]: system for system in reversed(systems) if not system.runs[0].calibration}
     ours = next((named[name] for name in REFERENCES if name in named), None)
     if ours is None:
         return None

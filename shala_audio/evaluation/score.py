@@ -21,6 +21,9 @@ from shala_audio.evaluation.measures import DRAWS, all_measures, attribute_measu
 from shala_audio.evaluation.predictions import read_attributes, read_predictions
 from shala_audio.tasks import load_task
 
+FRESH = "fresh sample of the raters"
+ONE_LABEL_EACH = f"{FRESH}, each of one label"  # where raters could name several: further off than they would be
+
 
 @dataclass(frozen=True)
 class Judged:
@@ -137,29 +140,43 @@ def score(
     }
 
 
+def distances_beside(score: Path) -> Path:
+    """The file of the rows' distances that belongs to a file of measures.
+
+    >>> distances_beside(Path("exp/score_temperature.json")).name
+    'distances_temperature.json'
+    """
+    return score.with_name("distances" + score.name.removeprefix("score"))
+
+
 def row_key(row: Row) -> str:
-    """12 hexadecimal digits that tell a row, with its votes, from others: ids alone may mean other rows in another split.
+    """12 hexadecimal digits that tell a row from others; an id alone may mean another one in another corpus of its name.
+
+    They follow from the votes too, which could be guessed from them, so they are not for strangers.
 
     >>> from shala_audio.data.rows import Row
     >>> row_key(Row("a", "mini", "test", votes={"anger": 1})) == row_key(Row("a", "mini", "test", votes={"anger": 2}))
     False
     """
-    return hashlib.sha256(json.dumps([row.id, row.votes], sort_keys=True).encode()).hexdigest()[:12]
+    told = [row.id, row.text, row.votes, row.extra]
+    return hashlib.sha256(json.dumps(told, sort_keys=True).encode()).hexdigest()[:12]
 
 
 def ceilings(judged: Judged, draws: int = DRAWS) -> dict[str, Any]:
-    """`ceiling` and `split_half` of the rows, where their votes can tell."""
+    """`ceiling` and `split_half` of the rows with two votes or more, where their votes can tell."""
     if any(row.extra.get("aggregated") for row in judged.rows):
         return {}
     found: dict[str, Any] = {}
+    counts = judged.counts[
+        np.rint(judged.counts.sum(axis=1)) >= 2
+    ]  # one rater alone would seem to agree with everybody
     if all("true" in row.extra for row in judged.rows):
         truth = np.array([[row.extra["true"][label] for label in judged.labels] for row in judged.rows])
         found["ceiling"] = {"kind": "true distribution", **all_measures(judged.human, truth, draws, name="ceiling")}
-    else:
-        split = not np.isclose(judged.counts, np.rint(judged.counts)).all()  # raters who named several labels
-        kind = "fresh sample of the raters" + (", each of one label" if split else "")
-        found["ceiling"] = {"kind": kind, **human_ceiling(judged.counts, draws)}
-    if (halves := split_half_distance(judged.counts, draws)) is not None:
+    elif len(counts):
+        split = not np.isclose(counts, np.rint(counts)).all()  # raters who named several labels
+        found["ceiling"] = {"kind": ONE_LABEL_EACH if split else FRESH, **human_ceiling(counts, draws)}
+    if len(counts) and (halves := split_half_distance(counts, draws)) is not None:
         found["split_half"] = halves
     return found
 

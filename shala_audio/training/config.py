@@ -154,8 +154,11 @@ class ShalaConfig(GRPOConfig):
             raise UserError(f"watch_dev is {self.watch_dev}; use 0 or more")
         if self.method not in METHODS:
             raise not_one_of("method", self.method, METHODS)
+        self.overruled: dict[str, object] = {}  # what the method sets otherwise than it was given
         for name, value in METHODS[self.method].settings.items():
             found = getattr(self, name)
+            if found != value:
+                self.overruled[name] = found
             if found not in (value, type(self).__dataclass_fields__[name].default):
                 print(f"method {self.method}: {name} is {value}, not {found}", file=sys.stderr)
             setattr(self, name, value)
@@ -167,13 +170,13 @@ class ShalaConfig(GRPOConfig):
         if self.readout not in METHODS[self.method].readouts:
             allowed = " or ".join(METHODS[self.method].readouts)
             raise UserError(f"method {self.method} goes with readout {allowed}, not {self.readout}")
-        self._check_idle()
         if METHODS[self.method].loss != "reinforced" or self.readout == "label_token":
             # No rollouts: whatever the batch, let it count as one group, so that TRL's checks of groups pass.
             rows = self.per_device_train_batch_size * self.gradient_accumulation_steps
             self.steps_per_generation = self.gradient_accumulation_steps * (2 if rows == 1 else 1)
             self.num_generations = max(rows, 2)
         super().__post_init__()
+        self._check_idle()
 
     def _check_idle(self) -> None:
         """Refuse settings that the method would not read; supervised methods share a file with SHALA, so there it is said."""
@@ -185,8 +188,7 @@ class ShalaConfig(GRPOConfig):
             return
         what = f"{', '.join(idle)}: no part in method {self.method} with readout {self.readout}"
         if loss == "reinforced":
-            why = "nothing is sampled" if self.readout == "label_token" else "its answers are sampled"
-            raise UserError(f"{what}, because {why}; leave it out, or take another readout")
+            raise UserError(f"{what}; leave it out, or take another readout")
         print(what, file=sys.stderr)
 
     def ambiguity_settings(self) -> AmbiguitySettings:

@@ -21,8 +21,7 @@ class Guard(TrainerCallback):
     Args:
         model: whose trained parameters are watched.
         gradients: whether they can be read: not where they are spread over processes.
-        silent: whether all rollouts at hand have earned the same, or all rows weigh 0, so that no gradient is no fault. None
-            where there is neither.
+        silent: whether all advantages or weights at hand are 0, so that no gradient is no fault. None where there are none.
 
     Raises (in training):
         Stopped: a loss, gradient or parameter is not a number; or for five steps in a row no gradient has reached the ear

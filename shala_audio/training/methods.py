@@ -32,7 +32,12 @@ class Method:
 
 
 # Settings that have a part in nothing but sampled answers, the exact objective, or the weights of either.
-OF_SAMPLES = frozenset({"reward", "invalid_reward", "scale_rewards", "loss_type", "num_iterations", "temperature"})
+OF_SAMPLES = frozenset(
+    {
+        "reward", "invalid_reward", "scale_rewards", "loss_type", "num_iterations", "temperature", "epsilon", "epsilon_high",
+    }
+)  # fmt: skip
+OF_FREE_TEXT = frozenset({"top_p", "top_k", "min_p", "repetition_penalty"})
 OF_THE_EXACT = frozenset({"exact_loss"})
 OF_WEIGHTS = frozenset(
     {
@@ -75,5 +80,9 @@ def without_part(method: str, readout: str) -> frozenset[str]:
     (True, False)
     """
     if METHODS[method].loss != "reinforced":
-        return OF_SAMPLES | OF_THE_EXACT | OF_WEIGHTS
-    return OF_SAMPLES if readout == "label_token" else OF_THE_EXACT
+        return OF_SAMPLES | OF_FREE_TEXT | OF_THE_EXACT | OF_WEIGHTS
+    return {
+        "label_token": OF_SAMPLES | OF_FREE_TEXT,
+        "slots": OF_FREE_TEXT | OF_THE_EXACT,
+        "verbalized": OF_THE_EXACT,
+    }[readout]

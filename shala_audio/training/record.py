@@ -108,7 +108,7 @@ def _data(summary: Path) -> dict[str, Any]:
     if "split_sha256" not in found:  # somebody else's file of that name
         return {}
     splits = {name: split["rows"] for name, split in found["splits"].items()}
-    return {"licence": found.get("licence"), "caveat": found.get("caveat"), "splits": splits}
+    return {**{key: found.get(key) for key in ("licence", "caveat", "max_rows", "part")}, "splits": splits}
 
 
 def _start(init: str | None) -> dict[str, Any]:

@@ -40,7 +40,14 @@ from shala_audio.training.shala import ShalaTrainer
 from shala_audio.training.warm_start import WarmStartTrainer
 
 # Of the model that was in a folder before.
-STALE = ("calibration_*.json", "predictions*.jsonl", ".predictions*.begun", "score*.json", "neighbours.*")
+STALE = (
+    "calibration_*.json",
+    "predictions*.jsonl",
+    ".predictions*.begun",
+    "score*.json",
+    "distances*.json",
+    "neighbours.*",
+)
 
 
 def train(config: ShalaConfig) -> Path:
@@ -185,7 +192,7 @@ def _fit(model: SpeechLM, config: ShalaConfig) -> tuple[bool, dict[str, Any] | N
             trainer.add_callback(watch)
     spread = trainer.is_fsdp_enabled or trainer.is_deepspeed_enabled
     # Under FSDP and DeepSpeed gradients are spread; under fp16 they overflow now and then, and such steps are left out.
-    silent = None if supervised else lambda: trainer.silent_in_a_row > 0 or trainer.weightless
+    silent = None if supervised else lambda: trainer.nothing_to_learn
     trainer.add_callback(Guard(model, gradients=not spread and not config.fp16, silent=silent))
     before = {name: p.detach().clone() for name, p in model.named_parameters() if p.requires_grad}
     trainer.train(resume_from_checkpoint=checkpoint)

@@ -65,7 +65,9 @@ class ShalaTrainer(SpeechTrainer, GRPOTrainer):
         _check(args, self.prompts_per_step, model)
         self.batcher, self.weights = batcher, weights
         self.steps_without_signal = self.silent_in_a_row = 0
-        self.weightless = False  # whether every row of the batch at hand weighs 0, so that no gradient is no fault
+        self.nothing_to_learn = (
+            False  # of the batch at hand: all advantages or weights are 0, so no gradient is no fault
+        )
         # Of the batch at hand, for the hooks that TRL gives no room to pass them.
         self._audio: dict[str, Tensor] = {}
         self._rows: Tensor | None = None
@@ -166,7 +168,6 @@ class ShalaTrainer(SpeechTrainer, GRPOTrainer):
         weights = self.weights.of(rows.tolist(), self._progress())
         every = self.accelerator.gather(rows).tolist()
         shown = self.weights.all(self._progress())[every]  # also where rows were drawn by weight
-        self.weightless = not shown.any()
         self._shown.append((every, self.accelerator.gather(gap.float()).cpu().numpy()))
         if not self.exact or self.accelerator.sync_gradients:
             # Once a step, so that its last rows are not weighted by what its first have shown.
@@ -235,6 +236,7 @@ class ShalaTrainer(SpeechTrainer, GRPOTrainer):
             return self._exact_loss(model, inputs)
         self._audio = {name: inputs[name] for name in ("audio_features", "audio_lengths") if name in inputs}
         self._rows = inputs["row"]
+        self.nothing_to_learn = not inputs["advantages"].any()
         return super()._compute_loss(model, inputs)
 
     def _exact_loss(self, model: Any, inputs: dict[str, Any]) -> Tensor:
@@ -249,7 +251,9 @@ class ShalaTrainer(SpeechTrainer, GRPOTrainer):
         loss = js_distance(divergence) if self.args.exact_loss == "distance" else divergence
         if mode == "eval":
             return loss.mean()
-        weighted = self._weigh(inputs["row"], distances) * loss
+        weights = self._weigh(inputs["row"], distances)
+        self.nothing_to_learn = not weights.any()
+        weighted = weights * loss
         whole = weighted.mean() + self._attribute_loss(stated, inputs)
         return whole / self.current_gradient_accumulation_steps
 

@@ -15,6 +15,7 @@ from starlette.middleware.trustedhost import TrustedHostMiddleware
 from shala_audio.audio.sound import SAMPLE_RATE, Samples, read_sound
 from shala_audio.distribution import Floats
 from shala_audio.errors import UserError
+from shala_audio.evaluation.score import ONE_LABEL_EACH
 from shala_audio.files import has_half_characters, read_json
 from shala_audio.inference.neighbours import Neighbours, state_of
 from shala_audio.inference.predictor import Predictor
@@ -52,7 +53,8 @@ class Served:
         score = read_json(folder / "score.json") if folder and (folder / "score.json").is_file() else {}
         self.trust = None
         if "jsd" in score:
-            ceiling = score.get("ceiling", {}).get("jsd")
+            bound = score.get("ceiling", {})  # but not where raters who name one label each stand for raters of several
+            ceiling = None if bound.get("kind") == ONE_LABEL_EACH else bound.get("jsd")
             self.trust = schema.Trust(model=score["jsd"]["value"], another_panel=ceiling["value"] if ceiling else None)
 
     def describe(self) -> schema.Task:

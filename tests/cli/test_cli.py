@@ -291,6 +291,10 @@ def test_every_command_shows_an_example():
             ("train", "--method", "shala_dynamic", "--ambiguity", "static", "--output_dir", "x"),
             "method shala_dynamic means ambiguity dynamic",
         ),
+        (
+            ("train", "--method", "shala_unweighted", "--ambiguity_sampling", "true", "--output_dir", "x"),
+            "--ambiguity_sampling True: method shala_unweighted means ambiguity_sampling False",
+        ),
         (("baseline", "liner", "x", "--out", "y"), "did you mean linear?"),
     ],
 )

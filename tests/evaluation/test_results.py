@@ -95,6 +95,17 @@ def test_runs_that_differ_in_more_than_the_seed_are_kept_apart(experiments):
     assert {f"shala_static (slots) [seed{seed}/shala_static]" for seed in (0, 1)} < set(names)
 
 
+def test_parts_of_a_corpus_are_kept_apart_and_seeds_are_not(experiments):
+    """Split by speaker, seeds keep a row more or less of as many as were asked for."""
+    for seed, rows in ((0, 298), (1, 299)):
+        record = {**training("zero_shot", seed), "data": {"max_rows": 300, "part": None, "splits": {"train": rows}}}
+        write_json(experiments / f"seed{seed}" / "zero_shot" / "training.json", record)
+    folders = [experiments / "seed0", experiments / "seed1"]
+    assert [found.name for found in gather(find_runs(folders))].count("zero_shot (slots)") == 1
+    write_json(experiments / "seed1" / "zero_shot" / "training.json", {**record, "data": {"max_rows": None}})
+    assert "zero_shot (slots)" not in [found.name for found in gather(find_runs(folders))]
+
+
 def test_a_run_that_is_there_twice_counts_once(experiments):
     (found,) = gather(find_runs([experiments / "seed0" / "zero_shot", experiments / "seed0" / "zero_shot"]))
     assert len(found.runs) == 1
@@ -130,9 +141,9 @@ def test_the_report_has_everything(experiments):
     for part in ("# Tiny", "A caveat.", "constant prior", "±", "most contested third", "1,234", "abababab", "torch 2"):
         assert part in text, part
     assert "    shala-audio train --seed 1" in text
-    assert "| shala_static (slots) against | rows |" in text and "each with a split of its own" in text
+    assert "| shala_static (slots) against | rows |" in text and "2 seeds, each with test rows of its own" in text
     assert re.search(r"entropy \(\d+, \d+, \d+ rows\)", text)
-    assert "The two ceilings bracket" in text and "Not on the same rows" not in text
+    assert "The ceiling is as many votes, drawn anew" in text and "Not on the same rows" not in text
     for name in ("jsd", "terciles", "reliability", "entropy", "confusion", "training"):
         picture = experiments / f"RESULTS_{name}.png"
         assert picture.read_bytes().startswith(b"\x89PNG") and picture.name in text

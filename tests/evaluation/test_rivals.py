@@ -16,11 +16,11 @@ def distances(seed: int, shift: float = 0.0, rows: int = 80, first: int = 0) -> 
     return {f"row{first + index}": float(value) for index, value in enumerate(rng.uniform(0.2, 0.4, rows) + shift)}
 
 
-def made(name: str, *runs: dict[str, float], tmp_path) -> System:
+def made(name: str, *runs: dict[str, float], tmp_path, calibration: str = "") -> System:
     scores = [
         {"n": len(run), "ties": 3, "jsd": {"value": float(np.mean(list(run.values())))}, "row_jsd": run} for run in runs
     ]
-    return System(name, [Run(name, tmp_path, score, {"seed": seed}) for seed, score in enumerate(scores)])
+    return System(name, [Run(name, tmp_path, score, {"seed": seed}, calibration) for seed, score in enumerate(scores)])
 
 
 def test_one_run_each_is_scipys_paired_test():
@@ -64,7 +64,7 @@ def test_shala_as_the_recipe_says_is_tested_against_all_others(tmp_path):
         made("zero_shot (label_token)", distances(1, 0.3), tmp_path=tmp_path),
         made("shala_unweighted (label_token)", distances(0), tmp_path=tmp_path),
         made("shala_exact (label_token)", distances(0), tmp_path=tmp_path),
-        made("shala_exact (label_token) + temperature", distances(2), tmp_path=tmp_path),
+        made("shala_exact (label_token) + temperature", distances(2), tmp_path=tmp_path, calibration="temperature"),
     ]
     ours, found = rivals(systems)
     assert ours.name == "shala_exact (label_token)" and [other.name for other, _, _ in found] == [
@@ -76,13 +76,22 @@ def test_shala_as_the_recipe_says_is_tested_against_all_others(tmp_path):
     assert rivals(systems[:1]) is None and against_others([System("shala", [Run("shala", tmp_path, {}, {})])] * 2) == []
 
 
+def test_a_plus_in_a_folders_name_is_no_calibration(tmp_path):
+    """Recipes join methods and rates with it."""
+    named = made("shala_exact (label_token) [sft_soft+shala_exact_seed0/shala_exact]", distances(0), tmp_path=tmp_path)
+    ours, _ = rivals([named, made("zero_shot", distances(1), tmp_path=tmp_path)])
+    assert ours is named
+
+
 def test_merged_scores_count_rows_and_not_runs():
     def score(rows: dict[str, float]) -> dict:
         jsd = {"value": float(np.mean(list(rows.values()))), "low": 0.0, "high": 1.0}
-        return {"n": 80, "ties": 3, "jsd": jsd, "row_jsd": rows, "ceiling": {"n": 80, "jsd": jsd}}
+        ceiling = {"n": 80, "ties": 3, "jsd": jsd, "terciles": {"low": {"n": 27, "jsd": jsd}}}
+        return {"n": 80, "ties": 3, "jsd": jsd, "row_jsd": rows, "ceiling": ceiling}
 
     same = merge([score(distances(seed)) for seed in range(3)])
-    assert same["n"] == same["ceiling"]["n"] == 80 and same["ties"] == 3
+    assert same["n"] == same["ceiling"]["n"] == 80 and same["ties"] == same["ceiling"]["ties"] == 3
+    assert same["ceiling"]["terciles"]["low"]["n"] == 27
     assert same["jsd"]["low"] < same["jsd"]["value"] < same["jsd"]["high"] and same["jsd"]["sd"] > 0
     other = merge([score(distances(0)), score(distances(1, first=80))])
     assert other["n"] == other["ceiling"]["n"] == 160 and other["ties"] == 6

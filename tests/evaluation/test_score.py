@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -16,7 +17,7 @@ from shala_audio.data.chaosnli import prepare
 from shala_audio.data.rows import Row, read_manifest, write_manifest
 from shala_audio.errors import UserError
 from shala_audio.evaluation.results import table_rows
-from shala_audio.evaluation.score import score
+from shala_audio.evaluation.score import row_key, score
 from shala_audio.files import read_json
 from tests.evaluation.helpers import system
 
@@ -63,8 +64,10 @@ def test_rows_of_several_splits_are_not_mixed_unawares(tmp_path, manifest):
     assert whole["splits"] == {"train": 2, "test": 2} and test["splits"] == {"test": 2}
     assert test["n"] == 2 and test["jsd"]["value"] > whole["jsd"]["value"]
     assert sum(test["row_jsd"].values()) / 2 == pytest.approx(test["jsd"]["value"], abs=1e-5)
-    out = ["--out", str(tmp_path / "s.json")]
+    out = ["--out", str(tmp_path / "score.json")]
     said = CliRunner().invoke(app, ["score", str(found), str(manifest), *out]).stderr
+    assert "row_jsd" not in read_json(tmp_path / "score.json"), "it tells of votes, and a score is published"
+    assert read_json(tmp_path / "distances.json") == whole["row_jsd"]
     assert "2 of train, 2 of test" in said and "--split test" in said
     assert (
         "several splits"
@@ -166,3 +169,21 @@ def test_predictions_that_are_not_ours(corpora, tmp_path, seed, expected):
         roc_auc_score(contested, scipy_entropy(predicted, axis=1)), abs=1e-4
     )
     assert result["ceiling"]["jsd_nats"]["value"] == pytest.approx(0.039, abs=0.004), "100 raters agree with themselves"
+
+
+def test_one_rater_alone_has_no_ceiling(tmp_path):
+    """Drawn anew, a single vote is itself again: that says nothing of what others would have said."""
+    rows = [nli(f"r{index}", "test", {"neutral": 1}) for index in range(4)]
+    write_manifest(tmp_path / "m.jsonl", rows)
+    found = predictions(tmp_path / "p.jsonl", **{row.id: [0.2, 0.6, 0.2] for row in rows})
+    assert not {"ceiling", "split_half"} & set(score(found, tmp_path / "m.jsonl"))
+    write_manifest(tmp_path / "m.jsonl", [*rows[:3], nli("r3", "test", {"neutral": 3, "entailment": 2})])
+    mixed = score(found, tmp_path / "m.jsonl")
+    assert mixed["n"] == 4 and mixed["ceiling"]["n"] == mixed["split_half"]["n"] == 1
+
+
+def test_rows_of_one_name_in_two_corpora_are_told_apart():
+    one = Row("mini_00000", "mini", "test", votes={"anger": 3}, extra={"latent": 0.1})
+    assert row_key(one) == row_key(replace(one, split="dev")) and row_key(one) != row_key(
+        replace(one, extra={"latent": 0.2})
+    )

@@ -78,6 +78,7 @@ def check_experiment(exp: Path, systems: set[str]) -> None:
     )
     packed = {path.name for path in (exp / "pack").iterdir()}
     assert {"shala.json", "trained.safetensors", "config.json", "README.md", "RESULTS.md", "score.json"} <= packed
+    assert not any(name.startswith("distances") for name in packed), "votes could be guessed from them"
     done = {1, 3, 4, 5, 6, 7} | ({2} if "linear" in systems else set())
     assert {int(path.name.removeprefix(".done_")) for path in exp.glob(".done_*")} == done
 
@@ -215,7 +216,10 @@ def test_each_method_keeps_its_best_learning_rate(recipe, tmp_path):
     checkpoint.mkdir()
     warm = ("--method", "sft_soft", "--stop_stage", "3")
     assert "trained already" in run_copy(script, *options, *warm).stdout and checkpoint.is_dir()
-    os.utime(exp / "warm_start" / "trained.safetensors", (2**31, 2**31))  # trained anew since
+    record = json.loads((checkpoint.parent / "run.json").read_text())
+    (checkpoint.parent / "run.json").write_text(
+        json.dumps({**record, "init": "ab" * 32}, indent=2)
+    )  # another warm start
     run_copy(script, *options, *warm)
     assert not checkpoint.is_dir()
     run_copy(script, *options[:-1], "1e-6", "--method", "sft_soft", "--stage", "4", "--stop_stage", "4")
@@ -295,8 +299,20 @@ def test_wrong_options_die(options, message, tmp_path):
 def test_help_names_every_option():
     output = run_recipe("mini", "--help").stdout
     (known,) = re.findall(r'^options="(.*)"$', (RECIPES / "TEMPLATE" / "shala.sh").read_text(), re.MULTILINE)
-    for option in set(known.split()) - {"corpus", "recipe", "usual_copies"}:  # which a recipe's run.sh gives
+    for option in set(known.split()) - {
+        "corpus",
+        "recipe",
+        "usual_copies",
+        "usual_model",
+    }:  # which a recipe's run.sh gives
         assert f"--{option} " in output, option
+
+
+@pytest.mark.parametrize("recipe", ["mini"], indirect=True)
+def test_what_is_the_recipes_own_is_not_in_the_name(recipe, tmp_path):
+    _, script, _ = recipe
+    run_copy(script, "--stop_stage", "1", "--max_rows", "20")
+    assert [path.name for path in (script.parent / "exp").iterdir()] == ["shala_label_token_seed0_max20"]
 
 
 @pytest.mark.parametrize("recipe", ["crema_d", "goemotions"], indirect=True)

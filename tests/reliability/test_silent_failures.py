@@ -64,7 +64,7 @@ def test_no_gradient_though_rewards_differ(tiny_lm, tmp_path):
     """Where rollouts have earned different rewards, a step without any gradient is a fault."""
     model = tiny_model(tiny_lm, readout="slots")
     trainer = shala_trainer(model, tmp_path, max_steps=9)
-    trainer.add_callback(Guard(model, silent=lambda: trainer.silent_in_a_row > 0))
+    trainer.add_callback(Guard(model, silent=lambda: trainer.nothing_to_learn))
     for parameter in model.parameters():
         if parameter.requires_grad:
             parameter.register_hook(torch.zeros_like)
