@@ -9,22 +9,24 @@ from typing import Any
 from mkdocs.structure.files import File
 
 ROOT = Path(__file__).parents[1]
-TABLES = 2  # of RESULTS.md: the measures and the thirds of the rows; costs and commands are left there
 
 
 def on_files(files: Any, config: Any) -> Any:
     for readme in sorted((ROOT / "recipes").glob("*/README.md")):
         recipe = readme.parent
         text = re.sub(r"\]\(\.\./\.\./docs/", "](../", readme.read_text(encoding="utf-8"))
-        text = text.replace("](RESULTS.md)", "](#what-we-measured)")
-        results = recipe / "RESULTS.md"
-        if results.is_file():
-            text += "\n\n## What we measured\n\n" + _tables(results.read_text(encoding="utf-8"))
-            for picture in sorted(recipe.glob("RESULTS_*.png")):
-                uri = f"recipes/{recipe.name}_{picture.name}"
-                if picture.stem in ("RESULTS_jsd", "RESULTS_training"):
+        text = re.sub(r"\[([^\]]+)\]\([\w.]+\.json\)", r"\1", text)
+        for results in sorted(recipe.glob("RESULTS*.md")):
+            text = text.replace(f"]({results.name})", f"](#{results.stem.lower()})")
+            written = results.read_text(encoding="utf-8")
+            title = written.splitlines()[0].removeprefix("# ")
+            text += f"\n\n## What we measured: {title} {{#{results.stem.lower()}}}\n\n" + _tables(written)
+            for kind in ("jsd", "training"):
+                picture = results.with_name(f"{results.stem}_{kind}.png")
+                if picture.is_file():
+                    uri = f"recipes/{recipe.name}_{picture.name}"
                     files.append(File.generated(config, uri, abs_src_path=str(picture)))
-                    text += f"\n\n![{picture.stem}]({recipe.name}_{picture.name})"
+                    text += f"\n\n![{kind}]({recipe.name}_{picture.name})"
         files.append(File.generated(config, f"recipes/{recipe.name}.md", content=text))
     return files
 
@@ -35,13 +37,10 @@ def on_page_markdown(markdown: str, page: Any, config: Any, files: Any) -> str:
 
 
 def _tables(results: str) -> str:
-    """Caveats and the first tables, without the title."""
-    kept, tables, inside = [], 0, False
+    """Caveats and tables of measures, without the title; costs and commands are left where they are."""
+    kept = []
     for line in results.splitlines()[1:]:
-        starts = line.startswith("|")
-        tables += starts and not inside
-        inside = starts
-        if tables > TABLES or line.startswith("Commands:"):
+        if line.startswith(("| run |", "Commands:")):
             break
         kept.append(line)
     return "\n".join(kept).strip()
