@@ -31,10 +31,11 @@ usage="Usage: $(basename "$(dirname "$0")")/run.sh [options]
   --secondary SHARE  msp_podcast: share of a rater's vote for the secondary choices, 0 to below 1 (0)
   --audio_dir DIR    of your own corpus: where the sound lies below --corpus_root
 
-Methods: zero_shot (for sound, heard through an untrained ear), few_shot (text), warm_start, sft_hard, sft_soft, shala, shala_unweighted, shala_static, shala_dynamic;
-with label_token shala_exact; with slots and verbalized grpo_majority, grpo_jsd. All have as many passes in stage 4, after
-the same warm start (sft_hard after one on hard labels, and it leaves out rows whose first place is tied). The method named last is also calibrated on dev, and packed. The
-constant prior, and for sound a linear and an attentive classifier, stand in every table."
+Methods: zero_shot (for sound, heard through an untrained ear), few_shot (text), warm_start, sft_hard, sft_soft, shala,
+shala_unweighted, shala_static, shala_dynamic; with label_token shala_exact; with slots and verbalized grpo_majority, grpo_jsd.
+All have as many passes in stage 4, after the same warm start (sft_hard after one on hard labels, and it leaves out rows whose
+first place is tied). The method named last is also calibrated on dev, and packed. The constant prior, and for sound a linear
+and an attentive classifier, stand in every table."
 
 arguments=("$@")
 corpus= modality=text model= usual_model= part=snli task= secondary= copies= usual_copies=0 skip_bad= title= audio_dir=

@@ -78,10 +78,11 @@ def baseline(
             words = f"rate {found.learning_rate:g}, {found.epochs} passes, {found.copies} copies"
             distance = found.dev_jsd
         print(f"{words} (chosen on dev: jsd {distance:.4f})")
-        from shala_audio.training.cost import cost_record
+        from shala_audio.training.cost import cost_record, shorten
 
         # What dev chose is no setting: it differs between seeds.
-        offered = {"settings": {"copies": copies}, "model": store.encoder}
+        heard_with = {**store.encoder, "encoder": shorten(str(store.encoder["encoder"]))}
+        offered = {"settings": {"copies": copies}, "model": heard_with}
         record = {
             "method": kind,
             "task": chosen.name,

@@ -54,9 +54,8 @@ def score(
         del result["row_jsd"]
         print(json.dumps(result, indent=2))
     else:
-        distances = result.pop(
-            "row_jsd"
-        )  # kept apart, for `report`: they tell of single rows' votes, and a score is published
+        # Kept apart, for `report`: they tell of single rows' votes, and a score is published.
+        distances = result.pop("row_jsd")
         write_json(out, result)
         write_json(distances_beside(out), distances)
         if out.name == "score.json" and (out.parent / SETTINGS).is_file():  # the model's own: its card shows it

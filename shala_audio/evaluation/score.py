@@ -108,7 +108,7 @@ def score(
 
     Returns:
         The measures (`evaluation.measures.all_measures`); `ccc_<name>` of attributes that the predictions state; `labels`;
-        `splits`, how many rows are of which; `row_jsd`, the distance of every row, by a key made of its id and votes;
+        `splits`, how many rows are of which; `row_jsd`, the distance of every row, by a key (`row_key`);
         `prior`, the same measures of the constant prior; `ceiling`, the same of a fresh sample of the raters (or of the true
         distribution, where a simulation knows it: `ceiling["kind"]` says which); `split_half`, the distance between halves
         of the raters. Rows whose votes were aggregated before they reached us (`extra["aggregated"]`) have no ceiling.
@@ -167,9 +167,8 @@ def ceilings(judged: Judged, draws: int = DRAWS) -> dict[str, Any]:
     if any(row.extra.get("aggregated") for row in judged.rows):
         return {}
     found: dict[str, Any] = {}
-    counts = judged.counts[
-        np.rint(judged.counts.sum(axis=1)) >= 2
-    ]  # one rater alone would seem to agree with everybody
+    # One rater alone would seem to agree with everybody.
+    counts = judged.counts[np.rint(judged.counts.sum(axis=1)) >= 2]
     if all("true" in row.extra for row in judged.rows):
         truth = np.array([[row.extra["true"][label] for label in judged.labels] for row in judged.rows])
         found["ceiling"] = {"kind": "true distribution", **all_measures(judged.human, truth, draws, name="ceiling")}

@@ -90,6 +90,8 @@ def test_msp_podcast_all_stages(recipe, tmp_path):
     options = ("--corpus_root", tmp_path / "corpus", "--model", model, "--exp", tmp_path / "exp")
     run_copy(script, *options)
     check_experiment(tmp_path / "exp", {"zero_shot", "warm_start", "shala", "linear", "attentive"})
+    for record in (tmp_path / "exp").glob("*/training.json"):
+        assert '"/' not in record.read_text(), f"no absolute path in {record}"
     (tmp_path / "exp" / "RESULTS.md").unlink()
     run_copy(script, *options, "--stage", "6", "--stop_stage", "6")
     assert not (tmp_path / "exp" / ".done_7").exists(), "what was packed is no longer current"
