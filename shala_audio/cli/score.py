@@ -50,12 +50,11 @@ def score(
             f"{predictions}: {result['unpredicted']} rows with votes have no prediction and do not count",
             file=sys.stderr,
         )
+    # Kept apart, for `report`: they tell of single rows' votes, and a score is published.
+    distances = result.pop("row_jsd")
     if out is None:
-        del result["row_jsd"]
         print(json.dumps(result, indent=2))
     else:
-        # Kept apart, for `report`: they tell of single rows' votes, and a score is published.
-        distances = result.pop("row_jsd")
         write_json(out, result)
         write_json(distances_beside(out), distances)
         if out.name == "score.json" and (out.parent / SETTINGS).is_file():  # the model's own: its card shows it

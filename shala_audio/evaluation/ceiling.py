@@ -12,12 +12,11 @@ would be, and nobody can tell whom to part, so there is no split half.
 
 from __future__ import annotations
 
-import math
 from typing import Any
 
 import numpy as np
 
-from shala_audio.distribution import Floats, jsd
+from shala_audio.distribution import NATS_PER_BIT_ROOT, Floats, jsd
 from shala_audio.evaluation.measures import DRAWS, all_measures
 
 SAMPLED_ROWS = 20_000  # small corpora are sampled several times over, until so many rows have been
@@ -97,5 +96,5 @@ def split_half_distance(counts: Floats, draws: int = DRAWS, seed: int = 0) -> di
     if draws:
         sampled = [float(mean[rng.integers(len(mean), size=len(mean))].mean()) for _ in range(draws)]
         found["low"], found["high"] = map(float, np.percentile(sampled, [2.5, 97.5]))
-    in_nats = {end: None if value is None else value * math.sqrt(math.log(2)) for end, value in found.items()}
+    in_nats = {end: None if value is None else value * NATS_PER_BIT_ROOT for end, value in found.items()}
     return {"n": len(mean), "jsd": found, "jsd_nats": in_nats}

@@ -115,14 +115,15 @@ def paired(
     if not shared:
         return None
     gaps = np.array([ours[key] - theirs[key] for key in shared])
-    low, high = np.percentile(bootstrap_means(gaps, draws), [2.5, 97.5])
-    return Paired(len(gaps), float(gaps.mean()), float(low), float(high), paired_permutation(gaps))
+    return Paired(len(gaps), float(gaps.mean()), *mean_interval(gaps, draws), paired_permutation(gaps))
 
 
-def bootstrap_means(values: Floats, draws: int = 1000, seed: int = 0) -> Floats:
-    """(draws,) means of the values (rows,), drawn with replacement."""
+def mean_interval(values: Floats, draws: int = 1000, seed: int = 0) -> tuple[float, float]:
+    """The 95 % bootstrap interval of the mean of the values (rows,): percentiles of means of rows drawn with replacement."""
     rng = np.random.default_rng(seed)
-    return np.array([values[rng.integers(len(values), size=len(values))].mean() for _ in range(draws)])
+    means = [values[rng.integers(len(values), size=len(values))].mean() for _ in range(draws)]
+    low, high = np.percentile(means, [2.5, 97.5])
+    return float(low), float(high)
 
 
 def mean_by_row(runs: Sequence[Mapping[str, float]]) -> dict[str, float]:

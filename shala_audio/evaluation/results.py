@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 
 from shala_audio.errors import UserError
-from shala_audio.evaluation.compare import bootstrap_means, mean_by_row
+from shala_audio.evaluation.compare import mean_by_row, mean_interval
 from shala_audio.evaluation.score import distances_beside
 from shala_audio.evaluation.tuning import without_choice
 from shala_audio.files import read_json
@@ -163,9 +163,9 @@ def merge(scores: Sequence[Mapping[str, Any]], alike: bool | None = None) -> Map
             merged[key] = first
     if len(by_row) == len(scores):
         rows = mean_by_row(by_row)
-        low, high = np.percentile(bootstrap_means(np.array(list(rows.values()))), [2.5, 97.5])
+        low, high = mean_interval(np.array(list(rows.values())))
         merged["n"] = len(rows)
-        merged["jsd"] = {**merged["jsd"], "low": float(low), "high": float(high)}
+        merged["jsd"] = {**merged["jsd"], "low": low, "high": high}
     return merged
 
 
