@@ -13,7 +13,9 @@ import numpy as np
 import pytest
 import soundfile
 from nbclient import NotebookClient
+from typer.testing import CliRunner
 
+from shala_audio.cli.main import app
 from shala_audio.models.sources import is_pulled
 
 ROOT = Path(__file__).parents[1]
@@ -44,6 +46,21 @@ def test_every_page_is_in_the_contents():
         assert page.name in contents, f"{page.name} is in no menu"
     for recipe in re.findall(r"recipes/(\w+)\.md", contents):
         assert (ROOT / "recipes" / recipe / "README.md").is_file()
+
+
+def test_two_csv_files_are_scored_as_the_measures_say(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    text = (ROOT / "docs" / "measures.md").read_text()
+    predictions, votes = re.findall(r"^```csv\n(.*?)^```", text, re.DOTALL | re.MULTILINE)
+    for name, table in (("predictions", predictions), ("votes", votes), ("theirs", predictions)):
+        Path(f"{name}.csv").write_text(table)
+    part = text.split("## Your own system")[1].split("## What is measured")[0]
+    commands = re.findall(r"^    shala-audio (.*)$", part, re.MULTILINE)
+    assert [command.split()[0] for command in commands] == ["score", "score", "compare", "report"]
+    for command in commands:
+        result = CliRunner().invoke(app, command.split(), catch_exceptions=False)
+        assert result.exit_code == 0, (command, result.output)
+    assert "mine against" in Path("RESULTS.md").read_text()
 
 
 @with_models

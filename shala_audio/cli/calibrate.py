@@ -34,8 +34,7 @@ def calibrate(
         raise UserError(f"{model}: not a model folder (shala.json is missing)")
     if (apply is None) != (out is None):
         raise UserError("--apply and --out go together")
-    labels = task_from_dict(read_json(settings)["task"], str(settings)).label_names
-    judged = load_judged(dev_predictions, manifest, labels)
+    judged = load_judged(dev_predictions, manifest, task_from_dict(read_json(settings)["task"], str(settings)))
     if others := sorted({row.split for row in judged.rows} - {"dev"}):
         raise UserError(f"{dev_predictions}: has rows of {', '.join(others)}; a calibration is fitted on dev alone")
     found = fit(kind, judged.predicted, judged.human, judged.labels)

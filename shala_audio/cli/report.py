@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Sequence
 from importlib.util import find_spec
 from pathlib import Path
@@ -15,19 +16,25 @@ if TYPE_CHECKING:
 
 def report(
     experiments: Annotated[
-        list[Path], typer.Argument(help="Folders of systems with a score.json, or of experiments.", metavar="EXP")
+        list[Path],
+        typer.Argument(
+            help="Folders of systems with a score.json, or of experiments; or files of `score`.", metavar="EXP"
+        ),
     ],
     out: Annotated[Path, typer.Option(help="Markdown file; CSV, LaTeX and pictures go beside it.")],
     data: Annotated[Path | None, typer.Option(help="Folder of the manifest's summary.json: caveat and split.")] = None,
     title: Annotated[str, typer.Option(help="Heading.")] = "Results",
     note: Annotated[list[str] | None, typer.Option(help="A paragraph under the heading; repeat for several.")] = None,
+    reference: Annotated[
+        str | None, typer.Option(help="System to test against every other, and to draw; SHALA if not given.")
+    ] = None,
 ) -> None:
     """Write one table of several systems, with pictures, and what every run was. Runs of several seeds become one line.
 
     Example: shala-audio report exp/zero_shot exp/warm_start exp/shala --data data --out RESULTS.md
     """
+    from shala_audio.evaluation import rivals
     from shala_audio.evaluation.results import find_runs, gather, table_rows
-    from shala_audio.evaluation.rivals import against_others
     from shala_audio.evaluation.tables import AMBIGUITY, as_csv, latex, markdown
     from shala_audio.files import read_json, write_text
 
@@ -40,7 +47,10 @@ def report(
     if data is not None:
         lines += _about(read_json(data / "summary.json"))
     lines += [markdown(rows), _key(systems), ""]
-    lines += against_others(systems)
+    if (tested := rivals.reference(systems, reference)) is not None:
+        lines += rivals.against_others(tested, systems)
+    elif len(systems) > 1:
+        print("no system is tested against the others, since none is SHALA: name one with --reference", file=sys.stderr)
     lines += [markdown([row for row in rows if "terciles" in row[1]], AMBIGUITY)]
     lines += [_thirds(systems[0]), ""]
     if attributes := sorted({key for _, found in rows for key in found if key.startswith("ccc_")}):
@@ -51,7 +61,7 @@ def report(
             "",
         ]
     lines += _trainings(runs)
-    lines += _pictures(systems, rows, runs, out)
+    lines += _pictures(systems, tested or systems[-1], rows, runs, out)
     write_text(out.with_suffix(".csv"), as_csv(rows))
     write_text(out.with_suffix(".tex"), latex(rows))
     write_text(out, "\n".join(lines))
@@ -185,8 +195,8 @@ def _choices(trained: Sequence[Run]) -> list[str]:
     return [*heads, *lines, "", at_the_end, ""]
 
 
-def _pictures(systems: Sequence[System], rows: Any, runs: Sequence[Run], out: Path) -> list[str]:
-    """Draw them where matplotlib is installed; return the lines that show them."""
+def _pictures(systems: Sequence[System], drawn: System, rows: Any, runs: Sequence[Run], out: Path) -> list[str]:
+    """Draw them where matplotlib is installed; return the lines that show them. `drawn`: the system whose rows are shown."""
     if find_spec("matplotlib") is None:
         return []
     from shala_audio.evaluation import plots
@@ -201,11 +211,12 @@ def _pictures(systems: Sequence[System], rows: Any, runs: Sequence[Run], out: Pa
     seeds = max(len(system.runs) for system in systems) > 1
     first = f", seed {systems[0].runs[0].training.get('seed', 0)}" if seeds else ""
     shown["reliability"] = f"stated against human entropy, in bins{first}"
-    named = [system for system in systems if system.name.startswith("shala")] or list(systems)
-    best = min(named, key=lambda system: system.score["jsd"]["value"])
-    plots.plot_entropy(best, place("entropy"))
-    plots.plot_confusion(best, place("confusion"))
-    shown |= {"entropy": f"human and stated entropy, {best.name}{first}", "confusion": f"plurality labels, {best.name}"}
+    plots.plot_entropy(drawn, place("entropy"))
+    plots.plot_confusion(drawn, place("confusion"))
+    shown |= {
+        "entropy": f"human and stated entropy, {drawn.name}{first}",
+        "confusion": f"plurality labels, {drawn.name}",
+    }
     logs: dict[str, Path] = {}
     for run in runs:  # the first of a folder's is the one without calibration
         if (log := run.folder / "log.jsonl").is_file() and log not in logs.values():

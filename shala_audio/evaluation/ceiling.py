@@ -54,8 +54,8 @@ def split_halves(counts: Floats, rng: np.random.Generator) -> tuple[Floats, Floa
     return first / first.sum(axis=1, keepdims=True), second / second.sum(axis=1, keepdims=True)
 
 
-def human_ceiling(counts: Floats, draws: int = DRAWS, seed: int = 0) -> dict[str, Any]:
-    """Measures of a fresh sample of the raters against the raters.
+def human_ceiling(counts: Floats, draws: int = DRAWS, seed: int = 0) -> tuple[dict[str, Any], Floats]:
+    """Measures of a fresh sample of the raters against the raters; and the mean jsd (rows,) of every row's samples.
 
     Without `kl`: a handful of votes leaves labels at 0, and what that costs is set by the floor under the logarithm, not by
     the raters.
@@ -71,7 +71,7 @@ def human_ceiling(counts: Floats, draws: int = DRAWS, seed: int = 0) -> dict[str
     human = np.tile(counts / counts.sum(axis=1, keepdims=True), (repeats, 1))
     found = all_measures(human, predicted, draws, seed, repeats, name="ceiling")
     del found["kl"]
-    return found
+    return found, jsd(human, predicted).reshape(repeats, -1).mean(axis=0)
 
 
 def _repeats(rows: int) -> int:
@@ -79,10 +79,11 @@ def _repeats(rows: int) -> int:
     return max(1, min(20, SAMPLED_ROWS // rows))
 
 
-def split_half_distance(counts: Floats, draws: int = DRAWS, seed: int = 0) -> dict[str, Any] | None:
-    """Mean jsd between halves of the raters, {n, jsd: {value, low, high}, jsd_nats: the same}.
+def split_half_distance(counts: Floats, draws: int = DRAWS, seed: int = 0) -> tuple[dict[str, Any], Floats] | None:
+    """Mean jsd between halves of the raters, {n, jsd: {value, low, high}, jsd_nats: the same}; and that of every row that
+    can be parted (n,).
 
-    n counts the rows whose votes can be parted; None where none can.
+    None where no row can, or where one has votes that are not whole (`split_halves`).
     """
     rng = np.random.default_rng(seed)
     distances = []
@@ -97,4 +98,4 @@ def split_half_distance(counts: Floats, draws: int = DRAWS, seed: int = 0) -> di
         sampled = [float(mean[rng.integers(len(mean), size=len(mean))].mean()) for _ in range(draws)]
         found["low"], found["high"] = map(float, np.percentile(sampled, [2.5, 97.5]))
     in_nats = {end: None if value is None else value * NATS_PER_BIT_ROOT for end, value in found.items()}
-    return {"n": len(mean), "jsd": found, "jsd_nats": in_nats}
+    return {"n": len(mean), "jsd": found, "jsd_nats": in_nats}, mean

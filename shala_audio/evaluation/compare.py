@@ -1,9 +1,13 @@
-"""Is one system better than another? A paired permutation test on the rows that both predict. No torch."""
+"""Is one system better than another? A paired permutation test on the rows that both predict. No torch.
+
+Clips of one speaker are not independent, nor are sentences on one premise, so such rows are flipped and drawn together.
+"""
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -12,10 +16,13 @@ from tqdm import tqdm
 
 from shala_audio.distribution import Floats
 from shala_audio.errors import UserError
+from shala_audio.evaluation.by_row import groups_of
 from shala_audio.evaluation.measures import Measures
 from shala_audio.evaluation.score import load_judged
+from shala_audio.tasks import Task
 
 PERMUTATIONS = 10_000
+FEWEST_GROUPS = 6  # whose signs, flipped together, can give p = 2 / 2^6 = .03; fewer never reach .05
 CHUNK = 64  # permutations computed at once
 
 
@@ -23,7 +30,7 @@ def paired_permutation(differences: Floats, permutations: int = PERMUTATIONS, se
     """Two-sided p-value of a mean paired difference: how often random signs give one as large (Fisher 1935).
 
     Args:
-        differences: (rows,) of one system from the other.
+        differences: (rows,) of one system from the other; or the sums of groups of rows, which then are flipped together.
         permutations: random ones; the observed one counts as one more, so that p is never 0.
         seed: of the signs.
 
@@ -41,71 +48,121 @@ def paired_permutation(differences: Floats, permutations: int = PERMUTATIONS, se
     return (extreme + 1) / (permutations + 1)
 
 
+@dataclass(frozen=True)
+class Paired:
+    """How much nearer to the raters one system is than another.
+
+    Attributes:
+        rows: that both were judged on; groups: of how many speakers (or premises) they are, as many as rows where none are
+            shared.
+        difference: mean of the first less that of the second; low, high: its 95 % bootstrap interval.
+        p: two-sided, of the permutation test.
+        by_group: whether groups were drawn and flipped, and not single rows; where there are fewer than `FEWEST_GROUPS`, they
+            cannot be, and interval and p are about other rows of the same speakers alone.
+    """
+
+    rows: int
+    groups: int
+    difference: float
+    low: float
+    high: float
+    p: float
+    by_group: bool
+
+
+def paired_test(gaps: Floats, groups: Sequence[str], draws: int = 1000) -> Paired:
+    """Test whether differences (rows,) are 0 on average, where rows of one group need not be independent.
+
+    Args:
+        gaps: (rows,) first less second.
+        groups: of every row.
+        draws: of the bootstrap.
+
+    >>> gaps = np.full(8, -0.1)
+    >>> paired_test(gaps, list("abcdefgh")).p < 0.02, paired_test(gaps, list("aaaabbbb")).by_group
+    (True, False)
+    """
+    names, place = np.unique(list(groups), return_inverse=True)
+    by_group = FEWEST_GROUPS <= len(names) < len(gaps)
+    if not by_group:
+        place = np.arange(len(gaps))
+    sums: Floats = np.bincount(place, weights=gaps).astype(np.float64)
+    sizes: Floats = np.bincount(place).astype(np.float64)
+    low, high = mean_interval(sums, sizes, draws)
+    return Paired(len(gaps), len(names), float(gaps.mean()), low, high, paired_permutation(sums), by_group)
+
+
+def mean_interval(sums: Floats, sizes: Floats, draws: int = 1000, seed: int = 0) -> tuple[float, float]:
+    """The 95 % bootstrap interval of the mean over the rows of groups that are drawn with replacement.
+
+    Args:
+        sums, sizes: (groups,) total and number of the values of each; of single rows, the values and ones.
+        draws: how many.
+        seed: of the draws.
+    """
+    rng = np.random.default_rng(seed)
+    chosen = (rng.integers(len(sums), size=len(sums)) for _ in range(draws))
+    low, high = np.percentile([sums[groups].sum() / sizes[groups].sum() for groups in chosen], [2.5, 97.5])
+    return float(low), float(high)
+
+
 def compare(
-    first: Path, second: Path, manifest: Path, labels: tuple[str, ...] | None = None, split: str | None = None
+    first: Path, second: Path, votes: Path, task: Task | None = None, split: str | None = None
 ) -> dict[str, Any]:
-    """Mean differences (first less second) of jsd, kl and accuracy, with p-values, on the rows that both predict.
+    """Mean differences (first less second) of jsd, kl and accuracy, tested on the rows that both predict.
 
     Args:
         first, second: predictions (`evaluation.predictions`).
-        manifest: rows with votes.
-        labels: in order; those of the rows' task where not given.
+        votes: manifest or CSV of votes.
+        task: labels; where not given, as in `load_judged`.
         split: compare its rows alone.
 
     Returns:
-        `n`, `only_first`, `only_second` (rows that the other lacks), and for each measure {first, second, difference, p}.
-        Accuracy is over the rows that have a plurality label.
+        `n`, `only_first`, `only_second` (rows that the other lacks), `splits` (how many rows of which), and for each measure
+        {first, second} and what `Paired` holds. Accuracy is over the rows that have a plurality label.
 
     Raises:
         UserError: no row is predicted by both.
     """
-    one, two = load_judged(first, manifest, labels, split), load_judged(second, manifest, labels, split)
+    one, two = load_judged(first, votes, task, split), load_judged(second, votes, task, split)
     place = {row.id: index for index, row in enumerate(two.rows)}
     shared = [(index, place[row.id]) for index, row in enumerate(one.rows) if row.id in place]
     if not shared:
         raise UserError(f"{first} and {second} have no row in common")
     mine, theirs = map(list, zip(*shared, strict=True))
-    human = one.human[mine]
+    human, rows = one.human[mine], [one.rows[index] for index in mine]
+    groups = groups_of(rows, rows)
     result: dict[str, Any] = {
         "n": len(shared),
         "only_first": len(one.rows) - len(shared),
         "only_second": len(two.rows) - len(shared),
+        "splits": dict(Counter(row.split for row in rows)),
     }
     measures = Measures(human, one.predicted[mine]), Measures(human, two.predicted[theirs])
     for name in ("jsd", "kl"):
-        result[name] = _test(*(one.in_order(one.row_means[name]) for one in measures))
+        mean, other = (found.in_order(found.row_means[name]) for found in measures)
+        result[name] = _test(mean, other, groups)
     clear = measures[0].in_order(measures[0].clear)
     if clear.any():
         winner = human.argmax(axis=1)
         right = [found.argmax(axis=1) == winner for found in (one.predicted[mine], two.predicted[theirs])]
-        result["accuracy"] = _test(right[0][clear].astype(float), right[1][clear].astype(float))
+        kept = [groups[index] for index in np.flatnonzero(clear)]
+        result["accuracy"] = _test(right[0][clear].astype(float), right[1][clear].astype(float), kept)
     return result
 
 
-@dataclass(frozen=True)
-class Paired:
-    """How much nearer to the raters one system is than another, row by row.
-
-    Attributes:
-        rows: that both were judged on; difference: mean jsd of the first less that of the second, negative where the first is
-            nearer; low, high: its 95 % bootstrap interval over the rows; p: two-sided, of the permutation test.
-    """
-
-    rows: int
-    difference: float
-    low: float
-    high: float
-    p: float
+def _test(first: Floats, second: Floats, groups: Sequence[str]) -> Mapping[str, Any]:
+    return {"first": float(first.mean()), "second": float(second.mean()), **asdict(paired_test(first - second, groups))}
 
 
 def paired(
-    first: Sequence[Mapping[str, float]], second: Sequence[Mapping[str, float]], draws: int = 1000
+    first: Sequence[Mapping[str, float]], second: Sequence[Mapping[str, float]], groups: Mapping[str, str]
 ) -> Paired | None:
     """Compare two systems, each with one or several runs; a row that several runs have predicted counts once, by its mean.
 
     Args:
-        first, second: of each run, jsd by row (`row_jsd` of `score`).
-        draws: of the bootstrap.
+        first, second: of each run, jsd by row (`score`).
+        groups: of every row.
 
     Returns:
         None where no row is in both.
@@ -114,16 +171,7 @@ def paired(
     shared = sorted(ours.keys() & theirs.keys())
     if not shared:
         return None
-    gaps = np.array([ours[key] - theirs[key] for key in shared])
-    return Paired(len(gaps), float(gaps.mean()), *mean_interval(gaps, draws), paired_permutation(gaps))
-
-
-def mean_interval(values: Floats, draws: int = 1000, seed: int = 0) -> tuple[float, float]:
-    """The 95 % bootstrap interval of the mean of the values (rows,): percentiles of means of rows drawn with replacement."""
-    rng = np.random.default_rng(seed)
-    means = [values[rng.integers(len(values), size=len(values))].mean() for _ in range(draws)]
-    low, high = np.percentile(means, [2.5, 97.5])
-    return float(low), float(high)
+    return paired_test(np.array([ours[key] - theirs[key] for key in shared]), [groups[key] for key in shared])
 
 
 def mean_by_row(runs: Sequence[Mapping[str, float]]) -> dict[str, float]:
@@ -146,12 +194,3 @@ def holm(p_values: Sequence[float]) -> list[float]:
         highest = max(highest, min(1.0, (len(p_values) - rank) * p_values[index]))
         corrected[index] = highest
     return corrected
-
-
-def _test(first: Floats, second: Floats) -> Mapping[str, float]:
-    return {
-        "first": float(first.mean()),
-        "second": float(second.mean()),
-        "difference": float((first - second).mean()),
-        "p": paired_permutation(first - second),
-    }

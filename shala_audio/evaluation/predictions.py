@@ -28,15 +28,25 @@ def prediction_line(identity: str, distribution: LabelDistribution) -> str:
 
 
 def read_attributes(path: str | Path, names: Sequence[str]) -> Floats:
-    """Attributes that predictions in JSON Lines state, (rows, A) in the order of the rows; NaN where one is not stated.
+    """Attributes that predictions state, (rows, A) in the order of the rows; NaN where one is not stated.
+
+    Args:
+        path: JSON Lines with an object `attributes`, or a CSV with columns of these names.
+        names: of the A attributes.
 
     Raises:
         UserError: one that is not a number; the message names the line.
     """
-    if Path(path).suffix.lower() == ".csv":
-        return np.zeros((0, len(names)))
     rows: list[list[float]] = []
-    with open(path, encoding="utf-8-sig") as file:
+    with open(path, encoding="utf-8-sig", newline="") as file:
+        if Path(path).suffix.lower() == ".csv":
+            reader = csv.DictReader(file)
+            for record in reader:
+                try:
+                    rows.append([float(record.get(name) or np.nan) for name in names])
+                except ValueError as error:
+                    raise UserError(f"{path}:{reader.line_num}: not numbers ({error})") from None
+            return np.array(rows, dtype=np.float64).reshape(-1, len(names))
         for number, line in enumerate(file, start=1):
             if line.strip():
                 stated = json.loads(line).get("attributes") or {}

@@ -4,16 +4,17 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from shala_audio.distribution import NATS_PER_BIT_ROOT
 from shala_audio.errors import UserError
+from shala_audio.evaluation.by_row import ByRow, distances_beside
 from shala_audio.evaluation.compare import mean_by_row, mean_interval
-from shala_audio.evaluation.score import distances_beside
 from shala_audio.evaluation.tuning import without_choice
 from shala_audio.files import read_json
 
@@ -22,6 +23,7 @@ ORDER = (
     "constant", "zero_shot", "few_shot", "linear", "attentive", "sft_hard", "sft_soft", "warm_start", "grpo_majority",
     "grpo_jsd", "shala_unweighted", "shala_static", "shala_dynamic", "shala", "shala_exact",
 )  # fmt: skip
+COUNTS = ("n", "ties", "without_votes", "unpredicted")  # of rows
 
 
 @dataclass(frozen=True)
@@ -30,8 +32,11 @@ class Run:
 
     Attributes:
         system: method, readout and calibration, as the table names it.
-        folder: where it lies; score: `score.json`, with `row_jsd` where the rows' distances lie beside it; training:
-            `training.json`, empty where nothing was trained; calibration: what was applied to the predictions, if anything.
+        folder: where it lies.
+        score: its measures, as `score` wrote them.
+        training: `training.json`; empty where there is none.
+        calibration: what was applied to the predictions, if anything.
+        rows: what is known of single rows; empty where that does not lie beside the score.
     """
 
     system: str
@@ -39,6 +44,7 @@ class Run:
     score: Mapping[str, Any]
     training: Mapping[str, Any]
     calibration: str = ""
+    rows: ByRow = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -51,22 +57,33 @@ class System:
     @cached_property
     def score(self) -> Mapping[str, Any]:
         """Measures, as means over the runs; `sd` beside `value` and no interval where there are several."""
-        return merge([run.score for run in self.runs])
+        return merge([run.score for run in self.runs], [run.rows for run in self.runs])
 
     @property
-    def rows(self) -> list[Mapping[str, float]]:
+    def rows(self) -> list[Mapping[str, Any]]:
         """jsd by row of every run that has it."""
-        return [run.score["row_jsd"] for run in self.runs if "row_jsd" in run.score]
+        return [run.rows["jsd"] for run in self.runs if run.rows]
+
+    @property
+    def groups(self) -> Mapping[str, Any]:
+        """Groups of its rows, by row."""
+        return {key: group for run in self.runs for key, group in run.rows.get("group", {}).items()}
 
 
 def find_runs(folders: Sequence[Path]) -> list[Run]:
     """Runs in folders: a system's own (`score.json` in it) or an experiment's (systems in it; its `pack` is a copy of one).
 
+    In place of a folder, a file that `score` wrote is a system, named as the file, or as its folder where it is `score.json`.
+
     Raises:
-        UserError: a folder has neither.
+        UserError: a folder has neither, or there is no such file.
     """
     runs: list[Run] = []
     for folder in folders:
+        if folder.suffix == ".json":
+            name = folder.parent.resolve().name if folder.name == "score.json" else folder.stem
+            runs.append(_read(folder, name, {}, ""))
+            continue
         own = (
             [folder] if (folder / "score.json").is_file() else sorted(p.parent for p in folder.glob("[!.]*/score.json"))
         )
@@ -91,18 +108,24 @@ def _runs_of(folder: Path) -> Iterator[Run]:
     name = "constant prior" if name == "prior" else name
     for path in sorted(folder.glob("score*.json")):
         calibration = path.stem.removeprefix("score").removeprefix("_")
-        score, distances = read_json(path), distances_beside(path)
-        if distances.is_file():
-            score["row_jsd"] = read_json(distances)
-        yield Run(name + (f" + {calibration}" if calibration else ""), folder, score, training, calibration)
+        yield _read(path, name + (f" + {calibration}" if calibration else ""), training, calibration)
+
+
+def _read(path: Path, name: str, training: Mapping[str, Any], calibration: str) -> Run:
+    score, distances = read_json(path), distances_beside(path)
+    if "jsd" not in score:
+        raise UserError(f"{path}: holds no measures; `shala-audio score` makes such a file")
+    rows = read_json(distances) if distances.is_file() else {}
+    return Run(name, path.parent, score, training, calibration, rows)
 
 
 def gather(runs: Sequence[Run]) -> list[System]:
     """Systems in the order of the table: runs of one method and readout with the same settings, differing in the seed and in
     what they chose on dev between the same settings.
 
-    Runs of other settings, starts, inputs or parts of a corpus are systems of their own, named by their folders as well. A
-    run that is there twice (the constant prior of two experiments on one split) counts once.
+    Runs of other settings, starts, inputs or parts of a corpus are systems of their own, named by their folders as well,
+    and so are runs without a record of their training. A run that is there twice (the constant prior of two experiments on
+    one split) counts once.
 
     Raises:
         UserError: two runs of one system have the same seed and other results.
@@ -113,11 +136,14 @@ def gather(runs: Sequence[Run]) -> list[System]:
         made["settings"] = without_choice(run.training)
         made["data"] = {key: run.training.get("data", {}).get(key) for key in ("max_rows", "part")}
         settings = json.dumps(made, sort_keys=True)
-        members = named.setdefault(run.system, {}).setdefault(settings, [])
-        twins = [other for other in members if other.training.get("seed") == run.training.get("seed")]
-        if any(other.score == run.score for other in twins):
+        variants = named.setdefault(run.system, {})
+        alike = [other for members in variants.values() for other in members if other.score == run.score]
+        if any(other.training.get("seed") == run.training.get("seed") for other in alike):
             continue
-        if run.training and twins:
+        if not run.training:
+            settings = str(run.folder)  # nothing says that another run of that name is the same system
+        members = variants.setdefault(settings, [])
+        if twins := [other for other in members if other.training.get("seed") == run.training.get("seed")]:
             places = ", ".join(str(one.folder) for one in (*twins, run))
             raise UserError(f"{run.system}: two runs with the same seed and settings ({places})")
         members.append(run)
@@ -135,41 +161,57 @@ def gather(runs: Sequence[Run]) -> list[System]:
     return sorted(systems, key=rank)
 
 
-def merge(scores: Sequence[Mapping[str, Any]], alike: bool | None = None) -> Mapping[str, Any]:
-    """Mean measures of several runs; one run stays as it is.
+def merge(scores: Sequence[Mapping[str, Any]], rows: Sequence[ByRow] = ()) -> Mapping[str, Any]:
+    """Mean measures of several runs, with their deviation; one run, and what is the same in all, stays as it is.
 
-    Where the scores hold the rows' own distances, `n` counts the rows that differ, and `jsd` has the interval over them too.
-    Other counts are those of all runs together, or of one, where all were judged on the same rows (`alike`, found if None).
+    Args:
+        scores: one or more.
+        rows: what each knows of single rows. Where all do, `n` counts the rows that differ, and jsd (the ceiling's too) has
+            its interval over them. Other counts are those of all runs together, or of one, where all were judged on the
+            same rows.
     """
     if len(scores) == 1:
         return scores[0]
-    by_row = [score["row_jsd"] for score in scores if "row_jsd" in score]
-    if alike is None:
-        alike = len(by_row) == len(scores) and all(rows.keys() == by_row[0].keys() for rows in by_row)
-    merged: dict[str, Any] = {"runs": len(scores)}
+    known = [one for one in rows if one]
+    if len(known) < len(scores):
+        return {"runs": len(scores), **_merge(scores, alike=False)}
+    alike = all(one["jsd"].keys() == known[0]["jsd"].keys() for one in known)
+    merged = {"runs": len(scores), **_merge(scores, alike)}
+    for column, place in (
+        ("jsd", merged),
+        ("ceiling", merged.get("ceiling")),
+        ("split_half", merged.get("split_half")),
+    ):
+        if place is not None and place["jsd"].get("sd") is not None:
+            means = np.array(list(mean_by_row([one[column] for one in known]).values()))
+            ends = dict(zip(("low", "high"), mean_interval(means, np.ones(len(means))), strict=True))
+            place["n"] = len(means)
+            place["jsd"] |= ends
+            if "jsd_nats" in place:
+                place["jsd_nats"] |= {end: value * NATS_PER_BIT_ROOT for end, value in ends.items()}
+    return merged
+
+
+def _merge(scores: Sequence[Mapping[str, Any]], alike: bool) -> dict[str, Any]:
+    merged: dict[str, Any] = {}
     for key, first in scores[0].items():
         values: list[Any] = [score.get(key) for score in scores]
-        if key == "row_jsd":
-            continue
-        if isinstance(first, Mapping) and "value" in first:
+        if alike and all(value == first for value in values):
+            merged[key] = first
+        elif isinstance(first, Mapping) and "value" in first:
             merged[key] = _mean(values)
         elif isinstance(first, Mapping):
-            merged[key] = merge([value for value in values if isinstance(value, Mapping)], alike)
-        elif key in ("n", "ties", "without_votes", "unpredicted"):
+            merged[key] = _merge([value for value in values if isinstance(value, Mapping)], alike)
+        elif key in COUNTS:
             merged[key] = first if alike else sum(value for value in values if value is not None)
         elif key == "confusion":
             merged[key] = np.sum(values, axis=0).tolist()
         else:
             merged[key] = first
-    if len(by_row) == len(scores):
-        rows = mean_by_row(by_row)
-        low, high = mean_interval(np.array(list(rows.values())))
-        merged["n"] = len(rows)
-        merged["jsd"] = {**merged["jsd"], "low": low, "high": high}
     return merged
 
 
-def _mean(values: Sequence[Mapping[str, Any]]) -> Mapping[str, float | None]:
+def _mean(values: Sequence[Mapping[str, Any]]) -> dict[str, float | None]:
     known = [value["value"] for value in values if value and value["value"] is not None]
     if not known:
         return {"value": None, "sd": None}

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
-import json
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -16,10 +14,12 @@ from shala_audio.data.rows import Row, read_manifest, row_attributes
 from shala_audio.data.votes import mean_distribution, vote_counts
 from shala_audio.distribution import Floats, jsd
 from shala_audio.errors import UserError
+from shala_audio.evaluation.by_row import groups_of, row_key
 from shala_audio.evaluation.ceiling import human_ceiling, split_half_distance
 from shala_audio.evaluation.measures import DRAWS, all_measures, attribute_measures
 from shala_audio.evaluation.predictions import read_attributes, read_predictions
-from shala_audio.tasks import load_task
+from shala_audio.evaluation.vote_table import read_vote_table
+from shala_audio.tasks import Task, load_task
 
 FRESH = "fresh sample of the raters"
 ONE_LABEL_EACH = f"{FRESH}, each of one label"  # where raters could name several: further off than they would be
@@ -32,6 +32,7 @@ class Judged:
     Attributes:
         rows: in the order of the predictions; counts, predicted: (rows, K).
         labels: the K labels in order.
+        task: where one is known.
         manifest: all rows of the manifest.
         without_votes: predicted rows that have none.
         kept: places of the rows in the file of predictions.
@@ -41,6 +42,7 @@ class Judged:
     counts: Floats
     predicted: Floats
     labels: tuple[str, ...]
+    task: Task | None
     manifest: list[Row]
     without_votes: int
     kept: list[int]
@@ -57,28 +59,34 @@ class Judged:
 
 
 def load_judged(
-    predictions: str | Path, manifest: str | Path, labels: Sequence[str] | None = None, split: str | None = None
+    predictions: str | Path, votes: str | Path, task: Task | None = None, split: str | None = None
 ) -> Judged:
     """Read predictions and the votes on the same rows.
 
     Args:
-        predictions, manifest: the files.
-        labels: in order; those of the rows' task where not given.
+        predictions: JSON Lines or CSV (`evaluation.predictions`).
+        votes: a manifest, or a table of votes as `.csv` (`evaluation.vote_table`).
+        task: its labels in their order; where not given, the task that the manifest names, or the columns of the table.
         split: rows of other splits are left out; None keeps all.
 
     Raises:
-        UserError: an id is not in the manifest, no row has votes, or a file is not what it should be.
+        UserError: an id has no row in `votes`, no row has votes, or a file is not what it should be.
     """
-    rows = read_manifest(manifest)
-    if not rows:
-        raise UserError(f"{manifest}: has no rows")
-    names = tuple(labels) if labels else load_task(rows[0].task).label_names
+    if Path(votes).suffix.lower() == ".csv":
+        rows, names = read_vote_table(votes)
+        names = task.label_names if task else names
+    else:
+        rows = read_manifest(votes)
+        if not rows:
+            raise UserError(f"{votes}: has no rows")
+        task = task or _task_of(rows[0], votes)
+        names = task.label_names
     identities, probs = read_predictions(predictions, names)
     by_id = {row.id: row for row in rows}
     judged, kept, wanted = [], [], 0
     for index, identity in enumerate(identities):
         if identity not in by_id:
-            raise UserError(f"{predictions}: id {identity!r} is not in {manifest}")
+            raise UserError(f"{predictions}: id {identity!r} is not in {votes}")
         if split is None or by_id[identity].split == split:
             wanted += 1
             if by_id[identity].votes:
@@ -86,98 +94,98 @@ def load_judged(
                 kept.append(index)
     if not judged:
         of = f" of split {split}" if split else ""
-        raise UserError(f"{predictions}: no predicted row{of} of {manifest} has votes to score against")
-    return Judged(judged, vote_counts(judged, names), probs[kept], names, rows, wanted - len(judged), kept)
+        raise UserError(f"{predictions}: no predicted row{of} of {votes} has votes to score against")
+    return Judged(judged, vote_counts(judged, names), probs[kept], names, task, rows, wanted - len(judged), kept)
+
+
+def _task_of(row: Row, manifest: str | Path) -> Task:
+    try:
+        return load_task(row.task)
+    except UserError as error:
+        raise UserError(
+            f"{manifest}: its rows' task is {row.task}: {error}; --task names a file that describes it"
+        ) from None
 
 
 def score(
     predictions: str | Path,
-    manifest: str | Path,
-    labels: Sequence[str] | None = None,
+    votes: str | Path,
+    task: Task | None = None,
     draws: int = DRAWS,
     split: str | None = None,
 ) -> dict[str, Any]:
     """Measures of a predictions file.
 
     Args:
-        predictions: JSON Lines or CSV; every id must be a row of the manifest. Rows without votes are counted, not scored.
-        manifest: rows with votes. Its `train` rows, where there are any, give the constant prior.
-        labels: the labels in order; those of the rows' task where not given.
+        predictions: JSON Lines or CSV; every id must be a row of `votes`. Rows without votes are counted, not scored.
+        votes: manifest, or CSV of votes. Its `train` rows, where there are any, give the constant prior.
+        task: labels and attributes; where not given, as in `load_judged`.
         draws: bootstrap draws for the intervals; 0 for none.
         split: score its rows alone.
 
     Returns:
         The measures (`evaluation.measures.all_measures`); `ccc_<name>` of attributes that the predictions state; `labels`;
-        `splits`, how many rows are of which; `row_jsd`, the distance of every row, by a key (`row_key`);
-        `prior`, the same measures of the constant prior; `ceiling`, the same of a fresh sample of the raters (or of the true
-        distribution, where a simulation knows it: `ceiling["kind"]` says which); `split_half`, the distance between halves
-        of the raters. Rows whose votes were aggregated before they reached us (`extra["aggregated"]`) have no ceiling.
+        `splits`, how many rows are of which; `rows`, what is known of every single one (`evaluation.by_row`); `prior`, the
+        same measures of the constant prior; `ceiling`, the same of a fresh sample of the raters (or of the true distribution,
+        where a simulation knows it: `ceiling["kind"]` says which); `split_half`, the distance between halves of the raters.
+        Rows whose votes were aggregated before they reached us (`extra["aggregated"]`) have no ceiling.
 
     Raises:
         UserError: as `load_judged`.
     """
-    judged = load_judged(predictions, manifest, labels, split)
+    judged = load_judged(predictions, votes, task, split)
     human = judged.human
     result = all_measures(human, judged.predicted, draws)
     result["splits"] = judged.splits
     result["labels"] = list(judged.labels)
     result["without_votes"] = judged.without_votes
-    if labels is None and (task := load_task(judged.rows[0].task)).attributes:
-        names = [attribute.name for attribute in task.attributes]
-        stated, true = read_attributes(predictions, names), row_attributes(judged.rows, task)
-        if len(stated):
-            result |= attribute_measures(stated[judged.kept], true, names, draws)
+    if judged.task and judged.task.attributes:
+        names = [attribute.name for attribute in judged.task.attributes]
+        stated = read_attributes(predictions, names)[judged.kept]
+        result |= attribute_measures(stated, row_attributes(judged.rows, judged.task), names, draws)
     result["unpredicted"] = _left_over(judged)
     train = [row for row in judged.manifest if row.split == "train" and row.votes]
     if train:
         prior = np.tile(mean_distribution(train, judged.labels), (len(human), 1))
         result["prior"] = all_measures(human, prior, draws, name="prior")
-    distances = np.round(jsd(human, judged.predicted), 5).tolist()
-    return {
-        **result,
-        **ceilings(judged, draws),
-        "row_jsd": dict(zip(map(row_key, judged.rows), distances, strict=True)),
-    }
+    keys = list(map(row_key, judged.rows))
+    found, by_row = ceilings(judged, keys, draws)
+    by_row["jsd"] = _by_key(keys, jsd(human, judged.predicted))
+    by_row["group"] = dict(zip(keys, groups_of(judged.rows, judged.manifest), strict=True))
+    return {**result, **found, "rows": by_row}
 
 
-def distances_beside(score: Path) -> Path:
-    """The file of the rows' distances that belongs to a file of measures.
+def _by_key(keys: Sequence[str], distances: Floats) -> dict[str, Any]:
+    return dict(zip(keys, np.round(distances, 5).tolist(), strict=True))
 
-    >>> distances_beside(Path("exp/score_temperature.json")).name
-    'distances_temperature.json'
+
+def ceilings(judged: Judged, keys: Sequence[str], draws: int = DRAWS) -> tuple[dict[str, Any], dict[str, Any]]:
+    """`ceiling` and `split_half` of the rows with two votes or more, where their votes can tell; and both by row.
+
+    Args:
+        judged: the rows.
+        keys: of the rows.
+        draws: of the bootstrap.
     """
-    return score.with_name("distances" + score.name.removeprefix("score"))
-
-
-def row_key(row: Row) -> str:
-    """12 hexadecimal digits that tell a row from others; an id alone may mean another one in another corpus of its name.
-
-    They follow from the votes too, which could be guessed from them, so they are not for strangers.
-
-    >>> from shala_audio.data.rows import Row
-    >>> row_key(Row("a", "mini", "test", votes={"anger": 1})) == row_key(Row("a", "mini", "test", votes={"anger": 2}))
-    False
-    """
-    told = [row.id, row.text, row.votes, row.extra]
-    return hashlib.sha256(json.dumps(told, sort_keys=True).encode()).hexdigest()[:12]
-
-
-def ceilings(judged: Judged, draws: int = DRAWS) -> dict[str, Any]:
-    """`ceiling` and `split_half` of the rows with two votes or more, where their votes can tell."""
     if any(row.extra.get("aggregated") for row in judged.rows):
-        return {}
+        return {}, {}
     found: dict[str, Any] = {}
-    # One rater alone would seem to agree with everybody.
-    counts = judged.counts[np.rint(judged.counts.sum(axis=1)) >= 2]
+    by_row: dict[str, Any] = {}
+    several = np.rint(judged.counts.sum(axis=1)) >= 2  # one rater alone would seem to agree with everybody
+    counts, kept = judged.counts[several], [key for key, enough in zip(keys, several, strict=True) if enough]
     if all("true" in row.extra for row in judged.rows):
         truth = np.array([[row.extra["true"][label] for label in judged.labels] for row in judged.rows])
         found["ceiling"] = {"kind": "true distribution", **all_measures(judged.human, truth, draws, name="ceiling")}
+        by_row["ceiling"] = _by_key(keys, jsd(judged.human, truth))
     elif len(counts):
         split = not np.isclose(counts, np.rint(counts)).all()  # raters who named several labels
-        found["ceiling"] = {"kind": ONE_LABEL_EACH if split else FRESH, **human_ceiling(counts, draws)}
+        measures, distances = human_ceiling(counts, draws)
+        found["ceiling"] = {"kind": ONE_LABEL_EACH if split else FRESH, **measures}
+        by_row["ceiling"] = _by_key(kept, distances)
     if len(counts) and (halves := split_half_distance(counts, draws)) is not None:
-        found["split_half"] = halves
-    return found
+        found["split_half"], distances = halves
+        by_row["split_half"] = _by_key(kept, distances)
+    return found, by_row
 
 
 def _left_over(judged: Judged) -> int:

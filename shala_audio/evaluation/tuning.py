@@ -51,8 +51,8 @@ def choose_run(runs: Sequence[Path], manifest: Path, out: Path) -> list[tuple[di
     distances, rows = [], 0
     for run in runs:
         path = run / "predictions_dev.jsonl"
-        labels = task_from_dict(read_json(run / "shala.json")["task"], str(run / "shala.json")).label_names
-        judged = load_judged(path, manifest, labels)
+        task = task_from_dict(read_json(run / "shala.json")["task"], str(run / "shala.json"))
+        judged = load_judged(path, manifest, task)
         if others := sorted({row.split for row in judged.rows} - {"dev"}):
             raise UserError(f"{path}: has rows of {', '.join(others)}; choose on dev alone")
         rows = sum(row.split == "dev" and bool(row.votes) for row in judged.manifest)

@@ -30,7 +30,7 @@ def test_votes_that_cannot_be_parted():
     assert split_halves(np.array([[1.5, 0.5]]), np.random.default_rng(0)) is None, "a rater's split vote"
     assert split_half_distance(np.array([[1.0, 0.0]])) is None, "one rater has no halves"
     assert split_half_distance(np.array([[1.5, 0.5], [2.0, 2.0]])) is None, "what the other rows say is not the corpus"
-    assert split_half_distance(np.array([[1.0, 0.0], [2.0, 2.0]]), draws=0)["n"] == 1
+    assert split_half_distance(np.array([[1.0, 0.0], [2.0, 2.0]]), draws=0)[0]["n"] == 1
 
 
 def test_a_fresh_sample_brackets_what_a_model_can_reach():
@@ -39,9 +39,9 @@ def test_a_fresh_sample_brackets_what_a_model_can_reach():
     truth = rng.dirichlet(np.ones(4), size=3000)
     counts = rng.multinomial(10, truth).astype(float)
     reached = float(jsd(truth, counts / 10).mean())
-    ceiling = human_ceiling(counts, draws=100)["jsd"]
-    halves = split_half_distance(counts, draws=100)["jsd"]
-    nats = split_half_distance(counts, draws=0)["jsd_nats"]["value"]
+    ceiling = human_ceiling(counts, draws=100)[0]["jsd"]
+    halves = split_half_distance(counts, draws=100)[0]["jsd"]
+    nats = split_half_distance(counts, draws=0)[0]["jsd_nats"]["value"]
     assert nats == pytest.approx(halves["value"] * np.sqrt(np.log(2)))
     assert ceiling["low"] < ceiling["value"] < ceiling["high"] and halves["low"] < halves["value"] < halves["high"]
     assert ceiling["high"] < reached < halves["low"]
@@ -49,11 +49,12 @@ def test_a_fresh_sample_brackets_what_a_model_can_reach():
 
 def test_kl_has_no_ceiling():
     """A label that no new rater names would cost what the floor under the logarithm says."""
-    found = human_ceiling(COUNTS, draws=0)
+    found, by_row = human_ceiling(COUNTS, draws=0)
+    assert by_row.mean() == pytest.approx(found["jsd"]["value"])
     assert "kl" not in found and found["jsd"]["value"] > 0
 
 
 def test_many_raters_agree_with_themselves():
     counts = np.random.default_rng(5).multinomial(100_000, [0.5, 0.3, 0.2], size=20).astype(float)
-    assert human_ceiling(counts, draws=0)["jsd"]["value"] < 0.01
+    assert human_ceiling(counts, draws=0)[0]["jsd"]["value"] < 0.01
     assert fresh_sample(np.array([[0.4, 0.6]]), np.random.default_rng(0)).sum() == 1

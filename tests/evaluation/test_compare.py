@@ -9,7 +9,7 @@ from scipy.stats import permutation_test
 
 from shala_audio.data.rows import Row, write_manifest
 from shala_audio.errors import UserError
-from shala_audio.evaluation.compare import compare, paired_permutation
+from shala_audio.evaluation.compare import compare, paired_permutation, paired_test
 
 LABELS = ("entailment", "neutral", "contradiction")
 
@@ -31,6 +31,27 @@ def test_p_is_uniform_where_nothing_differs():
     assert 0.02 < np.mean(np.array(found) <= 0.1) < 0.2
 
 
+def test_rows_of_one_speaker_are_flipped_together():
+    """Half of the speakers are better by as much as the others are worse: many clips of each make no evidence."""
+    speakers = np.repeat(np.arange(8), 30)
+    gaps = np.where(speakers % 2, 0.1, -0.06) + 0.001 * np.random.default_rng(0).standard_normal(240)
+    found = paired_test(gaps, speakers.astype(str).tolist())
+    assert found.by_group and found.groups == 8 and found.rows == 240 and found.p > 0.3
+    assert found.low < 0 < found.high and paired_permutation(gaps) < 0.01
+    sums = np.bincount(speakers, weights=gaps)
+    signs = np.array(np.meshgrid(*[[-1, 1]] * 8)).reshape(8, -1)
+    exact = np.mean(np.abs(sums @ signs) >= abs(sums.sum()) - 1e-9)
+    assert found.p == pytest.approx(exact, abs=0.02), "of all 256 ways to flip them"
+    few = paired_test(gaps[:120], speakers[:120].astype(str).tolist())
+    assert few.groups == 4 and not few.by_group and few.p == paired_permutation(gaps[:120])
+
+
+def test_groups_of_other_sizes_give_the_mean_of_the_rows():
+    gaps, groups = np.array([0.1] * 50 + [-0.2, -0.1, -0.3, -0.2, 0.0, -0.1]), ["a"] * 50 + list("bcdefg")
+    found = paired_test(gaps, groups)
+    assert found.difference == pytest.approx(gaps.mean()) and found.low < 0 < found.high
+
+
 def write(path, probs) -> None:
     path.write_text("\n".join(json.dumps({"id": i, "probs": dict(zip(LABELS, p, strict=True))}) for i, p in probs))
 
@@ -41,7 +62,7 @@ def test_two_systems(tmp_path):
     for index in range(80):
         truth = rng.dirichlet([1, 1, 1])
         votes = dict(zip(LABELS, rng.multinomial(20, truth).tolist(), strict=True))
-        rows.append(Row(f"r{index}", "chaosnli", "test", text={"premise": "p"}, votes=votes))
+        rows.append(Row(f"r{index}", "chaosnli", "test", text={"premise": f"p{index}"}, votes=votes))
         good.append((f"r{index}", truth))
         bad.append((f"r{index}", [1 / 3] * 3))
     write_manifest(tmp_path / "m.jsonl", rows)
@@ -51,6 +72,7 @@ def test_two_systems(tmp_path):
     assert found["n"] == 70 and found["only_first"] == 10 and found["only_second"] == 0
     assert found["jsd"]["difference"] < 0 and found["jsd"]["p"] < 0.01 and found["accuracy"]["p"] < 0.05
     assert found["jsd"]["difference"] == pytest.approx(found["jsd"]["first"] - found["jsd"]["second"])
+    assert found["jsd"]["low"] < found["jsd"]["difference"] < found["jsd"]["high"] and found["splits"] == {"test": 70}
     same = compare(tmp_path / "good.jsonl", tmp_path / "good.jsonl", tmp_path / "m.jsonl")
     assert same["jsd"]["p"] == 1
     write(tmp_path / "other.jsonl", bad[75:])
@@ -64,7 +86,7 @@ def test_rows_are_paired(tmp_path):
     rows, one, other = [], [], []
     for index in range(60):
         votes = dict(zip(LABELS, rng.multinomial(20, rng.dirichlet([1, 1, 1])).tolist(), strict=True))
-        rows.append(Row(f"r{index}", "chaosnli", "test", text={"premise": "p"}, votes=votes))
+        rows.append(Row(f"r{index}", "chaosnli", "test", text={"premise": f"p{index}"}, votes=votes))
         human = np.array([votes[label] for label in LABELS]) / 20
         said = rng.dirichlet([1, 1, 1])
         one.append((f"r{index}", 0.99 * said + 0.01 * human))

@@ -9,7 +9,6 @@ import pytest
 from typer.testing import CliRunner
 
 from shala_audio.cli.main import app
-from shala_audio.distribution import jsd
 from shala_audio.errors import UserError
 from shala_audio.evaluation.measures import all_measures
 from shala_audio.evaluation.results import find_runs, gather, merge, table_rows
@@ -29,11 +28,21 @@ def scored(seed: int, noise: float) -> dict:
     return {
         **all_measures(human, predicted, draws=50),
         "labels": LABELS,
-        "row_jsd": {f"{seed}-{row}": float(d) for row, d in enumerate(jsd(human, predicted))},
         "prior": all_measures(human, prior, draws=50),
         "ceiling": {"kind": "fresh sample of the raters", **all_measures(human, human, draws=50)},
         "split_half": {"n": 60, "jsd": {"value": 0.2, "low": 0.1, "high": 0.3}},
     }
+
+
+def distances(seed: int, noise: float) -> dict:
+    measured = scored(seed, noise)["jsd"]["value"]
+    rng = np.random.default_rng(seed)
+    keys = [f"{seed}-{row}" for row in range(60)]
+    columns = {
+        column: dict(zip(keys, rng.normal(measured, 0.05, 60).tolist(), strict=True))
+        for column in ("jsd", "ceiling", "split_half")
+    }
+    return {**columns, "group": dict(zip(keys, keys, strict=True))}
 
 
 def training(method: str, seed: int) -> dict:
@@ -50,11 +59,15 @@ def experiments(tmp_path):
         for method, noise in (("shala_static", 0.2), ("zero_shot", 2.0)):
             folder = tmp_path / f"seed{seed}" / method
             write_json(folder / "score.json", scored(seed, noise))
+            write_json(folder / "distances.json", distances(seed, noise))
             write_json(folder / "training.json", training(method, seed))
             (folder / "log.jsonl").write_text(json.dumps({"step": 1, "loss": 0.5, "reward": 0.3}) + "\n")
         write_json(tmp_path / f"seed{seed}" / "shala_static" / "score_temperature.json", scored(seed, 0.1))
+        write_json(tmp_path / f"seed{seed}" / "shala_static" / "distances_temperature.json", distances(seed, 0.1))
         write_json(tmp_path / f"seed{seed}" / "pack" / "score.json", scored(seed, 0.2))
         write_json(tmp_path / f"seed{seed}" / "prior" / "score.json", scored(seed, 3.0))
+        write_json(tmp_path / f"seed{seed}" / "prior" / "distances.json", distances(seed, 3.0))
+        write_json(tmp_path / f"seed{seed}" / "prior" / "training.json", {"method": "prior", "seed": seed})
     return tmp_path
 
 
@@ -73,6 +86,8 @@ def test_runs_that_differ_in_the_seed_are_one_system(experiments):
         assert merged["low"] < merged["value"] < merged["high"]
         assert found.score["n"] == 120
         assert found.score["terciles"]["high"]["jsd"]["sd"] is not None
+        halves = found.score["split_half"]
+        assert halves["n"] == 120 and halves["jsd"]["low"] < halves["jsd"]["high"]
     names = [name for name, _ in table_rows(systems)]
     assert names[0] == "constant prior" and names[-2:] == [
         "ceiling: fresh sample of the raters",
@@ -104,6 +119,42 @@ def test_parts_of_a_corpus_are_kept_apart_and_seeds_are_not(experiments):
     assert [found.name for found in gather(find_runs(folders))].count("zero_shot (slots)") == 1
     write_json(experiments / "seed1" / "zero_shot" / "training.json", {**record, "data": {"max_rows": None}})
     assert "zero_shot (slots)" not in [found.name for found in gather(find_runs(folders))]
+
+
+def test_runs_that_say_nothing_of_themselves_are_no_seeds_of_each_other(experiments):
+    """Two systems of other people, each in a folder of the same name."""
+    for index, name in enumerate(("bert", "gpt")):
+        write_json(experiments / name / "run" / "score.json", scored(index, 0.3))
+    names = [found.name for found in gather(find_runs([experiments / "bert", experiments / "gpt"]))]
+    assert names == ["run [bert/run]", "run [gpt/run]"]
+
+
+def test_a_file_of_measures_is_a_system(experiments):
+    write_json(experiments / "mine.json", scored(0, 0.3))
+    write_json(experiments / "distances_mine.json", distances(0, 0.3))
+    (mine,) = find_runs([experiments / "mine.json"])
+    assert mine.system == "mine" and mine.rows["jsd"]
+    (named,) = find_runs([experiments / "seed0" / "zero_shot" / "score.json"])
+    assert named.system == "zero_shot"
+    with pytest.raises(UserError, match="holds no measures"):
+        find_runs([experiments / "seed0" / "zero_shot" / "training.json"])
+    arguments = [
+        "report",
+        str(experiments / "mine.json"),
+        str(experiments / "seed0"),
+        "--out",
+        str(experiments / "R.md"),
+    ]
+    result = CliRunner().invoke(app, [*arguments, "--reference", "mine"], catch_exceptions=False)
+    assert result.exit_code == 0 and "| mine against | rows |" in (experiments / "R.md").read_text()
+    two = [
+        "report",
+        str(experiments / "mine.json"),
+        str(experiments / "seed0" / "zero_shot"),
+        "--out",
+        str(experiments / "R.md"),
+    ]
+    assert "name one with --reference" in CliRunner().invoke(app, two).stderr
 
 
 def test_a_run_that_is_there_twice_counts_once(experiments):

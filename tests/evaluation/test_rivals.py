@@ -6,9 +6,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 from scipy.stats import permutation_test
 
+from shala_audio.errors import UserError
 from shala_audio.evaluation.compare import holm, paired
 from shala_audio.evaluation.results import Run, System, merge
-from shala_audio.evaluation.rivals import against_others, rivals
+from shala_audio.evaluation.rivals import against_others, reference, rivals
 
 
 def distances(seed: int, shift: float = 0.0, rows: int = 80, first: int = 0) -> dict[str, float]:
@@ -16,16 +17,27 @@ def distances(seed: int, shift: float = 0.0, rows: int = 80, first: int = 0) -> 
     return {f"row{first + index}": float(value) for index, value in enumerate(rng.uniform(0.2, 0.4, rows) + shift)}
 
 
-def made(name: str, *runs: dict[str, float], tmp_path, calibration: str = "") -> System:
-    scores = [
-        {"n": len(run), "ties": 3, "jsd": {"value": float(np.mean(list(run.values())))}, "row_jsd": run} for run in runs
+def made(name: str, *runs: dict[str, float], tmp_path, calibration: str = "", groups: int = 0) -> System:
+    scores = [{"n": len(run), "ties": 3, "jsd": {"value": float(np.mean(list(run.values())))}} for run in runs]
+    rows = [
+        {"jsd": run, "group": {key: str(index % groups) if groups else key for index, key in enumerate(run)}}
+        for run in runs
     ]
-    return System(name, [Run(name, tmp_path, score, {"seed": seed}, calibration) for seed, score in enumerate(scores)])
+    return System(
+        name,
+        [
+            Run(name, tmp_path, score, {"seed": seed}, calibration, one)
+            for seed, (score, one) in enumerate(zip(scores, rows, strict=True))
+        ],
+    )
+
+
+ALONE = {f"row{index}": f"row{index}" for index in range(600)}  # every row a group of its own
 
 
 def test_one_run_each_is_scipys_paired_test():
     ours, theirs = distances(0), {key: value + 0.01 for key, value in distances(1).items()}
-    found = paired([ours], [theirs])
+    found = paired([ours], [theirs], ALONE)
     gaps = np.array([ours[key] - theirs[key] for key in ours])
     expected = permutation_test(
         (gaps, np.zeros(len(gaps))), lambda x, y, axis: np.mean(x - y, axis=axis), permutation_type="samples",
@@ -38,16 +50,16 @@ def test_one_run_each_is_scipys_paired_test():
 def test_a_row_of_several_seeds_counts_once():
     """Three trainings judged on the same rows are no three test sets."""
     runs = [distances(seed) for seed in range(3)]
-    found = paired(runs, [distances(9)])
+    found = paired(runs, [distances(9)], ALONE)
     assert found.rows == 80
     gaps = [np.mean([run[key] for run in runs]) - value for key, value in distances(9).items()]
     assert found.difference == pytest.approx(np.mean(gaps))
-    assert paired([distances(0)], [distances(1, first=500)]) is None, "no row in common"
+    assert paired([distances(0)], [distances(1, first=500)], ALONE) is None, "no row in common"
 
 
 def test_seeds_with_splits_of_their_own_add_up():
     runs = [distances(0), distances(1, first=80)]
-    assert paired(runs, runs[::-1]).rows == 160
+    assert paired(runs, runs[::-1], ALONE).rows == 160
 
 
 @given(st.lists(st.floats(1e-4, 1), min_size=1, max_size=12))
@@ -66,32 +78,62 @@ def test_shala_as_the_recipe_says_is_tested_against_all_others(tmp_path):
         made("shala_exact (label_token)", distances(0), tmp_path=tmp_path),
         made("shala_exact (label_token) + temperature", distances(2), tmp_path=tmp_path, calibration="temperature"),
     ]
-    ours, found = rivals(systems)
+    ours = reference(systems)
+    found = rivals(ours, systems)
     assert ours.name == "shala_exact (label_token)" and [other.name for other, _, _ in found] == [
         systems[0].name, systems[1].name, systems[3].name,
     ]  # fmt: skip
     assert found[0][1].difference < -0.2 and found[0][2] < 0.01 and found[1][1].p == found[1][2] == 1
-    text = "\n".join(against_others(systems))
+    text = "\n".join(against_others(ours, systems))
     assert "| zero_shot (label_token) | 80 | -0.3" in text and "shala_exact (label_token) against" in text
-    assert rivals(systems[:1]) is None and against_others([System("shala", [Run("shala", tmp_path, {}, {})])] * 2) == []
+    unknown = System("shala", [Run("shala", tmp_path, {}, {})])
+    assert reference(systems[:1]) is None and against_others(unknown, [unknown, systems[0]]) == []
+    assert reference(systems, "zero_shot") is systems[0] and reference(systems, systems[3].name) is systems[3]
+    with pytest.raises(UserError, match="--reference is 'zero'"):
+        reference(systems, "zero")
+
+
+@pytest.mark.parametrize(
+    ("groups", "said"),
+    [
+        (0, "Rows count as independent"),
+        (8, "flipped together (8 such groups)"),
+        (4, "All rows are of 4 speakers, too few"),
+    ],
+)
+def test_a_table_says_what_was_flipped(tmp_path, groups, said):
+    systems = [
+        made(name, distances(seed), tmp_path=tmp_path, groups=groups) for seed, name in enumerate(("shala", "x"))
+    ]
+    assert said in "\n".join(against_others(systems[0], systems))
 
 
 def test_a_plus_in_a_folders_name_is_no_calibration(tmp_path):
     """Recipes join methods and rates with it."""
     named = made("shala_exact (label_token) [sft_soft+shala_exact_seed0/shala_exact]", distances(0), tmp_path=tmp_path)
-    ours, _ = rivals([named, made("zero_shot", distances(1), tmp_path=tmp_path)])
-    assert ours is named
+    assert reference([made("zero_shot", distances(1), tmp_path=tmp_path), named]) is named
 
 
 def test_merged_scores_count_rows_and_not_runs():
-    def score(rows: dict[str, float]) -> dict:
+    def score(rows: dict[str, float], ceiling: float) -> dict:
         jsd = {"value": float(np.mean(list(rows.values()))), "low": 0.0, "high": 1.0}
-        ceiling = {"n": 80, "ties": 3, "jsd": jsd, "terciles": {"low": {"n": 27, "jsd": jsd}}}
-        return {"n": 80, "ties": 3, "jsd": jsd, "row_jsd": rows, "ceiling": ceiling}
+        agreed = {"value": ceiling, "low": ceiling - 0.1, "high": ceiling + 0.1}
+        human = {"n": 80, "ties": 3, "jsd": agreed, "terciles": {"low": {"n": 27, "jsd": agreed}}}
+        return {"n": 80, "ties": 3, "jsd": jsd, "ceiling": human}
 
-    same = merge([score(distances(seed)) for seed in range(3)])
+    def rows(jsd: dict[str, float], ceiling: float) -> dict:
+        return {"jsd": jsd, "ceiling": {key: ceiling + 0.001 * index for index, key in enumerate(jsd)}}
+
+    runs = [distances(seed) for seed in range(3)]
+    same = merge([score(run, 0.2) for run in runs], [rows(run, 0.2) for run in runs])
     assert same["n"] == same["ceiling"]["n"] == 80 and same["ties"] == same["ceiling"]["ties"] == 3
-    assert same["ceiling"]["terciles"]["low"]["n"] == 27
+    assert same["ceiling"]["jsd"] == {"value": 0.2, "low": 0.1, "high": pytest.approx(0.3)}, "the same in all"
     assert same["jsd"]["low"] < same["jsd"]["value"] < same["jsd"]["high"] and same["jsd"]["sd"] > 0
-    other = merge([score(distances(0)), score(distances(1, first=80))])
+    runs = [distances(0), distances(1, first=80)]
+    other = merge(
+        [score(run, 0.2 + 0.1 * i) for i, run in enumerate(runs)], [rows(r, 0.2 + 0.1 * i) for i, r in enumerate(runs)]
+    )
     assert other["n"] == other["ceiling"]["n"] == 160 and other["ties"] == 6
+    assert other["ceiling"]["terciles"]["low"]["n"] == 54
+    ceiling = other["ceiling"]["jsd"]
+    assert ceiling["value"] == pytest.approx(0.25) and 0.25 < ceiling["low"] < 0.25 + 0.001 * 39.5 < ceiling["high"]

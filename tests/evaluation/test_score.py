@@ -16,8 +16,10 @@ from shala_audio.cli.main import app
 from shala_audio.data.chaosnli import prepare
 from shala_audio.data.rows import Row, read_manifest, write_manifest
 from shala_audio.errors import UserError
+from shala_audio.evaluation.by_row import groups_of, row_key
 from shala_audio.evaluation.results import table_rows
-from shala_audio.evaluation.score import row_key, score
+from shala_audio.evaluation.score import score
+from shala_audio.evaluation.vote_table import read_vote_table
 from shala_audio.files import read_json
 from tests.evaluation.helpers import system
 
@@ -63,11 +65,11 @@ def test_rows_of_several_splits_are_not_mixed_unawares(tmp_path, manifest):
     whole, test = score(found, manifest), score(found, manifest, split="test")
     assert whole["splits"] == {"train": 2, "test": 2} and test["splits"] == {"test": 2}
     assert test["n"] == 2 and test["jsd"]["value"] > whole["jsd"]["value"]
-    assert sum(test["row_jsd"].values()) / 2 == pytest.approx(test["jsd"]["value"], abs=1e-5)
+    assert sum(test["rows"]["jsd"].values()) / 2 == pytest.approx(test["jsd"]["value"], abs=1e-5)
     out = ["--out", str(tmp_path / "score.json")]
     said = CliRunner().invoke(app, ["score", str(found), str(manifest), *out]).stderr
-    assert "row_jsd" not in read_json(tmp_path / "score.json"), "it tells of votes, and a score is published"
-    assert read_json(tmp_path / "distances.json") == whole["row_jsd"]
+    assert "rows" not in read_json(tmp_path / "score.json"), "it tells of votes, and a score is published"
+    assert read_json(tmp_path / "distances.json") == whole["rows"]
     assert "2 of train, 2 of test" in said and "--split test" in said
     assert (
         "several splits"
@@ -77,6 +79,7 @@ def test_rows_of_several_splits_are_not_mixed_unawares(tmp_path, manifest):
         score(found, manifest, split="dev")
     both = ["compare", str(found), str(found), str(manifest), "--split", "test", "--out", str(tmp_path / "c.json")]
     assert CliRunner().invoke(app, both).exit_code == 0 and read_json(tmp_path / "c.json")["n"] == 2
+    assert "2 of train, 2 of test" in CliRunner().invoke(app, both[:4]).stderr
 
 
 def test_a_csv_of_another_system(tmp_path, manifest):
@@ -88,6 +91,62 @@ def test_a_csv_of_another_system(tmp_path, manifest):
     (tmp_path / "p.csv").write_text("id,entailment,neutral,contradiction\nc,a,b,c\n")
     with pytest.raises(UserError, match="p.csv:2: not numbers"):
         score(tmp_path / "p.csv", manifest)
+
+
+def test_votes_as_a_csv_need_no_manifest(tmp_path, manifest):
+    (tmp_path / "v.csv").write_text(
+        "id,split,speaker,entailment,neutral,contradiction\na,train,x,10,0,0\nb,train,x,,10,\nc,test,y,5,5,0\nd,test,y,0,1,4\n"
+    )
+    found = predictions(tmp_path / "p.jsonl", c=[0.4, 0.6, 0], d=[0, 0.2, 0.8])
+    ours, theirs = score(found, tmp_path / "v.csv"), score(found, manifest)
+    rows = ours.pop("rows"), theirs.pop("rows")
+    assert ours == theirs and ours["prior"]["jsd"]["value"] > 0.3
+    assert list(rows[0]["jsd"].values()) == list(rows[1]["jsd"].values())
+    assert len(set(rows[0]["group"].values())) == 1, "one speaker"
+    (tmp_path / "p.csv").write_text("id,contradiction,neutral,entailment\nc,0,0.6,0.4\nd,0.8,0.2,0\n")
+    result = CliRunner().invoke(app, ["score", str(tmp_path / "p.csv"), str(tmp_path / "v.csv"), "--bootstrap", "0"])
+    assert result.exit_code == 0 and json.loads(result.stdout)["jsd"]["value"] == pytest.approx(ours["jsd"]["value"])
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("name,a,b\nx,1,2\n", "the header is name, a, b; id and a column a label"),
+        ("id,a\nx,1\n", "id and a column a label"),
+        ("id,a,b\nx,1,2\nx,1,2\n", "v.csv:3: id 'x' appears twice"),
+        ("id,a,b\nx,1,many\n", "v.csv:2: votes for 'b' are 'many'"),
+        ("id,a,b\nx,1,-1\n", "votes for 'b' are '-1'"),
+        ("id,a,b\nx,1,nan\n", "votes for 'b' are 'nan'"),
+        ("id,a,b\n,1,1\n", "v.csv:2: `id` is empty"),
+        ("id,split,a,b\nx,tset,1,1\n", "split is 'tset'"),
+        ("id,a,b\n", "has no rows"),
+    ],
+)
+def test_a_wrong_table_of_votes_is_named(tmp_path, text, message):
+    (tmp_path / "v.csv").write_text(text)
+    with pytest.raises(UserError, match=message):
+        read_vote_table(tmp_path / "v.csv")
+
+
+def test_a_manifest_of_an_unknown_task_asks_for_one(tmp_path):
+    write_manifest(tmp_path / "m.jsonl", [Row("a", "mine", "test", text={"t": "x"}, votes={"neutral": 1})])
+    with pytest.raises(UserError, match="m.jsonl: its rows' task is mine: .*--task names a file"):
+        score(predictions(tmp_path / "p.jsonl", a=[0.2, 0.3, 0.5]), tmp_path / "m.jsonl")
+
+
+def test_rows_of_one_speaker_or_premise_are_a_group(tmp_path):
+    rows = [
+        Row("a", "t", "test", "Ann", votes={"x": 1}),
+        Row("b", "t", "test", "Ann", votes={"x": 2}),
+        Row("c", "t", "test", "Ben"),
+        Row("d", "t", "test", text={"premise": "p", "hypothesis": "1"}),
+        Row("e", "t", "test", text={"premise": "p", "hypothesis": "2"}),
+        Row("f", "t", "test", text={"comment": "p"}),
+        Row("g", "t", "test", text={"comment": "p"}),
+    ]
+    found = groups_of(rows, rows)
+    assert [found.index(group) for group in found] == [0, 0, 2, 3, 3, 5, 6]
+    assert groups_of(rows[1:2], rows)[0] == row_key(rows[0])
 
 
 def test_the_ceiling_is_the_raters_own_agreement(tmp_path, manifest):
