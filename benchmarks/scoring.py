@@ -48,11 +48,12 @@ def main() -> None:
         found = score(folder / "predictions.jsonl", folder / "manifest.jsonl")
         seconds = time.perf_counter() - start
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**10
-    print(f"{ROWS:,} rows, all measures, 1,000 draws: {seconds:.1f} s, peak {peak:,.0f} MB")
+    print(f"{ROWS:,} rows, all measures, 1,000 draws: {seconds:.1f} s, peak {peak:,.0f} MB (aims: 60 s, 2,048 MB)")
     start = time.perf_counter()
     distances = [jensenshannon(p, q, base=2) for p, q in zip(human, predicted, strict=True)]
     print(f"SciPy's distance alone, row by row, no interval: {time.perf_counter() - start:.1f} s")
     assert abs(float(np.mean(distances)) - found["jsd"]["value"]) < 1e-9
+    assert seconds < 60 and peak < 2048, "an aim is missed"
 
 
 if __name__ == "__main__":

@@ -35,10 +35,10 @@ Methods: zero_shot (for sound, heard through an untrained ear), few_shot (text),
 shala_unweighted, shala_static, shala_dynamic; with label_token shala_exact; with slots and verbalized grpo_majority, grpo_jsd.
 All have as many passes in stage 4, after the same warm start (sft_hard after one on hard labels, and it leaves out rows whose
 first place is tied). The method named last is also calibrated on dev, and packed. The constant prior, and for sound a linear
-and an attentive classifier, stand in every table."
+and an attentive classifier, stand in every table (prior, linear, attentive: for a table of these and zero_shot alone)."
 
 arguments=("$@")
-corpus= modality=text model= usual_model= part=snli task= secondary= copies= usual_copies=0 skip_bad= title= audio_dir=
+corpus= modality=text model= usual_model= part= task= secondary= copies= usual_copies=0 skip_bad= title= audio_dir=
 stage=1 stop_stage=7 corpus_root= method=shala readout=label_token config= learning_rate= exp= nproc= max_rows= seed=0 split_seed= fold=
 options="corpus modality model usual_model part task secondary copies usual_copies skip_bad title audio_dir recipe stage stop_stage corpus_root method readout config learning_rate exp nproc max_rows seed split_seed fold"
 recipe=
@@ -58,7 +58,9 @@ while [ $# -gt 0 ]; do
   esac
 done
 
-copies=${copies:-$usual_copies} # a recipe's default
+given_copies=$copies copies=${copies:-$usual_copies} # a recipe's default
+[[ -z $part || $corpus == chaosnli ]] || die "--part: $corpus has no parts"
+part=${part:-snli}
 split_seed=${split_seed:-$seed}
 for name in stage stop_stage seed split_seed copies; do
   [[ ${!name} =~ ^[0-9]+$ ]] || die "--$name is '${!name}': a whole number is needed"
@@ -76,6 +78,7 @@ number='[0-9]+(\.[0-9]+)?([eE]-?[0-9]+)?'
 case $modality in audio | text | audio+text) ;; *) die "--modality $modality: see --help" ;; esac
 hears= # yes where sound goes in
 case $modality in *audio*) hears=yes ;; esac
+[[ -n $hears || -z $given_copies$skip_bad ]] || die "--copies and --skip_bad are for sound, and none goes in"
 if [ -z "$usual_model" ]; then if [ -n "$hears" ]; then usual_model=speech; else usual_model=text; fi; fi
 model=${model:-$usual_model}
 case $readout in label_token | slots | verbalized) ;; *) die "--readout $readout: see --help" ;; esac
@@ -92,12 +95,15 @@ fi
 for name in $chosen; do
   case $name in
     zero_shot | warm_start | sft_hard | sft_soft | shala | shala_unweighted | shala_static | shala_dynamic) ;;
+    prior) ;;
+    linear | attentive) [ -n "$hears" ] || die "--method $name: for sound only" ;;
     few_shot) [ -z "$hears" ] || die "--method few_shot: for text only, an untrained projector says nothing" ;;
     shala_exact) [ "$readout" = label_token ] || die "--method shala_exact goes with --readout label_token" ;;
     grpo_majority | grpo_jsd) [ "$readout" != label_token ] || die "--method $name goes with --readout slots or verbalized" ;;
     *) die "--method $name: see --help" ;;
   esac
 done
+chosen=$(tr ' ' '\n' <<< "$chosen" | grep -vxE 'prior|linear|attentive' || true) # they are in every table
 
 . "$recipe/path.sh"
 . "$recipe/cmd.sh"
@@ -111,7 +117,8 @@ if [ -f "$recipe/task.yaml" ]; then
 fi
 
 split=${task:+${task}_}seed$split_seed${max_rows:+_max$max_rows}${secondary:+_secondary$secondary}
-[ "$corpus" != chaosnli ] || split=${split}_$part
+part_title=
+[ "$corpus" != chaosnli ] || split=${split}_$part part_title=" ($part)"
 input= # where it is not what the recipe is made for
 case $corpus:$modality in crema_d:audio | msp_podcast:audio | mini:*) ;; crema_d:* | msp_podcast:*) input=_$modality ;; esac
 other= # what is not the recipe's default, so that such a run takes no other's place
@@ -145,9 +152,10 @@ if [ "$fold" = all ]; then # every fold in turn, then their predictions together
   for predictions in "$exp"/pooled/*/predictions*.jsonl; do
     shala-audio score "$predictions" "$exp/pooled/manifest.jsonl" --out "$(score_file "$predictions")"
   done
+  splits=$(cat "$recipe"/data/"${split}"_fold[0-4]/summary.json | grep -o '"split_sha256": "[0-9a-f]\{16\}' | grep -o '[0-9a-f]*$' | paste -sd ' ')
   shala-audio report "$exp/pooled" --data "$recipe/data/${split}_fold0" --out "$exp/RESULTS.md" \
-    --title "$corpus, $readout, seed $seed, five folds pooled" \
-    --note "Every row is predicted by the one of five models that did not learn from its fold; counts of rows below are fold 0's."
+    --title "${title:-$corpus${part_title}, $readout, seed $seed, five folds pooled}" \
+    --note "Every row is predicted by the one of five models that did not learn from its fold. Splits of the folds, sha256: $splits; counts of rows below are fold 0's."
   exit 0
 fi
 
@@ -212,7 +220,7 @@ if wants 1; then
     if [ -n "$task_file" ]; then
       "$recipe/local/data.sh" "$corpus_root" "$data" "$split_seed" ${max_rows:+--max-rows "$max_rows"}
     else
-      shala-audio prepare "$corpus" --source "$corpus_root" --out "$data" --seed "$split_seed" --part "$part" \
+      shala-audio prepare "$corpus" --source "$corpus_root" --out "$data" --seed "$split_seed" ${part_title:+--part "$part"} \
         ${max_rows:+--max-rows "$max_rows"} ${fold:+--fold "$fold"} \
         ${task:+--task "$task"} ${secondary:+--secondary "$secondary"}
     fi
@@ -297,7 +305,7 @@ if wants 5; then
   begin 5 "predict"
   need "$exp/.done_3" 3
   for system in "${systems[@]}"; do rm -f "$exp/$system"/{predictions,score,calibration}*.json*; done
-  shala-audio baseline prior "$manifest" "${judged_by[@]}" --out "$exp/prior/predictions.jsonl"
+  shala-audio baseline prior "$manifest" --seed "$seed" "${judged_by[@]}" --out "$exp/prior/predictions.jsonl"
   for system in "${trained[@]}"; do
     case $system in zero_shot | few_shot | warm_start) ;; *) need "$exp/.done_4" 4 ;; esac
     "${predict_cmd[@]}" predict "$exp/$system" "$manifest" --split test "${feature_options[@]}" \
@@ -336,7 +344,7 @@ if wants 6; then
     folders+=("$exp/$system")
   done
   shala-audio report "${folders[@]}" --data "$data" --out "$exp/RESULTS.md" \
-    --title "${title:-$corpus, $readout, seed $seed${fold:+, fold $fold}}"
+    --title "${title:-$corpus${part_title}, $readout, seed $seed${fold:+, fold $fold}}"
   touch "$exp/.done_6"
 fi
 

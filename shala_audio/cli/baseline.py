@@ -19,7 +19,7 @@ def baseline(
     out: Annotated[Path, typer.Option(help="File for the predictions of the test rows.")],
     features: Annotated[Path | None, typer.Option(help="Folder of features, for linear and attentive.")] = None,
     task: TaskOption = None,
-    seed: Annotated[int, typer.Option(help="Of attentive.")] = 0,
+    seed: Annotated[int, typer.Option(help="Of attentive; on record for all.")] = 0,
     copies: Annotated[
         int,
         typer.Option(help="Perturbed copies of each training clip, of those that `features --copies` has made.", min=0),
@@ -53,6 +53,7 @@ def baseline(
         train = [row for row in rows if row.split == "train" and row.votes]
         prior = LabelDistribution(chosen.label_names, mean_distribution(train, chosen.label_names))
         write_predictions(out, [(row.id, prior) for row in rows if row.split == "test" and row.votes])
+        write_json(out.parent / "training.json", {"method": kind, "task": chosen.name, "seed": seed})
     else:
         if features is None:
             raise UserError(f"--features: the {kind} classifier needs the folder of features")

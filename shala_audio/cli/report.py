@@ -158,13 +158,24 @@ def _trainings(runs: Sequence[Run]) -> list[str]:
     lines += ["", *_choices(trained), "Commands:", ""]
     commands = [line for run in trained for line in (*run.training.get("before", []), run.training["command"])]
     lines += [f"    {command}" for command in dict.fromkeys(commands)]
-    models = {(run.training["lm"], run.training["lm_sha256"][:16]) for run in trained if run.training.get("lm")}
-    named = "; ".join(f"{lm}, sha256 {sha or 'not known'}" for lm, sha in sorted(models))
     used = dict.fromkeys(
         ", ".join(f"{name} {number}" for name, number in run.training["versions"].items()) for run in trained
     )
-    lines += ["", f"Language model {named}. Versions: {'; or '.join(used)}."]
+    commits = dict.fromkeys(run.training["revision"] for run in trained if run.training.get("revision"))
+    code = f" Commit of the code: {', '.join(commits)}." if commits else ""
+    lines += ["", f"{_base_models(trained)} Versions: {'; or '.join(used)}.{code}"]
     return [*lines, ""]
+
+
+def _base_models(trained: Sequence[Run]) -> str:
+    """Language model and encoder, each with the hash of its weights."""
+    sentences = []
+    for what, key in (("Language model", "lm"), ("Encoder", "encoder")):
+        found = {(run.training[key], run.training[f"{key}_sha256"][:16]) for run in trained if run.training.get(key)}
+        if found:
+            named = "; ".join(f"{name}, sha256 {sha or 'not known'}" for name, sha in sorted(found))
+            sentences.append(f"{what} {named}.")
+    return " ".join(sentences)
 
 
 def _choices(trained: Sequence[Run]) -> list[str]:

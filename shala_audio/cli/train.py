@@ -112,3 +112,5 @@ def _check_presets(arguments: list[str], config: ShalaConfig) -> None:
         ):  # argparse takes short forms
             preset = f"method {config.method} means {name} {getattr(config, name)}"
             raise UserError(f"--{name} {given}: {preset}; leave one of the two out")
+    if idle := [name for name in config.idle if name in flags]:
+        raise UserError(f"--{idle[0]}: has no part in method {config.method} with these settings; leave it out")

@@ -54,8 +54,10 @@ def pool_folds(folds: Sequence[Fold], out: Path) -> list[str]:
         records = [fold.experiment / system / "training.json" for fold in folds]
         if all(record.is_file() for record in records):
             found = [read_json(record) for record in records]
-            cost: dict[str, Any] = {"seconds": sum(one["seconds"] for one in found)}
-            cost["peak_mb"] = max(one["peak_mb"] for one in found)
+            cost: dict[str, Any] = {}
+            if all("seconds" in one for one in found):  # the constant prior has none
+                cost["seconds"] = sum(one["seconds"] for one in found)
+                cost["peak_mb"] = max(one["peak_mb"] for one in found)
             if any("tuned" in one for one in found):  # by each fold on its own dev rows
                 if not all("tuned" in one for one in found):
                     raise UserError(f"{system}: its settings were chosen on dev in some folds and not in others")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 import time
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 from functools import cache
 from importlib.util import find_spec
@@ -15,7 +16,7 @@ from trl import GRPOConfig
 from shala_audio.errors import UserError, not_one_of
 from shala_audio.files import read_json
 from shala_audio.training.ambiguity import AmbiguitySettings
-from shala_audio.training.methods import METHODS, without_part
+from shala_audio.training.methods import METHODS, idle_weights, without_part
 
 
 @cache
@@ -170,26 +171,46 @@ class ShalaConfig(GRPOConfig):
         if self.readout not in METHODS[self.method].readouts:
             allowed = " or ".join(METHODS[self.method].readouts)
             raise UserError(f"method {self.method} goes with readout {allowed}, not {self.readout}")
+        grouped: list[str] = []  # settings of rollouts, where there are none
         if METHODS[self.method].loss != "reinforced" or self.readout == "label_token":
+            defaults = type(self).__dataclass_fields__
+            names = ("num_generations", "steps_per_generation")
+            grouped = [name for name in names if getattr(self, name) != defaults[name].default]
             # No rollouts: whatever the batch, let it count as one group, so that TRL's checks of groups pass.
             rows = self.per_device_train_batch_size * self.gradient_accumulation_steps
             self.steps_per_generation = self.gradient_accumulation_steps * (2 if rows == 1 else 1)
             self.num_generations = max(rows, 2)
         super().__post_init__()
-        self._check_idle()
+        self._check_idle(grouped)
 
-    def _check_idle(self) -> None:
-        """Refuse settings that the method would not read; supervised methods share a file with SHALA, so there it is said."""
+    def _check_idle(self, grouped: list[str]) -> None:
+        """Refuse settings that the method would not read. Where methods that do read them may share the file, it is said, and
+        `idle` names them.
+
+        Args:
+            grouped: settings of rollouts that were given, where there are none.
+        """
+        self.idle: list[str] = []
         loss = METHODS[self.method].loss
-        defaults = type(self).__dataclass_fields__
-        names = sorted(without_part(self.method, self.readout))
-        idle = [name for name in names if getattr(self, name) not in (defaults[name].default, None)]
-        if not idle or loss == "none":
+        if loss == "none":
             return
-        what = f"{', '.join(idle)}: no part in method {self.method} with readout {self.readout}"
-        if loss == "reinforced":
+        defaults = type(self).__dataclass_fields__
+
+        def given(names: Iterable[str]) -> list[str]:
+            return [name for name in sorted(names) if getattr(self, name) not in (defaults[name].default, None)]
+
+        unread = given(without_part(self.method, self.readout))
+        if unread and loss == "reinforced":
+            what = f"{', '.join(unread)}: no part in method {self.method} with readout {self.readout}"
             raise UserError(f"{what}; leave it out, or take another readout")
-        print(what, file=sys.stderr)
+        weights = given(idle_weights(self.ambiguity, self.ambiguity_entropy)) if loss == "reinforced" else []
+        self.idle = unread + grouped + weights
+        if unread or grouped:
+            what = f"method {self.method} with readout {self.readout}"
+            print(f"{', '.join(unread + grouped)}: no part in {what}", file=sys.stderr)
+        if weights:
+            kind = f"ambiguity {self.ambiguity} and ambiguity_entropy {self.ambiguity_entropy}"
+            print(f"{', '.join(weights)}: no part with {kind}", file=sys.stderr)
 
     def ambiguity_settings(self) -> AmbiguitySettings:
         """The fields `ambiguity*`, gathered."""

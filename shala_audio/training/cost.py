@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import resource
 import shlex
+import shutil
+import subprocess
 import sys
 from importlib.metadata import version
 from pathlib import Path
@@ -26,10 +28,21 @@ def cost_record(seed: int, seconds: float, manifest: Path) -> dict[str, Any]:
         "peak_mb": round(peak / (2**20 if sys.platform == "darwin" else 2**10)),
         "manifest_sha256": file_sha256(manifest),
         "versions": {name: version(name) for name in PACKAGES},
+        "revision": revision(),
     }
     if torch.cuda.is_available():
         record["peak_gpu_mb"] = round(torch.cuda.max_memory_allocated() / 2**20)
     return record
+
+
+def revision() -> str | None:
+    """The commit of this package's code, `-dirty` where the files differ from it; None where it is no clone."""
+    place = Path(__file__).parents[2]
+    if not (place / ".git").exists() or not shutil.which("git"):
+        return None
+    ask = ["git", "-C", str(place), "describe", "--always", "--dirty", "--abbrev=12", "--exclude=*"]
+    done = subprocess.run(ask, capture_output=True, text=True, check=False)
+    return done.stdout.strip() or None
 
 
 def command_line(arguments: list[str]) -> str:

@@ -83,6 +83,18 @@ def without_part(method: str, readout: str) -> frozenset[str]:
         return OF_SAMPLES | OF_FREE_TEXT | OF_THE_EXACT | OF_WEIGHTS
     return {
         "label_token": OF_SAMPLES | OF_FREE_TEXT,
-        "slots": OF_FREE_TEXT | OF_THE_EXACT,
+        "slots": OF_FREE_TEXT | OF_THE_EXACT | {"invalid_reward"},  # every answer in slots can be read
         "verbalized": OF_THE_EXACT,
     }[readout]
+
+
+def idle_weights(ambiguity: str, entropy: str) -> frozenset[str]:
+    """Names of settings that weights of this kind, with this estimator of entropy, do not read.
+
+    >>> sorted(idle_weights("static", "dirichlet"))
+    ['ambiguity_memory']
+    """
+    if ambiguity == "off":
+        return OF_WEIGHTS - {"ambiguity", "ambiguity_sampling"}
+    memory = {"ambiguity_memory"} if ambiguity == "static" else set()
+    return frozenset(memory if entropy == "dirichlet" else memory | {"ambiguity_alpha"})

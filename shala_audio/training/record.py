@@ -13,10 +13,11 @@ from shala_audio.audio.features import FeatureStore
 from shala_audio.data.rows import Row
 from shala_audio.files import file_sha256, read_json
 from shala_audio.models.folder import TRAINED
+from shala_audio.models.sources import base_sha256
 from shala_audio.models.speech_lm import SpeechLM
 from shala_audio.training.config import ShalaConfig
 from shala_audio.training.cost import cost_record, shorten
-from shala_audio.training.methods import METHODS, without_part
+from shala_audio.training.methods import METHODS, idle_weights, without_part
 
 # Where a run writes and what it says while it runs: not part of what it computes.
 NOT_SETTINGS = {
@@ -30,7 +31,10 @@ QUIET = ("logging_", "save_", "hub_", "push_", "log_", "trackio_")
 def settings(config: ShalaConfig) -> dict[str, Any]:
     """The settings of a run that differ from the defaults and change what it computes, and its learning rate."""
     found = {}
-    idle = NOT_SETTINGS | without_part(config.method, config.readout)
+    idle = NOT_SETTINGS | without_part(config.method, config.readout) | {"few_shot_examples"}
+    idle |= idle_weights(config.ambiguity, config.ambiguity_entropy)
+    if config.init or METHODS[config.method].loss != "supervised":
+        idle |= {"ear_epochs"}
     for field in fields(config):
         value = getattr(config, field.name)
         if field.name in idle or field.name.startswith(QUIET) or not field.init:
@@ -81,6 +85,7 @@ def run_record(config: ShalaConfig, model: SpeechLM, seconds: float, resumed: bo
     """
     trained = METHODS[config.method].loss != "none"
     encoder = shorten(model.model_config.encoder) if model.model_config.encoder else None
+    heard_with = {"encoder": encoder, "encoder_sha256": base_sha256(str(model.model_config.encoder))} if encoder else {}
     return {
         "method": config.method,
         "readout": model.readout,
@@ -96,6 +101,7 @@ def run_record(config: ShalaConfig, model: SpeechLM, seconds: float, resumed: bo
         "trained_parameters": sum(p.numel() for p in model.parameters() if p.requires_grad) if trained else 0,
         "lm": shorten(model.model_config.lm),
         "lm_sha256": model.lm_sha256,
+        **heard_with,
         "model": {**model.model_config.to_dict(), "lm": model.lm_sha256 or model.model_config.lm, "encoder": encoder},
     }
 

@@ -125,6 +125,8 @@ def _fit(model: SpeechLM, config: ShalaConfig) -> tuple[bool, dict[str, Any] | N
             f"{config.n_gpu} GPUs are visible to one process: start it with `accelerate launch` (configs/accelerate), or "
             "let it see one GPU (CUDA_VISIBLE_DEVICES=0)"
         )
+    if config.copies and not model.task.has_audio:
+        raise UserError("copies: no sound goes into this task, so there are no perturbed copies of it")
     features = None
     if model.task.has_audio and config.features:
         features = FeatureStore(config.features, model.model_config.encoder_identity())

@@ -32,6 +32,8 @@ def make_folds(folder, tests=(("a", "b"), ("c", "d")), systems=("shala", "prior"
             folder / f"fold{index}" / "shala" / "training.json",
             {"seconds": 10 + index, "peak_mb": 5 - index, "before": [f"warm {index}"], "command": f"train {index}"},
         )
+        if "prior" in systems:
+            write_json(folder / f"fold{index}" / "prior" / "training.json", {"method": "prior", "seed": 0})
         folds.append(Fold(folder / f"fold{index}", manifest))
     return folds
 
@@ -44,6 +46,7 @@ def test_every_row_is_predicted_once(tmp_path):
     assert read_json(tmp_path / "out" / "shala" / "training.json") == {
         "seconds": 21, "peak_mb": 5, "folds": 2, "before": ["warm 0", "train 0", "warm 1"], "command": "train 1"
     }  # fmt: skip
+    assert read_json(tmp_path / "out" / "prior" / "training.json") == {"method": "prior", "seed": 0, "folds": 2}
     assert not (tmp_path / "out" / "shala" / "predictions_dev.jsonl").exists()
 
 

@@ -49,7 +49,8 @@ def training(method: str, seed: int) -> dict:
     return {
         "method": method, "readout": "slots", "seed": seed, "seconds": 60.0, "peak_mb": 1234, "precision": "fp32",
         "trained_parameters": 1000, "command": f"shala-audio train --seed {seed}", "lm": "tiny", "lm_sha256": "ab" * 32,
-        "manifest_sha256": "cd" * 32, "versions": {"torch": "2"},
+        "manifest_sha256": "cd" * 32, "versions": {"torch": "2"}, "encoder": "ear", "encoder_sha256": "ef" * 32,
+        "revision": "0123456789ab",
     }  # fmt: skip
 
 
@@ -189,7 +190,18 @@ def test_the_report_has_everything(experiments):
     assert result.exit_code == 0
     assert "Tiny" in result.stdout and "constant prior" in result.stdout and "±" in result.stdout
     text = out.read_text()
-    for part in ("# Tiny", "A caveat.", "constant prior", "±", "most contested third", "1,234", "abababab", "torch 2"):
+    for part in (
+        "# Tiny",
+        "A caveat.",
+        "constant prior",
+        "±",
+        "most contested third",
+        "1,234",
+        "Encoder ear, sha256 efef",
+        "abababab",
+        "torch 2",
+        "code: 0123456789ab.",
+    ):
         assert part in text, part
     assert "    shala-audio train --seed 1" in text
     assert "| shala_static (slots) against | rows |" in text and "2 seeds, each with test rows of its own" in text

@@ -1,11 +1,13 @@
 from __future__ import annotations
 
+import re
 from zlib import crc32
 
 import pytest
 import torch
 from scipy.spatial.distance import jensenshannon
 
+from shala_audio.cli.train import parse
 from shala_audio.errors import UserError
 from shala_audio.training.data import build_dataset
 from shala_audio.training.objective import js_divergence
@@ -318,8 +320,43 @@ def test_a_setting_without_a_part_is_refused(tmp_path, capsys, readout, setting)
     from shala_audio.training.record import settings
 
     supervised = config(tmp_path, method="sft_soft", readout=readout, **setting)
-    assert f"{next(iter(setting))}: no part in method sft_soft" in capsys.readouterr().err
+    assert re.search(f"{next(iter(setting))}.*: no part in method sft_soft", capsys.readouterr().err)
     assert not set(setting) & set(settings(supervised))
+
+
+@pytest.mark.parametrize(
+    ("given", "idle"),
+    [
+        ({"ambiguity": "off", "ambiguity_lambda": 0.9}, ["ambiguity_lambda"]),
+        ({"method": "shala_unweighted", "ambiguity_entropy": "dirichlet"}, ["ambiguity_entropy"]),
+        ({"ambiguity": "static", "ambiguity_memory": 0.9}, ["ambiguity_memory"]),
+        ({"ambiguity": "dynamic", "ambiguity_alpha": 0.9}, ["ambiguity_alpha"]),
+        ({"ambiguity": "dynamic", "ambiguity_memory": 0.9}, []),
+        ({"ambiguity_entropy": "dirichlet", "ambiguity_alpha": 0.9}, []),
+    ],
+)
+def test_settings_of_weights_that_are_not_read_are_said_and_not_recorded(tmp_path, capsys, given, idle):
+    from shala_audio.training.record import settings
+
+    found = config(tmp_path, **given)
+    assert found.idle == ["num_generations", *idle] and not set(idle) & set(settings(found))
+    assert (f"{', '.join(idle)}: no part with ambiguity" in capsys.readouterr().err) == bool(idle)
+    if not idle:
+        assert set(given) - {"ambiguity"} <= set(settings(found))
+
+
+def test_rollouts_have_no_part_in_the_exact_objective(tmp_path, capsys):
+    assert config(tmp_path, readout="label_token", num_generations=4).idle == ["num_generations"]
+    assert "num_generations: no part in method shala with readout label_token" in capsys.readouterr().err
+    assert config(tmp_path, readout="slots", num_generations=4).idle == []
+    with pytest.raises(UserError, match="invalid_reward: no part"):
+        config(tmp_path, readout="slots", invalid_reward=0.5)
+
+
+def test_an_idle_flag_is_refused(tmp_path):
+    given = ["--method", "shala", "--ambiguity", "static", "--ambiguity_memory", "0.9", "--manifest", "m.jsonl"]
+    with pytest.raises(UserError, match="--ambiguity_memory: has no part"):
+        parse([*given, "--task", "mini", "--model", "speech_frozen", "--output_dir", str(tmp_path)])
 
 
 def test_a_preset_is_whole(tmp_path):
