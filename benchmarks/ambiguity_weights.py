@@ -1,29 +1,35 @@
 """What ambiguity weights do, on `mini`, where the true distribution is known: off, static and dynamic, by λ, over 5 seeds.
 
-For each seed (of the corpus, the split and the training) one warm start, and from it one pass of the exact objective under
-each setting. Distances are to the *true* distribution of the held-out speakers' clips, over all rows and over the third
-that listeners truly disagree about most. Intervals: bootstrap over seeds and rows of the paired difference to "off".
+For each seed (of the corpus, the split and the training) one warm start, and from it the recipe's passes of the exact
+objective under each setting. Distances are to the *true* distribution of the held-out speakers' clips, over all rows and over
+the third that listeners truly disagree about most. Intervals: Student's t over the seeds' paired differences to "off".
 
-    python -m benchmarks.ambiguity_weights --out exp/weights      # about an hour on two cores; goes on where it stopped
+    python -m benchmarks.ambiguity_weights --out exp/weights      # two hours on two cores; goes on where it stopped
+
+What the recipe has trained already need not be trained again: put its experiment of a seed, its data and its features into
+`exp/weights/seed0` as folders `warm_start`, `off`, `static_0.5`, `dynamic_0.5`, `data` and `features`.
 """
 
 from __future__ import annotations
 
 import argparse
-import json
-from collections.abc import Mapping
+import csv
+import io
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
+from scipy.stats import t
 
 from shala_audio.audio.encoders import load_encoder
 from shala_audio.audio.features import FeatureStore, write_features
 from shala_audio.cli.train import parse
 from shala_audio.data.mini import prepare
 from shala_audio.data.prepare import write_prepared
-from shala_audio.data.rows import read_manifest
-from shala_audio.distribution import Floats, entropy, jsd
-from shala_audio.files import CONFIGS, write_json, write_text
+from shala_audio.data.rows import Row, read_manifest
+from shala_audio.distribution import entropy, jsd
+from shala_audio.evaluation.predictions import read_predictions, write_predictions
+from shala_audio.files import CONFIGS, write_text
 from shala_audio.inference.predictor import Predictor
 from shala_audio.models.config import load_model_config
 from shala_audio.models.sources import locate
@@ -33,7 +39,7 @@ from shala_audio.training.run import train
 CONF = CONFIGS.parent / "recipes" / "mini" / "conf"
 SEEDS = range(5)
 SETTINGS: Mapping[str, list[str]] = {
-    "off": ["--ambiguity", "off"],
+    "off": ["--method", "shala_unweighted"],
     "static 0.5": ["--ambiguity", "static", "--ambiguity_lambda", "0.5"],
     "static 1.0": ["--ambiguity", "static", "--ambiguity_lambda", "1.0"],
     "dynamic 0.5": ["--ambiguity", "dynamic", "--ambiguity_lambda", "0.5"],
@@ -58,57 +64,65 @@ def run(out: Path, seed: int) -> None:
         train(parse([*start, "--output_dir", str(warm), *common]))
     for name, options in SETTINGS.items():
         target = folder / name.replace(" ", "_")
-        if (target / "distances.json").is_file():
-            continue
-        go_on = ["--config", str(CONF / "shala.yaml"), "--init", str(warm), "--num_train_epochs", "1"]
-        train(parse([*go_on, "--output_dir", str(target), *common, *options]))
-        test = [row for row in rows if row.split == "test"]
-        predictor = Predictor.from_pretrained(target)
-        found = dict(predictor.predict_rows(test, FeatureStore(features)))
-        labels = predictor.task.label_names
-        truth = np.array([[row.extra["true"][label] for label in labels] for row in test])
-        said = np.stack([found[row.id].probs for row in test])
-        write_json(target / "distances.json", {"jsd": jsd(truth, said).tolist(), "entropy": entropy(truth).tolist()})
+        if not (target / "training.json").is_file():
+            go_on = ["--config", str(CONF / "shala.yaml"), "--init", str(warm)]
+            train(parse([*go_on, "--output_dir", str(target), *common, *options]))
+        if not (target / "predictions.jsonl").is_file():
+            test = [row for row in rows if row.split == "test"]
+            write_predictions(
+                target / "predictions.jsonl",
+                Predictor.from_pretrained(target).predict_rows(test, FeatureStore(features)),
+            )
 
 
-def interval(differences: list[Floats], draws: int = 2000) -> tuple[float, float]:
-    """95 % of the mean over seeds and rows, both drawn again."""
-    rng = np.random.default_rng(0)
-    means = []
-    for _ in range(draws):
-        chosen = [differences[seed] for seed in rng.integers(len(differences), size=len(differences))]
-        means.append(np.mean([np.mean(rows[rng.integers(len(rows), size=len(rows))]) for rows in chosen]))
-    low, high = np.percentile(means, [2.5, 97.5])
-    return float(low), float(high)
+def to_the_truth(predictions: Path, rows: Mapping[str, Row]) -> tuple[float, float]:
+    """Mean jsd to the true distributions: over all predicted rows, and over the third whose truth has most entropy."""
+    labels = load_task("mini").label_names
+    identities, said = read_predictions(predictions, labels)
+    truth = np.array([[rows[identity].extra["true"][label] for label in labels] for identity in identities])
+    distances, level = jsd(truth, said), entropy(truth)
+    return float(distances.mean()), float(distances[level >= np.quantile(level, 2 / 3)].mean())
 
 
-def table(out: Path) -> str:
-    """Markdown: mean distance of every setting, and its paired difference to "off"."""
-    found = {
-        name: [
-            json.loads((out / f"seed{seed}" / name.replace(" ", "_") / "distances.json").read_text()) for seed in SEEDS
-        ]
-        for name in SETTINGS
-    }
+def difference(values: Sequence[float], plain: Sequence[float]) -> tuple[float, float, float]:
+    """Mean paired difference and its 95 % interval by Student's t over the seeds.
+
+    >>> mean, low, high = difference([0.2, 0.3, 0.25], [0.3, 0.38, 0.36])
+    >>> round(mean, 3), low < mean < high < 0
+    (-0.097, True)
+    """
+    gaps = np.array(values) - np.array(plain)
+    half = float(t.ppf(0.975, len(gaps) - 1) * gaps.std(ddof=1) / np.sqrt(len(gaps)))
+    return float(gaps.mean()), float(gaps.mean()) - half, float(gaps.mean()) + half
+
+
+def tables(out: Path) -> tuple[str, str]:
+    """The table in Markdown, of every setting that all seeds have; and every seed's numbers as CSV."""
+    found: dict[str, list[tuple[float, float]]] = {}
+    for name in SETTINGS:
+        paths = [out / f"seed{seed}" / name.replace(" ", "_") / "predictions.jsonl" for seed in SEEDS]
+        if all(path.is_file() for path in paths):
+            manifests = [out / f"seed{seed}" / "data" / "manifest.jsonl" for seed in SEEDS]
+            found[name] = [
+                to_the_truth(path, {row.id: row for row in read_manifest(manifest)})
+                for path, manifest in zip(paths, manifests, strict=True)
+            ]
     lines = [
-        "| weights, λ | jsd to the truth, all rows | difference to off | most ambiguous third | difference to off |"
+        "| weights, λ | jsd to the truth, all rows | difference to off | most ambiguous third | difference to off |",
+        "|---|---|---|---|---|",
     ]
-    lines.append("|---|---|---|---|---|")
     for name, runs in found.items():
         cells = []
-        for ambiguous in (False, True):
-            chosen, differences = [], []
-            for run_, plain in zip(runs, found["off"], strict=True):
-                level = np.array(run_["entropy"])
-                keep = level >= np.quantile(level, 2 / 3) if ambiguous else np.ones(len(level), dtype=bool)
-                chosen.append(np.array(run_["jsd"])[keep])
-                differences.append(chosen[-1] - np.array(plain["jsd"])[keep])
-            cells.append(f"{np.mean([rows.mean() for rows in chosen]):.4f}")
-            low, high = interval(differences)
-            mean = np.mean([rows.mean() for rows in differences])
-            cells.append("–" if name == "off" else f"{mean:+.4f} [{low:+.4f}, {high:+.4f}]")
+        for values, plain in zip(zip(*runs, strict=True), zip(*found["off"], strict=True), strict=True):
+            mean, low, high = difference(values, plain)
+            cells += [f"{np.mean(values):.4f}", "–" if name == "off" else f"{mean:+.4f} [{low:+.4f}, {high:+.4f}]"]
         lines.append(f"| {name} | " + " | ".join(cells) + " |")
-    return "\n".join(lines) + "\n"
+    text = io.StringIO()
+    writer = csv.writer(text, lineterminator="\n")
+    writer.writerow(["weights", "seed", "jsd_to_the_truth", "jsd_most_ambiguous_third"])
+    for name, runs in found.items():
+        writer.writerows([name, seed, *(f"{value:.6f}" for value in values)] for seed, values in enumerate(runs))
+    return "\n".join(lines) + "\n", text.getvalue()
 
 
 def main() -> None:
@@ -117,8 +131,10 @@ def main() -> None:
     arguments = parser.parse_args()
     for seed in SEEDS:
         run(arguments.out, seed)
-    write_text(arguments.out / "weights.md", table(arguments.out))
-    print(table(arguments.out))
+    table, numbers = tables(arguments.out)
+    write_text(arguments.out / "weights.md", table)
+    write_text(arguments.out / "weights.csv", numbers)
+    print(table)
 
 
 if __name__ == "__main__":
