@@ -141,8 +141,8 @@ def _trainings(runs: Sequence[Run]) -> list[str]:
     if not trained:
         return []
     lines = [
-        "| run | seed | minutes | peak memory (MB) | precision | trained parameters | manifest |",
-        "|---|---|---|---|---|---|---|",
+        "| run | seed | minutes | peak memory (MB) | precision | trained parameters | chosen on dev | manifest |",
+        "|---|---|---|---|---|---|---|---|",
     ]
     for run in trained:
         found = run.training
@@ -153,9 +153,15 @@ def _trainings(runs: Sequence[Run]) -> list[str]:
         if found.get("peak_gpu_mb"):
             memory += f" (GPU: {found['peak_gpu_mb']:,})"
         name, sha = run_name(found, run.folder), found["manifest_sha256"][:8]
-        cells = [name, found["seed"], minutes, memory, found.get("precision", "–"), parameters, sha]
+        chosen = "yes" if found.get("tuned") or found.get("chosen") else "no" if parameters != "–" else "–"
+        cells = [name, found["seed"], minutes, memory, found.get("precision", "–"), parameters, chosen, sha]
         lines.append("| " + " | ".join(map(str, cells)) + " |")
-    lines += ["", *_choices(trained), "Commands:", ""]
+    lines += [
+        "",
+        "Chosen on dev: whether a run chose settings there; the others have those of their command and its file.",
+        "",
+    ]
+    lines += [*_choices(trained), "Commands:", ""]
     commands = [line for run in trained for line in (*run.training.get("before", []), run.training["command"])]
     lines += [f"    {command}" for command in dict.fromkeys(commands)]
     used = dict.fromkeys(

@@ -199,6 +199,7 @@ def test_the_report_has_everything(experiments):
         "1,234",
         "Encoder ear, sha256 efef",
         "abababab",
+        "| 1,000 | no | cdcdcdcd |",
         "torch 2",
         "code: 0123456789ab.",
     ):
