@@ -40,10 +40,10 @@ CONF = CONFIGS.parent / "recipes" / "mini" / "conf"
 SEEDS = range(5)
 SETTINGS: Mapping[str, list[str]] = {
     "off": ["--method", "shala_unweighted"],
-    "static 0.5": ["--ambiguity", "static", "--ambiguity_lambda", "0.5"],
-    "static 1.0": ["--ambiguity", "static", "--ambiguity_lambda", "1.0"],
-    "dynamic 0.5": ["--ambiguity", "dynamic", "--ambiguity_lambda", "0.5"],
-    "dynamic 1.0": ["--ambiguity", "dynamic", "--ambiguity_lambda", "1.0"],
+    "static 0.5": ["--method", "shala_exact", "--ambiguity", "static", "--ambiguity_lambda", "0.5"],
+    "static 1.0": ["--method", "shala_exact", "--ambiguity", "static", "--ambiguity_lambda", "1.0"],
+    "dynamic 0.5": ["--method", "shala_dynamic", "--ambiguity_lambda", "0.5"],
+    "dynamic 1.0": ["--method", "shala_dynamic", "--ambiguity_lambda", "1.0"],
 }
 
 
@@ -57,16 +57,14 @@ def run(out: Path, seed: int) -> None:
     rows = [row for row in read_manifest(manifest) if row.audio is not None]
     encoder = load_encoder(locate(str(config.encoder), print), config.cached_layers(), "cpu")
     write_features(rows, folder / "data", encoder, config.encoder_identity(), features)
-    common = ["--manifest", str(manifest), "--features", str(features), "--seed", str(seed), "--save_strategy", "no"]
+    common = ["--manifest", str(manifest), "--features", str(features), "--seed", str(seed), "--resume"]
     warm = folder / "warm_start"
-    if not (warm / "training.json").is_file():
-        start = ["--config", str(CONF / "warm_start.yaml"), "--task", "mini", "--model", "speech_frozen"]
-        train(parse([*start, "--output_dir", str(warm), *common]))
+    start = ["--config", str(CONF / "warm_start.yaml"), "--task", "mini", "--model", "speech_frozen"]
+    train(parse([*start, "--output_dir", str(warm), *common]))
     for name, options in SETTINGS.items():
         target = folder / name.replace(" ", "_")
-        if not (target / "training.json").is_file():
-            go_on = ["--config", str(CONF / "shala.yaml"), "--init", str(warm)]
-            train(parse([*go_on, "--output_dir", str(target), *common, *options]))
+        go_on = ["--config", str(CONF / "shala.yaml"), "--init", str(warm)]
+        train(parse([*go_on, "--output_dir", str(target), *common, *options]))
         if not (target / "predictions.jsonl").is_file():
             test = [row for row in rows if row.split == "test"]
             write_predictions(

@@ -51,8 +51,8 @@ def test_every_page_is_in_the_contents():
 def test_two_csv_files_are_scored_as_the_measures_say(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     text = (ROOT / "docs" / "measures.md").read_text()
-    predictions, votes = re.findall(r"^```csv\n(.*?)^```", text, re.DOTALL | re.MULTILINE)
-    for name, table in (("predictions", predictions), ("votes", votes), ("theirs", predictions)):
+    predictions, counts = re.findall(r"^```csv\n(.*?)^```", text, re.DOTALL | re.MULTILINE)
+    for name, table in (("predictions", predictions), ("counts", counts), ("theirs", predictions)):
         Path(f"{name}.csv").write_text(table)
     part = text.split("## Your own system")[1].split("## What is measured")[0]
     commands = re.findall(r"^    shala-audio (.*)$", part, re.MULTILINE)

@@ -35,6 +35,7 @@ def baseline(
     """
     import time
 
+    from shala_audio.data.prepare import corpus_record
     from shala_audio.data.rows import read_manifest
     from shala_audio.data.votes import mean_distribution
     from shala_audio.distribution import LabelDistribution
@@ -49,11 +50,13 @@ def baseline(
     if not rows:
         raise UserError(f"{manifest}: has no rows")
     chosen = load_task(task or rows[0].task)
+    corpus = corpus_record(manifest.with_name("summary.json"))
     if kind == "prior":
         train = [row for row in rows if row.split == "train" and row.votes]
         prior = LabelDistribution(chosen.label_names, mean_distribution(train, chosen.label_names))
         write_predictions(out, [(row.id, prior) for row in rows if row.split == "test" and row.votes])
-        write_json(out.parent / "training.json", {"method": kind, "task": chosen.name, "seed": seed})
+        record = {"method": kind, "task": chosen.name, "seed": seed, "data": corpus}
+        write_json(out.parent / "training.json", record)
     else:
         if features is None:
             raise UserError(f"--features: the {kind} classifier needs the folder of features")
@@ -87,6 +90,7 @@ def baseline(
         record = {
             "method": kind,
             "task": chosen.name,
+            "data": corpus,
             **offered,
             **cost_record(seed, time.monotonic() - started, manifest),
         }

@@ -33,6 +33,7 @@ def report(
 
     Example: shala-audio report exp/zero_shot exp/warm_start exp/shala --data data --out RESULTS.md
     """
+    from shala_audio.errors import UserError
     from shala_audio.evaluation import rivals
     from shala_audio.evaluation.results import find_runs, gather, table_rows
     from shala_audio.evaluation.tables import AMBIGUITY, as_csv, latex, markdown
@@ -47,10 +48,16 @@ def report(
     if data is not None:
         lines += _about(read_json(data / "summary.json"))
     lines += [markdown(rows), _key(systems), ""]
-    if (tested := rivals.reference(systems, reference)) is not None:
-        lines += rivals.against_others(tested, systems)
+    tested = rivals.reference(systems, reference)
+    if tests := rivals.against_others(tested, systems) if tested else []:
+        lines += tests
+    elif reference is not None:
+        raise UserError(
+            f"--reference {reference}: no other system is known by the same rows; score all against the same file, with --out"
+        )
     elif len(systems) > 1:
-        print("no system is tested against the others, since none is SHALA: name one with --reference", file=sys.stderr)
+        why = "no other is known by the same rows as SHALA" if tested else "none is SHALA: name one with --reference"
+        print(f"no system is tested against the others, since {why}", file=sys.stderr)
     lines += [markdown([row for row in rows if "terciles" in row[1]], AMBIGUITY)]
     lines += [_thirds(systems[0]), ""]
     if attributes := sorted({key for _, found in rows for key in found if key.startswith("ccc_")}):
@@ -61,7 +68,7 @@ def report(
             "",
         ]
     lines += _trainings(runs)
-    lines += _pictures(systems, tested or systems[-1], rows, runs, out)
+    lines += _pictures(systems, tested or systems[-1], rows, out)
     write_text(out.with_suffix(".csv"), as_csv(rows))
     write_text(out.with_suffix(".tex"), latex(rows))
     write_text(out, "\n".join(lines))
@@ -120,7 +127,7 @@ def _key(systems: Sequence[System]) -> str:
     judged = [(system.name, set().union(*(rows.keys() for rows in system.rows))) for system in systems if system.rows]
     if odd := [name for name, keys in judged if keys != judged[0][1]]:
         lines.append(f"Not on the same rows as {judged[0][0]}: {', '.join(odd)}.")
-    if judged and (untold := [system.name for system in systems if not system.rows]):
+    if len(systems) > 1 and (untold := [system.name for system in systems if not system.rows]):
         lines.append(
             f"Without the rows' distances, and so not tested (`shala-audio score` writes them): {', '.join(untold)}."
         )
@@ -212,7 +219,7 @@ def _choices(trained: Sequence[Run]) -> list[str]:
     return [*heads, *lines, "", at_the_end, ""]
 
 
-def _pictures(systems: Sequence[System], drawn: System, rows: Any, runs: Sequence[Run], out: Path) -> list[str]:
+def _pictures(systems: Sequence[System], drawn: System, rows: Any, out: Path) -> list[str]:
     """Draw them where matplotlib is installed; return the lines that show them. `drawn`: the system whose rows are shown."""
     if find_spec("matplotlib") is None:
         return []
@@ -234,11 +241,13 @@ def _pictures(systems: Sequence[System], drawn: System, rows: Any, runs: Sequenc
         "entropy": f"human and stated entropy, {drawn.name}{first}",
         "confusion": f"plurality labels, {drawn.name}",
     }
-    logs: dict[str, Path] = {}
-    for run in runs:  # the first of a folder's is the one without calibration
-        if (log := run.folder / "log.jsonl").is_file() and log not in logs.values():
-            logs[f"{run.system}, {run.folder.parent.name}/{run.folder.name}"] = log
+    logs = [
+        (system.name, log)
+        for system in systems
+        for run in system.runs
+        if not run.calibration and (log := run.folder / "log.jsonl").is_file()
+    ]
     if logs:
         plots.plot_training(logs, place("training"))
-        shown["training"] = "loss and reward by step"
+        shown["training"] = "loss and reward by step" + (", every seed" if seeds else "")
     return [*(f"![{text}]({place(what).name})" for what, text in shown.items()), ""]

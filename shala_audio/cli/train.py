@@ -106,11 +106,13 @@ def _check_presets(arguments: list[str], config: ShalaConfig) -> None:
     """Refuse flags that the method has overruled; a file that several methods share may hold such settings."""
     known = config.__dataclass_fields__
     flags = {word[2:].split("=")[0].removeprefix("no_") for word in arguments if word.startswith("--")}
+
+    def is_given(name: str) -> bool:  # argparse takes short forms
+        return any(flag == name or (flag not in known and name.startswith(flag)) for flag in flags)
+
     for name, given in config.overruled.items():
-        if name in flags or any(
-            flag not in known and name.startswith(flag) for flag in flags
-        ):  # argparse takes short forms
+        if is_given(name):
             preset = f"method {config.method} means {name} {getattr(config, name)}"
             raise UserError(f"--{name} {given}: {preset}; leave one of the two out")
-    if idle := [name for name in config.idle if name in flags]:
+    if idle := [name for name in config.idle if is_given(name)]:
         raise UserError(f"--{idle[0]}: has no part in method {config.method} with these settings; leave it out")

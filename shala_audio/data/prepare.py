@@ -18,7 +18,7 @@ from shala_audio.data.rows import Row, write_manifest
 from shala_audio.data.votes import human_distributions, mean_distribution
 from shala_audio.distribution import entropy
 from shala_audio.errors import UserError
-from shala_audio.files import write_json
+from shala_audio.files import read_json, write_json
 from shala_audio.tasks import Task
 
 
@@ -136,3 +136,14 @@ def write_prepared(
 def as_mapping(labels: Sequence[str], counts: Sequence[float]) -> Mapping[str, float]:
     """Votes of the labels that have any."""
     return {label: count for label, count in zip(labels, counts, strict=True) if count}
+
+
+def corpus_record(summary: Path) -> dict[str, Any]:
+    """Licence, caveat and rows of the corpus, if `prepare` left its summary beside the manifest."""
+    if not summary.is_file():
+        return {}
+    found = read_json(summary)
+    if "split_sha256" not in found:  # somebody else's file of that name
+        return {}
+    splits = {name: split["rows"] for name, split in found["splits"].items()}
+    return {**{key: found.get(key) for key in ("licence", "caveat", "max_rows", "part")}, "splits": splits}

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import csv
 from collections import Counter, defaultdict
 from collections.abc import Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
@@ -11,6 +10,7 @@ from pathlib import Path
 import yaml
 
 from shala_audio.audio.sound import SUFFIXES
+from shala_audio.data.csv_records import csv_records
 from shala_audio.data.prepare import Prepared, sound_durations
 from shala_audio.data.rows import Audio, Row
 from shala_audio.data.splits import SHARES, split_by_group
@@ -94,21 +94,12 @@ def csv_ratings(path: Path, columns: Columns) -> Iterator[Rating]:
     Raises:
         UserError: a column is missing, or a line cannot be read; the message names it.
     """
-    if not path.is_file():
-        raise UserError(f"{path}: no such file")
-    with open(path, newline="", encoding="utf-8-sig") as file:
-        reader = csv.DictReader(file, skipinitialspace=True)
-        try:
-            header = [(name or "").strip() for name in reader.fieldnames or []]
-            for column in (name for name in vars(columns).values() if name and name not in header):
-                raise UserError(f"{path}: has no column {column!r}, but {', '.join(header)}")
-            reader.fieldnames = header
-            for record in reader:
-                if None in record or None in record.values():
-                    raise UserError(f"{path}:{reader.line_num}: not as many values as there are columns")
-                yield f"{path}:{reader.line_num}", record
-        except (UnicodeDecodeError, csv.Error) as error:
-            raise UserError(f"{path}:{reader.line_num + 1}: cannot be read as CSV in UTF-8 ({error})") from None
+    wanted = [name for name in vars(columns).values() if name]
+    for where, record in csv_records(path):
+        for column in wanted:
+            if column not in record:
+                raise UserError(f"{path}: has no column {column!r}, but {', '.join(record)}")
+        yield where, record
 
 
 def task_of(name: str, items: Mapping[str, _Item], modality: str) -> Task:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -105,24 +105,36 @@ def plot_confusion(system: System, path: Path) -> None:
     _save(pyplot, figure, path)
 
 
-def plot_training(logs: Mapping[str, Path], path: Path) -> None:
-    """Loss, reward of sampled answers, and jsd on dev by step of every training log; what a log has of them."""
+def plot_training(logs: Sequence[tuple[str, Path]], path: Path) -> None:
+    """Loss, reward of sampled answers, and jsd on dev by step of every training log; what a log has of them.
+
+    Args:
+        logs: each with the name of its system; those of one have one colour.
+        path: of the picture.
+    """
     pyplot = _pyplot()
     titles = {"loss": "loss", "reward": "reward of sampled answers", "eval_jsd": "jsd on dev rows"}
-    records = {
-        name: [json.loads(line) for line in log.read_text(encoding="utf-8").splitlines()] for name, log in logs.items()
-    }
-    shown = [key for key in titles if key == "loss" or any(key in record for log in records.values() for record in log)]
-    figure, panels = pyplot.subplots(1, len(shown), figsize=(5 * len(shown), 4), squeeze=False)
+    records = [
+        (name, [json.loads(line) for line in log.read_text(encoding="utf-8").splitlines()]) for name, log in logs
+    ]
+    colours = {name: f"C{index}" for index, name in enumerate(dict.fromkeys(name for name, _ in logs))}
+    shown = [key for key in titles if key == "loss" or any(key in record for _, log in records for record in log)]
+    figure, panels = pyplot.subplots(1, len(shown), figsize=(5 * len(shown), 4.5), squeeze=False, layout="constrained")
     for axes, key in zip(panels[0], shown, strict=True):
-        for name, log in records.items():
+        for name, log in records:
             points = [(record["step"], float(record[key])) for record in log if key in record]
             if points:
-                axes.plot(*zip(*points, strict=True), label=name, marker="o" if key == "eval_jsd" else None, ms=3)
+                marker = "o" if key == "eval_jsd" else None
+                axes.plot(*zip(*points, strict=True), color=colours[name], marker=marker, ms=3, lw=1)
         axes.set_xlabel("step")
         axes.set_ylabel(titles[key])
-        if axes.lines:
-            axes.legend(fontsize=7)
+    figure.legend(
+        [pyplot.Line2D([], [], color=colour) for colour in colours.values()],
+        list(colours),
+        loc="outside lower center",
+        ncols=3,
+        fontsize=8,
+    )
     _save(pyplot, figure, path)
 
 
@@ -141,7 +153,8 @@ def _errors(rows: Rows, column: str) -> list[list[float]]:
 
 
 def _save(pyplot: Any, figure: Any, path: Path) -> None:
-    figure.tight_layout()
+    if figure.get_layout_engine() is None:
+        figure.tight_layout()
     with write_beside(path) as beside:
         figure.savefig(beside, format="png", dpi=110, metadata={"Software": None})
     pyplot.close(figure)

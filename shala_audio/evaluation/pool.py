@@ -58,6 +58,8 @@ def pool_folds(folds: Sequence[Fold], out: Path) -> list[str]:
             if all("seconds" in one for one in found):  # the constant prior has none
                 cost["seconds"] = sum(one["seconds"] for one in found)
                 cost["peak_mb"] = max(one["peak_mb"] for one in found)
+            if commits := dict.fromkeys(one["revision"] for one in found if one.get("revision")):
+                cost["revision"] = ", ".join(commits)
             if any("tuned" in one for one in found):  # by each fold on its own dev rows
                 if not all("tuned" in one for one in found):
                     raise UserError(f"{system}: its settings were chosen on dev in some folds and not in others")

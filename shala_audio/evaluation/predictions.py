@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import csv
 import json
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
-from typing import TextIO
 
 import numpy as np
 
+from shala_audio.data.csv_records import csv_records
 from shala_audio.distribution import Floats, LabelDistribution
 from shala_audio.errors import UserError
 from shala_audio.files import write_beside
@@ -38,24 +37,23 @@ def read_attributes(path: str | Path, names: Sequence[str]) -> Floats:
         UserError: one that is not a number; the message names the line.
     """
     rows: list[list[float]] = []
-    with open(path, encoding="utf-8-sig", newline="") as file:
-        if Path(path).suffix.lower() == ".csv":
-            reader = csv.DictReader(file)
-            for record in reader:
-                try:
-                    rows.append([float(record.get(name) or np.nan) for name in names])
-                except ValueError as error:
-                    raise UserError(f"{path}:{reader.line_num}: not numbers ({error})") from None
-            return np.array(rows, dtype=np.float64).reshape(-1, len(names))
-        for number, line in enumerate(file, start=1):
-            if line.strip():
-                stated = json.loads(line).get("attributes") or {}
-                try:
-                    rows.append([float(stated.get(name, np.nan)) for name in names])
-                except (TypeError, ValueError, AttributeError):
-                    raise UserError(
-                        f"{path}:{number}: attributes must be an object of numbers; found {stated!r}"
-                    ) from None
+    if Path(path).suffix.lower() == ".csv":
+        for where, record in csv_records(Path(path)):
+            try:
+                rows.append([float(record.get(name) or np.nan) for name in names])
+            except ValueError as error:
+                raise UserError(f"{where}: not numbers ({error})") from None
+    else:
+        with open(path, encoding="utf-8-sig") as file:
+            for number, line in enumerate(file, start=1):
+                if line.strip():
+                    stated = json.loads(line).get("attributes") or {}
+                    try:
+                        rows.append([float(stated.get(name, np.nan)) for name in names])
+                    except (TypeError, ValueError, AttributeError):
+                        raise UserError(
+                            f"{path}:{number}: attributes must be an object of numbers; found {stated!r}"
+                        ) from None
     return np.array(rows, dtype=np.float64).reshape(-1, len(names))
 
 
@@ -72,61 +70,62 @@ def read_predictions(path: str | Path, labels: Sequence[str]) -> tuple[list[str]
     read = _read_csv if Path(path).suffix.lower() == ".csv" else _read_jsonl
     identities: list[str] = []
     values: list[list[float]] = []
-    lines: list[int] = []
-    try:
-        with open(path, encoding="utf-8-sig", newline="") as file:
-            for number, identity, probs in read(file, path, labels):
-                lines.append(number)
-                identities.append(identity)
-                values.append(probs)
-    except FileNotFoundError:
-        raise UserError(f"{path}: no such file") from None
-    except UnicodeDecodeError as error:
-        raise UserError(f"{path}: not UTF-8 ({error})") from None
+    places: list[str] = []
+    for where, identity, probs in read(Path(path), labels):
+        places.append(where)
+        identities.append(identity)
+        values.append(probs)
     if not identities:
         raise UserError(f"{path}: holds no prediction")
     if len(set(identities)) < len(identities):
         seen: set[str] = set()
-        for number, identity in zip(lines, identities, strict=True):
+        for where, identity in zip(places, identities, strict=True):
             if identity in seen:
-                raise UserError(f"{path}:{number}: id {identity!r} appears twice")
+                raise UserError(f"{where}: id {identity!r} appears twice")
             seen.add(identity)
     table = np.array(values, dtype=np.float64)
     total = table.sum(axis=1)
     wrong = ~np.isfinite(table).all(axis=1) | (table < 0).any(axis=1) | ~(np.abs(total - 1) <= 0.01)
     if wrong.any():
         first = int(wrong.argmax())
-        where, found = f"{path}:{lines[first]}", float(total[first])
-        raise UserError(f"{where}: probabilities must be 0 or more and sum to 1; they sum to {found:.4f}")
+        found = float(total[first])
+        raise UserError(f"{places[first]}: probabilities must be 0 or more and sum to 1; they sum to {found:.4f}")
     return identities, table / total[:, None]
 
 
-def _read_jsonl(file: TextIO, path: str | Path, labels: Sequence[str]) -> Iterator[tuple[int, str, list[float]]]:
+def _read_jsonl(path: Path, labels: Sequence[str]) -> Iterator[tuple[str, str, list[float]]]:
     known = set(labels)
-    for number, line in enumerate(file, start=1):
-        if not line.strip():
-            continue
-        where = f"{path}:{number}"
-        try:
-            record = json.loads(line)
-            identity, probs = record["id"], record["probs"]
-            values = [float(probs[label]) for label in labels]
-        except (json.JSONDecodeError, KeyError, TypeError, ValueError) as error:
-            hint = "" if line.lstrip().startswith("{") else "; or is it CSV? then its name must end in .csv"
+    try:
+        with open(path, encoding="utf-8-sig") as file:
+            for number, line in enumerate(file, start=1):
+                if not line.strip():
+                    continue
+                where = f"{path}:{number}"
+                try:
+                    record = json.loads(line)
+                    identity, probs = record["id"], record["probs"]
+                    values = [float(probs[label]) for label in labels]
+                except (json.JSONDecodeError, KeyError, TypeError, ValueError) as error:
+                    hint = "" if line.lstrip().startswith("{") else "; or is it CSV? then its name must end in .csv"
+                    raise UserError(
+                        f"{where}: `id` and `probs` with {', '.join(labels)} are needed ({error!r}){hint}"
+                    ) from None
+                if not probs.keys() <= known:
+                    raise UserError(f"{where}: labels {', '.join(sorted(set(probs) - known))} are not the task's")
+                yield where, str(identity), values
+    except FileNotFoundError:
+        raise UserError(f"{path}: no such file") from None
+    except UnicodeDecodeError as error:
+        raise UserError(f"{path}: not UTF-8 ({error})") from None
+
+
+def _read_csv(path: Path, labels: Sequence[str]) -> Iterator[tuple[str, str, list[float]]]:
+    for where, record in csv_records(path):
+        if missing := [name for name in ("id", *labels) if name not in record]:
             raise UserError(
-                f"{where}: `id` and `probs` with {', '.join(labels)} are needed ({error!r}){hint}"
-            ) from None
-        if not probs.keys() <= known:
-            raise UserError(f"{where}: labels {', '.join(sorted(set(probs) - known))} are not the task's")
-        yield number, str(identity), values
-
-
-def _read_csv(file: TextIO, path: str | Path, labels: Sequence[str]) -> Iterator[tuple[int, str, list[float]]]:
-    reader = csv.DictReader(file)
-    if missing := [name for name in ("id", *labels) if name not in (reader.fieldnames or ())]:
-        raise UserError(f"{path}: the header has no column {', '.join(missing)}; id and a column a label are needed")
-    for record in reader:
+                f"{path}: the header has no column {', '.join(missing)}; id and a column a label are needed"
+            )
         try:
-            yield reader.line_num, record["id"], [float(record[label]) for label in labels]
+            yield where, record["id"], [float(record[label]) for label in labels]
         except (ValueError, TypeError) as error:
-            raise UserError(f"{path}:{reader.line_num}: not numbers ({error})") from None
+            raise UserError(f"{where}: not numbers ({error})") from None

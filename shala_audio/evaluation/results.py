@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
@@ -81,8 +81,7 @@ def find_runs(folders: Sequence[Path]) -> list[Run]:
     runs: list[Run] = []
     for folder in folders:
         if folder.suffix == ".json":
-            name = folder.parent.resolve().name if folder.name == "score.json" else folder.stem
-            runs.append(_read(folder, name, {}, ""))
+            runs.append(_of_file(folder))
             continue
         own = (
             [folder] if (folder / "score.json").is_file() else sorted(p.parent for p in folder.glob("[!.]*/score.json"))
@@ -102,20 +101,29 @@ def run_name(training: Mapping[str, Any], folder: Path) -> str:
     return str(training.get("method", folder.name)) + (f" ({training['readout']})" if training.get("readout") else "")
 
 
-def _runs_of(folder: Path) -> Iterator[Run]:
+def _runs_of(folder: Path) -> list[Run]:
+    return [_of_file(path) for path in sorted(folder.glob("score*.json"))]
+
+
+def _of_file(path: Path) -> Run:
+    """A run by its file of measures: named by the record of its training or its folder; `mine.json` by itself."""
+    folder = path.parent.resolve()
+    if path.stem != "score" and not path.stem.startswith("score_"):
+        return _read(path, path.stem, {}, "")
     training = read_json(folder / "training.json") if (folder / "training.json").is_file() else {}
     name = run_name(training, folder)
     name = "constant prior" if name == "prior" else name
-    for path in sorted(folder.glob("score*.json")):
-        calibration = path.stem.removeprefix("score").removeprefix("_")
-        yield _read(path, name + (f" + {calibration}" if calibration else ""), training, calibration)
+    calibration = path.stem.removeprefix("score").removeprefix("_")
+    return _read(path, name + (f" + {calibration}" if calibration else ""), training, calibration)
 
 
 def _read(path: Path, name: str, training: Mapping[str, Any], calibration: str) -> Run:
     score, distances = read_json(path), distances_beside(path)
-    if "jsd" not in score:
+    if not isinstance(score, dict) or "value" not in score.get("jsd", {}):
         raise UserError(f"{path}: holds no measures; `shala-audio score` makes such a file")
     rows = read_json(distances) if distances.is_file() else {}
+    if rows and not {"jsd", "group"} <= rows.keys():
+        raise UserError(f"{distances}: is of another version; run `shala-audio score` again")
     return Run(name, path.parent, score, training, calibration, rows)
 
 
@@ -184,7 +192,7 @@ def merge(scores: Sequence[Mapping[str, Any]], rows: Sequence[ByRow] = ()) -> Ma
     ):
         if place is not None and place["jsd"].get("sd") is not None:
             means = np.array(list(mean_by_row([one[column] for one in known]).values()))
-            ends = dict(zip(("low", "high"), mean_interval(means, np.ones(len(means))), strict=True))
+            ends = dict(zip(("low", "high"), mean_interval(means), strict=True))
             place["n"] = len(means)
             place["jsd"] |= ends
             if "jsd_nats" in place:
@@ -222,7 +230,7 @@ def table_rows(systems: Sequence[System]) -> list[tuple[str, Mapping[str, Any]]]
     """Systems by name with their measures, between the constant prior and what the raters themselves reach."""
     first = systems[0].score
     rows: list[tuple[str, Mapping[str, Any]]] = []
-    if "prior" in first and all(system.name != "constant prior" for system in systems):
+    if "prior" in first and all(system.runs[0].system != "constant prior" for system in systems):
         rows.append(("constant prior", first["prior"]))
     rows += [(system.name, system.score) for system in systems]
     if "ceiling" in first:

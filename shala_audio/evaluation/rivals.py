@@ -20,15 +20,17 @@ def reference(systems: Sequence[System], name: str | None = None) -> System | No
         name: a system's, or its first word.
 
     Raises:
-        UserError: no system has that name.
+        UserError: no system has that name, or several begin with it.
     """
     named = {system.name.split(" ")[0]: system for system in reversed(systems) if not system.runs[0].calibration}
-    if name is not None:
-        named |= {system.name: system for system in systems}
-        if name not in named:
-            raise not_one_of("--reference", name, list(named))
-        return named[name]
-    return next((named[name] for name in REFERENCES if name in named), None)
+    if name is None:
+        return next((named[shala] for shala in REFERENCES if shala in named), None)
+    meant = [system for system in systems if system.name == name] or [
+        system for system in systems if system.name.split(" ")[0] == name and not system.runs[0].calibration
+    ]
+    if len(meant) != 1:
+        raise not_one_of("--reference", name, [system.name for system in systems])
+    return meant[0]
 
 
 def rivals(ours: System, systems: Sequence[System]) -> list[tuple[System, Paired, float]]:
@@ -48,26 +50,29 @@ def against_others(ours: System, systems: Sequence[System]) -> list[str]:
     """The tests as a Markdown table; nothing where there are none."""
     if not (against := rivals(ours, systems)):
         return []
-    lines = [f"| {ours.name} against | rows | jsd, less the other's | p | p, corrected |", "|---|---|---|---|---|"]
+    lines = [
+        f"| {ours.name} against | rows | groups | jsd, less the other's | p | p, corrected |",
+        "|---|---|---|---|---|---|",
+    ]
     for other, one, corrected in against:
         gap = f"{one.difference:+.3f} [{one.low:+.3f}, {one.high:+.3f}]"
-        lines.append(f"| {other.name} | {one.rows} | {gap} | {one.p:.4f} | {corrected:.4f} |")
-    groups = {one.groups for _, one, _ in against}
-    number = f"{min(groups)}" if len(groups) == 1 else f"{min(groups)} to {max(groups)}"
-    if all(one.by_group for _, one, _ in against):
-        drawn = f"Rows of one speaker, or on one premise, are drawn and flipped together ({number} such groups)."
-    elif max(groups) < FEWEST_GROUPS:
-        drawn = (
-            f"All rows are of {number} speakers, too few to draw and flip them: interval and p are about other clips of "
-            "these speakers, and other speakers may say otherwise."
-        )
-    else:
-        drawn = "Rows count as independent."
-    return [
-        *lines,
-        "",
-        f"Below 0, {ours.name} is nearer to the raters. Paired by row (of several seeds, its mean), with a bootstrap "
-        "interval and 10,000 random signs, so 0.0001 is the least that p can be; corrected for the number of systems (Holm). "
-        f"{drawn} Seeds count as given: another training may say otherwise.",
-        "",
+        groups = one.groups if one.by_group else "–"
+        lines.append(f"| {other.name} | {one.rows} | {groups} | {gap} | {one.p:.4f} | {corrected:.4f} |")
+    said = [
+        f"Below 0, {ours.name} is nearer to the raters. Paired by row (of several seeds, its mean), with a 95 % interval and "
+        "a two-sided p of 10,000 random signs, so 0.0001 is the least that it can be; corrected for the number of systems "
+        "(Holm)."
     ]
+    if any(one.by_group for _, one, _ in against):
+        said.append(
+            "Groups are speakers or premises, whose rows' signs are flipped together; G groups give a p of 2 / 2^G at least."
+        )
+    if any(one.groups < FEWEST_GROUPS for _, one, _ in against):
+        said.append(
+            "Where none are named there are too few to flip: p and interval are about other rows of the same speakers (or "
+            "premises), and others may say otherwise."
+        )
+    elif not all(one.by_group for _, one, _ in against):
+        said.append("Where none are named, rows count as independent.")
+    said.append("Seeds count as given: another training may say otherwise.")
+    return [*lines, "", " ".join(said), ""]

@@ -16,9 +16,9 @@ from shala_audio.distribution import Floats, jsd
 from shala_audio.errors import UserError
 from shala_audio.evaluation.by_row import groups_of, row_key
 from shala_audio.evaluation.ceiling import human_ceiling, split_half_distance
+from shala_audio.evaluation.count_table import read_count_table
 from shala_audio.evaluation.measures import DRAWS, all_measures, attribute_measures
 from shala_audio.evaluation.predictions import read_attributes, read_predictions
-from shala_audio.evaluation.vote_table import read_vote_table
 from shala_audio.tasks import Task, load_task
 
 FRESH = "fresh sample of the raters"
@@ -65,7 +65,7 @@ def load_judged(
 
     Args:
         predictions: JSON Lines or CSV (`evaluation.predictions`).
-        votes: a manifest, or a table of votes as `.csv` (`evaluation.vote_table`).
+        votes: a manifest, or a table of counts as `.csv` (`evaluation.count_table`).
         task: its labels in their order; where not given, the task that the manifest names, or the columns of the table.
         split: rows of other splits are left out; None keeps all.
 
@@ -73,7 +73,7 @@ def load_judged(
         UserError: an id has no row in `votes`, no row has votes, or a file is not what it should be.
     """
     if Path(votes).suffix.lower() == ".csv":
-        rows, names = read_vote_table(votes)
+        rows, names = read_count_table(votes)
         names = task.label_names if task else names
     else:
         rows = read_manifest(votes)
@@ -151,7 +151,7 @@ def score(
     keys = list(map(row_key, judged.rows))
     found, by_row = ceilings(judged, keys, draws)
     by_row["jsd"] = _by_key(keys, jsd(human, judged.predicted))
-    by_row["group"] = dict(zip(keys, groups_of(judged.rows, judged.manifest), strict=True))
+    by_row["group"] = dict(zip(keys, groups_of(judged.rows), strict=True))
     return {**result, **found, "rows": by_row}
 
 

@@ -7,6 +7,7 @@ import shlex
 import shutil
 import subprocess
 import sys
+from functools import cache
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -35,8 +36,9 @@ def cost_record(seed: int, seconds: float, manifest: Path) -> dict[str, Any]:
     return record
 
 
+@cache
 def revision() -> str | None:
-    """The commit of this package's code, `-dirty` where the files differ from it; None where it is no clone."""
+    """The commit of this package's code when first asked for, `-dirty` where files differ; None where it is no clone."""
     place = Path(__file__).parents[2]
     if not (place / ".git").exists() or not shutil.which("git"):
         return None

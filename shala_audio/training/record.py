@@ -10,10 +10,10 @@ from pathlib import Path
 from typing import Any
 
 from shala_audio.audio.features import FeatureStore
+from shala_audio.data.prepare import corpus_record
 from shala_audio.data.rows import Row
 from shala_audio.files import file_sha256, read_json
 from shala_audio.models.folder import TRAINED
-from shala_audio.models.sources import base_sha256
 from shala_audio.models.speech_lm import SpeechLM
 from shala_audio.training.config import ShalaConfig
 from shala_audio.training.cost import cost_record, shorten
@@ -85,13 +85,13 @@ def run_record(config: ShalaConfig, model: SpeechLM, seconds: float, resumed: bo
     """
     trained = METHODS[config.method].loss != "none"
     encoder = shorten(model.model_config.encoder) if model.model_config.encoder else None
-    heard_with = {"encoder": encoder, "encoder_sha256": base_sha256(str(model.model_config.encoder))} if encoder else {}
+    heard_with = {"encoder": encoder, "encoder_sha256": model.encoder_sha256} if model.task.has_audio else {}
     return {
         "method": config.method,
         "readout": model.readout,
         "task": model.task.name,
         **cost_record(config.seed, seconds, Path(str(config.manifest))),
-        "data": _data(Path(str(config.manifest)).with_name("summary.json")),
+        "data": corpus_record(Path(str(config.manifest)).with_name("summary.json")),
         "modality": model.task.modality,
         **_start(config.init),
         "settings": settings(config) if trained else {"few_shot_examples": len(model.examples)},
@@ -104,17 +104,6 @@ def run_record(config: ShalaConfig, model: SpeechLM, seconds: float, resumed: bo
         **heard_with,
         "model": {**model.model_config.to_dict(), "lm": model.lm_sha256 or model.model_config.lm, "encoder": encoder},
     }
-
-
-def _data(summary: Path) -> dict[str, Any]:
-    """Licence, caveat and rows of the corpus, if `prepare` left its summary beside the manifest."""
-    if not summary.is_file():
-        return {}
-    found = read_json(summary)
-    if "split_sha256" not in found:  # somebody else's file of that name
-        return {}
-    splits = {name: split["rows"] for name, split in found["splits"].items()}
-    return {**{key: found.get(key) for key in ("licence", "caveat", "max_rows", "part")}, "splits": splits}
 
 
 def _start(init: str | None) -> dict[str, Any]:

@@ -30,6 +30,7 @@ from shala_audio.tasks import load_task
 from shala_audio.training.ambiguity import AmbiguityWeights
 from shala_audio.training.checkpoints import UNFINISHED, checkpoints
 from shala_audio.training.config import ShalaConfig
+from shala_audio.training.cost import revision
 from shala_audio.training.data import Batcher, build_dataset, few_shot_examples, hard_rows, training_rows
 from shala_audio.training.dev_watch import DevWatch
 from shala_audio.training.ear_warm_up import warm_up_ear
@@ -59,6 +60,7 @@ def train(config: ShalaConfig) -> Path:
     if not config.manifest:
         raise UserError("manifest: name the manifest to learn from")
     started = time.monotonic()
+    revision()  # of the code that is loaded, whatever is committed while it trains
     set_seed(config.seed)
     if config.deepspeed_plugin is not None and config.deepspeed_plugin.zero_stage == 3:
         raise UserError(

@@ -132,11 +132,13 @@ def test_runs_that_say_nothing_of_themselves_are_no_seeds_of_each_other(experime
 
 def test_a_file_of_measures_is_a_system(experiments):
     write_json(experiments / "mine.json", scored(0, 0.3))
-    write_json(experiments / "distances_mine.json", distances(0, 0.3))
+    write_json(experiments / "mine_distances.json", distances(0, 0.3))
     (mine,) = find_runs([experiments / "mine.json"])
     assert mine.system == "mine" and mine.rows["jsd"]
     (named,) = find_runs([experiments / "seed0" / "zero_shot" / "score.json"])
-    assert named.system == "zero_shot"
+    assert named == find_runs([experiments / "seed0" / "zero_shot"])[0]
+    (calibrated,) = find_runs([experiments / "seed0" / "shala_static" / "score_temperature.json"])
+    assert calibrated.calibration == "temperature"
     with pytest.raises(UserError, match="holds no measures"):
         find_runs([experiments / "seed0" / "zero_shot" / "training.json"])
     arguments = [

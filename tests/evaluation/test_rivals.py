@@ -85,27 +85,30 @@ def test_shala_as_the_recipe_says_is_tested_against_all_others(tmp_path):
     ]  # fmt: skip
     assert found[0][1].difference < -0.2 and found[0][2] < 0.01 and found[1][1].p == found[1][2] == 1
     text = "\n".join(against_others(ours, systems))
-    assert "| zero_shot (label_token) | 80 | -0.3" in text and "shala_exact (label_token) against" in text
+    assert "| zero_shot (label_token) | 80 | – | -0.3" in text and "shala_exact (label_token) against" in text
     unknown = System("shala", [Run("shala", tmp_path, {}, {})])
     assert reference(systems[:1]) is None and against_others(unknown, [unknown, systems[0]]) == []
     assert reference(systems, "zero_shot") is systems[0] and reference(systems, systems[3].name) is systems[3]
     with pytest.raises(UserError, match="--reference is 'zero'"):
         reference(systems, "zero")
+    with pytest.raises(UserError, match="--reference is 'linear'.*linear \\[a/linear\\]"):
+        reference([made(f"linear [{place}/linear]", distances(0), tmp_path=tmp_path) for place in "ab"], "linear")
 
 
 @pytest.mark.parametrize(
-    ("groups", "said"),
+    ("groups", "cells", "said"),
     [
-        (0, "Rows count as independent"),
-        (8, "flipped together (8 such groups)"),
-        (4, "All rows are of 4 speakers, too few"),
+        (0, "| x | 80 | – |", "rows count as independent"),
+        (8, "| x | 80 | 8 |", "flipped together; G groups give"),
+        (4, "| x | 80 | – |", "too few to flip"),
     ],
 )
-def test_a_table_says_what_was_flipped(tmp_path, groups, said):
+def test_a_table_says_what_was_flipped(tmp_path, groups, cells, said):
     systems = [
         made(name, distances(seed), tmp_path=tmp_path, groups=groups) for seed, name in enumerate(("shala", "x"))
     ]
-    assert said in "\n".join(against_others(systems[0], systems))
+    text = "\n".join(against_others(systems[0], systems))
+    assert cells in text and said in text
 
 
 def test_a_plus_in_a_folders_name_is_no_calibration(tmp_path):

@@ -17,9 +17,9 @@ from shala_audio.data.chaosnli import prepare
 from shala_audio.data.rows import Row, read_manifest, write_manifest
 from shala_audio.errors import UserError
 from shala_audio.evaluation.by_row import groups_of, row_key
+from shala_audio.evaluation.count_table import read_count_table
 from shala_audio.evaluation.results import table_rows
 from shala_audio.evaluation.score import score
-from shala_audio.evaluation.vote_table import read_vote_table
 from shala_audio.files import read_json
 from tests.evaluation.helpers import system
 
@@ -95,7 +95,8 @@ def test_a_csv_of_another_system(tmp_path, manifest):
 
 def test_votes_as_a_csv_need_no_manifest(tmp_path, manifest):
     (tmp_path / "v.csv").write_text(
-        "id,split,speaker,entailment,neutral,contradiction\na,train,x,10,0,0\nb,train,x,,10,\nc,test,y,5,5,0\nd,test,y,0,1,4\n"
+        "id, split,speaker,entailment,neutral,contradiction\na,train,x,10,0,0\nb,train,x,,10,\n"
+        "c,test,y,5,5,0\nd,test,y,0,1,4\n"
     )
     found = predictions(tmp_path / "p.jsonl", c=[0.4, 0.6, 0], d=[0, 0.2, 0.8])
     ours, theirs = score(found, tmp_path / "v.csv"), score(found, manifest)
@@ -113,6 +114,10 @@ def test_votes_as_a_csv_need_no_manifest(tmp_path, manifest):
     [
         ("name,a,b\nx,1,2\n", "the header is name, a, b; id and a column a label"),
         ("id,a\nx,1\n", "id and a column a label"),
+        (",id,a,b\n0,x,1,2\n", "a column a label, each named"),
+        ("id,a,a,b\nx,1,2,3\n", "two columns named 'a'"),
+        ("id,a,b\nx,1\n", "v.csv:2: not as many values as there are columns"),
+        ("id,a,b\nx,1,2,3\n", "v.csv:2: not as many values as there are columns"),
         ("id,a,b\nx,1,2\nx,1,2\n", "v.csv:3: id 'x' appears twice"),
         ("id,a,b\nx,1,many\n", "v.csv:2: votes for 'b' are 'many'"),
         ("id,a,b\nx,1,-1\n", "votes for 'b' are '-1'"),
@@ -125,7 +130,7 @@ def test_votes_as_a_csv_need_no_manifest(tmp_path, manifest):
 def test_a_wrong_table_of_votes_is_named(tmp_path, text, message):
     (tmp_path / "v.csv").write_text(text)
     with pytest.raises(UserError, match=message):
-        read_vote_table(tmp_path / "v.csv")
+        read_count_table(tmp_path / "v.csv")
 
 
 def test_a_manifest_of_an_unknown_task_asks_for_one(tmp_path):
@@ -144,9 +149,9 @@ def test_rows_of_one_speaker_or_premise_are_a_group(tmp_path):
         Row("f", "t", "test", text={"comment": "p"}),
         Row("g", "t", "test", text={"comment": "p"}),
     ]
-    found = groups_of(rows, rows)
+    found = groups_of(rows)
     assert [found.index(group) for group in found] == [0, 0, 2, 3, 3, 5, 6]
-    assert groups_of(rows[1:2], rows)[0] == row_key(rows[0])
+    assert groups_of(rows[1:2])[0] == found[0], "whatever other rows there are"
 
 
 def test_the_ceiling_is_the_raters_own_agreement(tmp_path, manifest):

@@ -1,18 +1,18 @@
-"""Votes as a CSV, for scoring without a manifest: `id` and a column a label with how many raters chose it."""
+"""Votes as a CSV of counts, for scoring without a manifest: `id` and a column a label with how many raters chose it."""
 
 from __future__ import annotations
 
-import csv
 import math
 from pathlib import Path
 
+from shala_audio.data.csv_records import csv_records
 from shala_audio.data.rows import SPLITS, Row
 from shala_audio.errors import UserError
 
 NOT_LABELS = ("id", "split", "speaker")
 
 
-def read_vote_table(path: str | Path) -> tuple[list[Row], tuple[str, ...]]:
+def read_count_table(path: str | Path) -> tuple[list[Row], tuple[str, ...]]:
     """Rows of the table, and its labels in the order of their columns.
 
     Args:
@@ -20,31 +20,27 @@ def read_vote_table(path: str | Path) -> tuple[list[Row], tuple[str, ...]]:
             constant prior) and `speaker` (rows of one are not independent) may stand beside them. An empty cell is 0 votes.
 
     Raises:
-        UserError: a column is missing, an id is empty or appears twice, a split is unknown, or a count is none.
+        UserError: a column is missing or twice, an id is empty or appears twice, a split is unknown, or a count is none.
     """
     rows: dict[str, Row] = {}
-    try:
-        with open(path, encoding="utf-8-sig", newline="") as file:
-            reader = csv.DictReader(file)
-            heads = reader.fieldnames or []
-            labels = tuple(name for name in heads if name not in NOT_LABELS)
-            if "id" not in heads or len(labels) < 2:
-                raise UserError(f"{path}: the header is {', '.join(heads)}; id and a column a label are needed")
-            for record in reader:
-                row = _row(record, labels, f"{path}:{reader.line_num}")
-                if row.id in rows:
-                    raise UserError(f"{path}:{reader.line_num}: id {row.id!r} appears twice")
-                rows[row.id] = row
-    except FileNotFoundError:
-        raise UserError(f"{path}: no such file") from None
-    except UnicodeDecodeError as error:
-        raise UserError(f"{path}: not UTF-8 ({error})") from None
+    labels: tuple[str, ...] = ()
+    for where, record in csv_records(Path(path)):
+        labels = labels or tuple(name for name in record if name not in NOT_LABELS)
+        if "id" not in record or len(labels) < 2 or "" in labels:
+            raise UserError(
+                f"{path}: the header is {', '.join(record)}; id and a column a label, each named, are needed; "
+                "`shala-audio votes` counts a table that has a line for every rating"
+            )
+        row = _row(record, labels, where)
+        if row.id in rows:
+            raise UserError(f"{where}: id {row.id!r} appears twice")
+        rows[row.id] = row
     if not rows:
         raise UserError(f"{path}: has no rows")
     return list(rows.values()), labels
 
 
-def _row(record: dict[str, str | None], labels: tuple[str, ...], where: str) -> Row:
+def _row(record: dict[str, str], labels: tuple[str, ...], where: str) -> Row:
     votes: dict[str, float] = {}
     for label in labels:
         try:
