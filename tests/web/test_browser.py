@@ -11,7 +11,7 @@ import time
 
 import pytest
 import uvicorn
-from playwright.sync_api import Page, expect, sync_playwright
+from playwright.sync_api import Page, Route, expect, sync_playwright
 
 from shala_audio.inference.predictor import Predictor
 from shala_audio.web import app as module
@@ -119,6 +119,27 @@ def test_too_long_a_clip_is_refused_in_words(page, monkeypatch):
 def test_nothing_chosen(page):
     page.click("#predict")
     expect(page.locator("#error")).to_have_text("Record something, or choose a sound file.")
+
+
+def test_nothing_can_be_asked_before_the_page_knows_the_tasks(browser, address):
+    page = browser.new_page()
+    held: list[Route] = []
+    complaints: list[str] = []
+    page.on("pageerror", lambda error: complaints.append(str(error)))
+    page.route("**/api/tasks", lambda route: held.append(route))
+    page.goto(address)
+    expect(page.locator("#predict")).to_be_disabled()
+    page.evaluate(
+        """() => {
+            const files = new DataTransfer();
+            files.items.add(new File([""], "clip.wav"));
+            document.querySelector("#form").dispatchEvent(new DragEvent("drop", { dataTransfer: files }));
+        }"""
+    )
+    held[0].continue_()
+    expect(page.locator("#predict")).to_be_enabled()
+    page.close()
+    assert complaints == []
 
 
 def test_recording_without_a_microphone_is_refused_politely(page):

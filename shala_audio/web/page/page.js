@@ -254,7 +254,7 @@ $("form").addEventListener("dragleave", () => $("form").classList.remove("over")
 $("form").addEventListener("drop", event => {
   event.preventDefault(); $("form").classList.remove("over");
   const file = event.dataTransfer.files[0];
-  if (file && task.modality.includes("audio")) take(file, file.name);
+  if (file && task?.modality.includes("audio")) take(file, file.name);
 });
 call("api/tasks").then(found => {
   served = found;
@@ -268,4 +268,5 @@ call("api/tasks").then(found => {
     }));
   }
   choose(served.tasks[0]);
+  $("predict").disabled = false; // until now it was unknown what is asked for
 }).catch(error => complain(error.message));
