@@ -34,7 +34,8 @@ usage="Usage: $(basename "$(dirname "$0")")/run.sh [options]
 Methods: zero_shot (for sound, heard through an untrained ear), few_shot (text), warm_start, sft_hard, sft_soft, shala,
 shala_unweighted, shala_static, shala_dynamic; with label_token shala_exact; with slots and verbalized grpo_majority, grpo_jsd.
 All have as many passes in stage 4, after the same warm start (sft_hard after one on hard labels, and it leaves out rows whose
-first place is tied). The method named last is also calibrated on dev, and packed. The constant prior, and for sound a linear
+first place is tied). Every one is also sharpened by a temperature fitted on dev; the
+method named last is calibrated in other ways too, and packed. The constant prior, and for sound a linear
 and an attentive classifier, stand in every table (prior, linear, attentive: for a table of these and zero_shot alone)."
 
 arguments=("$@")
@@ -310,23 +311,27 @@ if wants 5; then
     case $system in zero_shot | few_shot | warm_start) ;; *) need "$exp/.done_4" 4 ;; esac
     "${predict_cmd[@]}" predict "$exp/$system" "$manifest" --split test "${feature_options[@]}" \
       --resume --format jsonl --out "$exp/$system/predictions.jsonl"
+    "${predict_cmd[@]}" predict "$exp/$system" "$manifest" --split dev "${feature_options[@]}" \
+      --resume --format jsonl --out "$exp/$system/predictions_dev.jsonl"
   done
-  last=${trained[-1]} # calibrated on dev as well
-  "${predict_cmd[@]}" predict "$exp/$last" "$manifest" --split dev "${feature_options[@]}" \
-    --resume --format jsonl --out "$exp/$last/predictions_dev.jsonl"
-  if [ "$(wc -l < "$exp/$last/predictions_dev.jsonl")" -ge 10 ]; then
-    for kind in temperature dirichlet; do
-      shala-audio calibrate "$exp/$last" "$exp/$last/predictions_dev.jsonl" "$manifest" --kind $kind \
-        --apply "$exp/$last/predictions.jsonl" --out "$exp/$last/predictions_$kind.jsonl"
-    done
-  else
-    echo "fewer than 10 dev rows: nothing is calibrated"
-  fi
   if [ -n "$hears" ]; then
     for kind in linear attentive; do
       shala-audio baseline $kind "$manifest" --features "$features" --seed "$seed" "${hearing[@]}" "${judged_by[@]}" \
         --out "$exp/$kind/predictions.jsonl"
     done
+  fi
+  last=${trained[-1]}
+  if [ "$(wc -l < "$exp/$last/predictions_dev.jsonl")" -ge 10 ]; then
+    for system in "${systems[@]}"; do
+      kinds=temperature_jsd
+      [ "$system" != "$last" ] || kinds="temperature_jsd temperature dirichlet"
+      for kind in $kinds; do
+        shala-audio calibrate "$exp/$system" "$exp/$system/predictions_dev.jsonl" "$manifest" --kind "$kind" "${judged_by[@]}" \
+          --apply "$exp/$system/predictions.jsonl" --out "$exp/$system/predictions_$kind.jsonl"
+      done
+    done
+  else
+    echo "fewer than 10 dev rows: nothing is calibrated"
   fi
   touch "$exp/.done_5"
 fi

@@ -16,7 +16,9 @@ KINDS = ("prior", "linear", "attentive")
 def baseline(
     kind: Annotated[str, typer.Argument(help="prior, or for sound linear or attentive.")],
     manifest: Annotated[Path, typer.Argument(help="Manifest with train, dev and test rows.")],
-    out: Annotated[Path, typer.Option(help="File for the predictions of the test rows.")],
+    out: Annotated[
+        Path, typer.Option(help="File for the predictions of the test rows; those of dev go beside it, as NAME_dev.")
+    ],
     features: Annotated[Path | None, typer.Option(help="Folder of features, for linear and attentive.")] = None,
     task: TaskOption = None,
     seed: Annotated[int, typer.Option(help="Of attentive; on record for all.")] = 0,
@@ -25,7 +27,7 @@ def baseline(
         typer.Option(help="Perturbed copies of each training clip, of those that `features --copies` has made.", min=0),
     ] = 0,
 ) -> None:
-    """Predict the test rows with a system to compare with: the constant prior, or a classifier on the frozen encoder.
+    """Predict test and dev rows with a system to compare with: the constant prior, or a classifier on the frozen encoder.
 
     linear: softmax regression on mean and deviation over time of one encoder layer; layer and penalty are chosen on dev.
     attentive: learnt layer weights and attentive pooling over time; learning rate and passes are chosen on dev.
@@ -51,10 +53,11 @@ def baseline(
         raise UserError(f"{manifest}: has no rows")
     chosen = load_task(task or rows[0].task)
     corpus = corpus_record(manifest.with_name("summary.json"))
+    places = {"test": out, "dev": out.with_name(f"{out.stem}_dev{out.suffix}")}
     if kind == "prior":
         train = [row for row in rows if row.split == "train" and row.votes]
         prior = LabelDistribution(chosen.label_names, mean_distribution(train, chosen.label_names))
-        write_predictions(out, [(row.id, prior) for row in rows if row.split == "test" and row.votes])
+        predicted = {name: [(row.id, prior) for row in rows if row.split == name and row.votes] for name in places}
         record = {"method": kind, "task": chosen.name, "seed": seed, "data": corpus}
         write_json(out.parent / "training.json", record)
     else:
@@ -70,14 +73,14 @@ def baseline(
             from shala_audio.training.linear import train_linear
 
             line = train_linear(rows, store, chosen, store.encoder["layers"], copies)
-            write_predictions(out, line.predictions)
+            predicted = dict(line.predictions)
             settings: dict[str, Any] = {"layer": line.layer, "penalty": line.penalty, "copies": line.copies}
             words, distance = f"layer {line.layer}, penalty {line.penalty:g}, {line.copies} copies", line.dev_jsd
         else:
             from shala_audio.training.attentive import train_attentive
 
             found = train_attentive(rows, store, chosen, seed, copies)
-            write_predictions(out, found.predictions)
+            predicted = dict(found.predictions)
             settings = {"learning_rate": found.learning_rate, "passes": found.epochs, "copies": found.copies}
             words = f"rate {found.learning_rate:g}, {found.epochs} passes, {found.copies} copies"
             distance = found.dev_jsd
@@ -95,4 +98,6 @@ def baseline(
             **cost_record(seed, time.monotonic() - started, manifest),
         }
         write_json(out.parent / "training.json", {**record, "chosen": settings})
+    for name, place in places.items():
+        write_predictions(place, predicted[name])
     print(out)

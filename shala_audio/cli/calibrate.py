@@ -7,18 +7,24 @@ from typing import Annotated
 
 import typer
 
+from shala_audio.cli.score import TaskOption
 from shala_audio.errors import UserError
 
 
 def calibrate(
-    model: Annotated[Path, typer.Argument(help="Folder of the trained model, where the calibration is kept.")],
-    dev_predictions: Annotated[Path, typer.Argument(help="The model's predictions of the dev split.")],
+    model: Annotated[
+        Path, typer.Argument(help="Folder of the trained model or baseline, where the calibration is kept.")
+    ],
+    dev_predictions: Annotated[Path, typer.Argument(help="Its predictions of the dev split.")],
     manifest: Annotated[Path, typer.Argument(help="Manifest with the votes.")],
-    kind: Annotated[str, typer.Option(help="temperature or dirichlet.")] = "temperature",
+    kind: Annotated[str, typer.Option(help="temperature, temperature_jsd or dirichlet.")] = "temperature",
     apply: Annotated[Path | None, typer.Option(help="Predictions to calibrate as well, such as those of test.")] = None,
     out: Annotated[Path | None, typer.Option(help="File for those.")] = None,
+    task: TaskOption = None,
 ) -> None:
     """Fit a calibration on dev; `shala-audio predict MODEL ... --calibration temperature` then uses it.
+
+    temperature and dirichlet bring the cross-entropy with the raters down, temperature_jsd the distance to them.
 
     Example: shala-audio calibrate exp/shala exp/shala/dev.jsonl data/manifest.jsonl --kind dirichlet
     """
@@ -27,19 +33,22 @@ def calibrate(
     from shala_audio.evaluation.predictions import read_predictions, write_predictions
     from shala_audio.evaluation.score import load_judged
     from shala_audio.files import read_json, write_json
-    from shala_audio.tasks import task_from_dict
+    from shala_audio.tasks import load_task, task_from_dict
 
     settings = model / "shala.json"
-    if not settings.is_file():
-        raise UserError(f"{model}: not a model folder (shala.json is missing)")
+    judged_by = load_task(task) if task else None
+    if settings.is_file():
+        judged_by = task_from_dict(read_json(settings)["task"], str(settings))
+    elif not (model / "training.json").is_file():  # of `shala-audio baseline`
+        raise UserError(f"{model}: not the folder of a model or a baseline (shala.json and training.json are missing)")
     if (apply is None) != (out is None):
         raise UserError("--apply and --out go together")
-    judged = load_judged(dev_predictions, manifest, task_from_dict(read_json(settings)["task"], str(settings)))
+    judged = load_judged(dev_predictions, manifest, judged_by)
     if others := sorted({row.split for row in judged.rows} - {"dev"}):
         raise UserError(f"{dev_predictions}: has rows of {', '.join(others)}; a calibration is fitted on dev alone")
     found = fit(kind, judged.predicted, judged.human, judged.labels)
     write_json(model / f"calibration_{kind}.json", found.to_dict())
-    chosen = f"temperature {1 / found.weight[0, 0]:.3f}" if kind == "temperature" else f"penalty {found.penalty:g}"
+    chosen = f"penalty {found.penalty:g}" if kind == "dirichlet" else f"temperature {1 / found.weight[0, 0]:.3f}"
     print(f"{model / f'calibration_{kind}.json'}: {chosen}, fitted on {found.rows} dev rows")
     if apply is not None and out is not None:
         identities, probs = read_predictions(apply, judged.labels)

@@ -50,7 +50,8 @@ def predict(
     audio_root: Annotated[Path | None, typer.Option(help="Of a manifest: folder that its paths start from.")] = None,
     batch_size: Annotated[int, typer.Option(help="Inputs computed at once.", min=1)] = 16,
     calibration: Annotated[
-        str | None, typer.Option(help="temperature or dirichlet, as `shala-audio calibrate` fitted it.")
+        str | None,
+        typer.Option(help="temperature, temperature_jsd or dirichlet, as `shala-audio calibrate` fitted it."),
     ] = None,
     shard: Annotated[
         str | None,

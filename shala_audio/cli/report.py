@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 if TYPE_CHECKING:
-    from shala_audio.evaluation.results import Run, System
+    from shala_audio.evaluation.results import System
 
 
 def report(
@@ -37,10 +37,11 @@ def report(
     from shala_audio.evaluation import rivals
     from shala_audio.evaluation.results import find_runs, gather, table_rows
     from shala_audio.evaluation.tables import AMBIGUITY, as_csv, latex, markdown
+    from shala_audio.evaluation.trainings import what_they_were
     from shala_audio.files import read_json, write_text
 
     runs = find_runs(experiments)
-    systems = gather(runs)
+    systems, sharpened = rivals.as_they_are_and_sharpened(gather(runs))
     rows = table_rows(systems)
     lines = [f"# {title}", ""]
     for paragraph in note or []:
@@ -67,9 +68,10 @@ def report(
             "Concordance (CCC) of the stated attributes with the raters' means.",
             "",
         ]
-    lines += _trainings(runs)
+    lines += _sharpened(tested, sharpened)
+    lines += what_they_were(runs)
     lines += _pictures(systems, tested or systems[-1], rows, out)
-    write_text(out.with_suffix(".csv"), as_csv(rows))
+    write_text(out.with_suffix(".csv"), as_csv([*rows, *((system.name, system.score) for system in sharpened)]))
     write_text(out.with_suffix(".tex"), latex(rows))
     write_text(out, "\n".join(lines))
     _show(rows, title)
@@ -134,89 +136,31 @@ def _key(systems: Sequence[System]) -> str:
     return " ".join(lines)
 
 
+def _sharpened(tested: System | None, systems: Sequence[System]) -> list[str]:
+    """Every system after a temperature of its own that brings jsd down on dev, and the test against each."""
+    from shala_audio.evaluation.rivals import rivals, table_of_tests
+    from shala_audio.evaluation.tables import markdown
+
+    if not systems:
+        return []
+    columns = ("jsd", "jsd_nats", "kl", "bhattacharyya", "low", "middle", "high", "entropy_error")
+    lines = [
+        markdown([(system.name, system.score) for system in systems], columns),
+        "Each with one temperature of its own, which brings jsd down on dev (temperature_jsd). jsd to few votes is least for "
+        "something sharper than the people are divided: what learns by it is sharp, what learns by cross-entropy is not. "
+        "Here each is as sharp as suits it, so this compares what they know about the rows.",
+        "",
+    ]
+    ours = next((one for one in systems if tested and one.runs[0].folder == tested.runs[0].folder), None)
+    if ours and (against := rivals(ours, systems)):
+        lines += [*table_of_tests(ours, against), ""]
+    return lines
+
+
 def _thirds(system: System) -> str:
     terciles = system.score.get("terciles", {})
     counts = ", ".join(str(terciles.get(third, {}).get("n", 0)) for third in ("low", "middle", "high"))
     return f"Thirds of the rows by the raters' entropy ({counts} rows); rows of equal entropy stay together."
-
-
-def _trainings(runs: Sequence[Run]) -> list[str]:
-    """What every run was: cost, command, hashes, versions."""
-    from shala_audio.evaluation.results import run_name
-
-    trained = [run for run in {run.folder: run for run in runs}.values() if run.training.get("command")]
-    if not trained:
-        return []
-    lines = [
-        "| run | seed | minutes | peak memory (MB) | precision | trained parameters | chosen on dev | manifest |",
-        "|---|---|---|---|---|---|---|---|",
-    ]
-    for run in trained:
-        found = run.training
-        minutes = f"{found['seconds'] / 60:.1f}" + (" (since a resume)" if found.get("resumed") else "")
-        minutes += f" (all of {found['folds']} folds)" if found.get("folds") else ""
-        parameters = f"{found['trained_parameters']:,}" if found.get("trained_parameters") else "–"
-        memory = f"{found['peak_mb']:,}"
-        if found.get("peak_gpu_mb"):
-            memory += f" (GPU: {found['peak_gpu_mb']:,})"
-        name, sha = run_name(found, run.folder), found["manifest_sha256"][:8]
-        chosen = "yes" if found.get("tuned") or found.get("chosen") else "no" if parameters != "–" else "–"
-        cells = [name, found["seed"], minutes, memory, found.get("precision", "–"), parameters, chosen, sha]
-        lines.append("| " + " | ".join(map(str, cells)) + " |")
-    lines += [
-        "",
-        "Chosen on dev: whether a run chose settings there; the others have those of their command and its file.",
-        "",
-    ]
-    lines += [*_choices(trained), "Commands:", ""]
-    commands = [line for run in trained for line in (*run.training.get("before", []), run.training["command"])]
-    lines += [f"    {command}" for command in dict.fromkeys(commands)]
-    used = dict.fromkeys(
-        ", ".join(f"{name} {number}" for name, number in run.training["versions"].items()) for run in trained
-    )
-    commits = dict.fromkeys(run.training["revision"] for run in trained if run.training.get("revision"))
-    code = f" Commit of the code: {', '.join(commits)}." if commits else ""
-    lines += ["", f"{_base_models(trained)} Versions: {'; or '.join(used)}.{code}"]
-    return [*lines, ""]
-
-
-def _base_models(trained: Sequence[Run]) -> str:
-    """Language model and encoder, each with the hash of its weights."""
-    sentences = []
-    for what, key in (("Language model", "lm"), ("Encoder", "encoder")):
-        found = {(run.training[key], run.training[f"{key}_sha256"][:16]) for run in trained if run.training.get(key)}
-        if found:
-            named = "; ".join(f"{name}, sha256 {sha or 'not known'}" for name, sha in sorted(found))
-            sentences.append(f"{what} {named}.")
-    return " ".join(sentences)
-
-
-def _choices(trained: Sequence[Run]) -> list[str]:
-    """What was tried on dev for the runs whose settings were chosen there; the one kept in bold."""
-    from shala_audio.evaluation.results import run_name
-    from shala_audio.evaluation.tuning import in_words
-
-    lines = []
-    for run in trained:
-        if not (tuned := run.training.get("tuned")):
-            continue
-        name, seed = run_name(run.training, run.folder), run.training["seed"]
-        if isinstance(tuned, list):  # of each fold of a cross-validation
-            chosen = [(f"{seed}, fold {fold}", one) for fold, one in enumerate(tuned)]
-        else:
-            chosen = [(str(seed), tuned)]
-        for which, found in chosen:
-            best = min(found["tried"], key=lambda one: one["jsd"])
-            cells = []
-            for one in found["tried"]:
-                text = f"{in_words(one['settings'])}: {one['jsd']:.3f}"
-                cells.append(f"**{text}**" if one is best else text)
-            lines.append(f"| {name} | {which} | {found['rows']} | {'; '.join(cells)} |")
-    if not lines:
-        return []
-    heads = ["Settings chosen on dev, by jsd:", "", "| run | seed | dev rows | tried |", "|---|---|---|---|"]
-    at_the_end = "Where the best is the smallest or the largest that was tried, one beyond it may be better still."
-    return [*heads, *lines, "", at_the_end, ""]
 
 
 def _pictures(systems: Sequence[System], drawn: System, rows: Any, out: Path) -> list[str]:

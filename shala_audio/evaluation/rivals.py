@@ -12,6 +12,13 @@ from shala_audio.evaluation.results import System
 REFERENCES = ("shala_exact", "shala", "shala_static", "shala_dynamic", "shala_unweighted")
 
 
+def as_they_are_and_sharpened(systems: Sequence[System]) -> tuple[list[System], list[System]]:
+    """Systems, and apart from them those with a temperature fitted to jsd: these are compared among themselves."""
+    sharpened = [system for system in systems if system.runs[0].calibration == "temperature_jsd"]
+    rest = [system for system in systems if system not in sharpened]
+    return (rest, sharpened) if rest else (sharpened, [])
+
+
 def reference(systems: Sequence[System], name: str | None = None) -> System | None:
     """The system to test against all others: the one of that name, or SHALA, not calibrated; None where there is no SHALA.
 
@@ -50,6 +57,11 @@ def against_others(ours: System, systems: Sequence[System]) -> list[str]:
     """The tests as a Markdown table; nothing where there are none."""
     if not (against := rivals(ours, systems)):
         return []
+    return [*table_of_tests(ours, against), "", _in_words(ours, against), ""]
+
+
+def table_of_tests(ours: System, against: Sequence[tuple[System, Paired, float]]) -> list[str]:
+    """What `rivals` found, as the lines of a Markdown table."""
     lines = [
         f"| {ours.name} against | rows | groups | jsd, less the other's | p | p, corrected |",
         "|---|---|---|---|---|---|",
@@ -58,6 +70,10 @@ def against_others(ours: System, systems: Sequence[System]) -> list[str]:
         gap = f"{one.difference:+.3f} [{one.low:+.3f}, {one.high:+.3f}]"
         groups = one.groups if one.by_group else "–"
         lines.append(f"| {other.name} | {one.rows} | {groups} | {gap} | {one.p:.4f} | {corrected:.4f} |")
+    return lines
+
+
+def _in_words(ours: System, against: Sequence[tuple[System, Paired, float]]) -> str:
     said = [
         f"Below 0, {ours.name} is nearer to the raters. Paired by row (of several seeds, its mean), with a 95 % interval and "
         "a two-sided p of 10,000 random signs, so 0.0001 is the least that it can be; corrected for the number of systems "
@@ -75,4 +91,4 @@ def against_others(ours: System, systems: Sequence[System]) -> list[str]:
     elif not all(one.by_group for _, one, _ in against):
         said.append("Where none are named, rows count as independent.")
     said.append("Seeds count as given: another training may say otherwise.")
-    return [*lines, "", " ".join(said), ""]
+    return " ".join(said)

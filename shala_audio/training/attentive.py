@@ -7,7 +7,7 @@ clips are heard in turn, where there are any, are chosen on the dev split.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -19,7 +19,7 @@ from shala_audio.audio.features import FeatureStore, pad_features
 from shala_audio.data.rows import Row
 from shala_audio.distribution import Floats, LabelDistribution, jsd
 from shala_audio.tasks import Task
-from shala_audio.training.linear import judged_splits
+from shala_audio.training.linear import judged_splits, named_predictions
 from shala_audio.training.objective import soft_cross_entropy
 from shala_audio.training.sampling import visit_order
 
@@ -58,9 +58,9 @@ class AttentivePooling(nn.Module):
 
 @dataclass(frozen=True)
 class AttentiveResult:
-    """Predictions of the test split, and what dev chose."""
+    """Predictions of "dev" and "test", and what dev chose."""
 
-    predictions: list[tuple[str, LabelDistribution]]
+    predictions: Mapping[str, list[tuple[str, LabelDistribution]]]
     learning_rate: float
     epochs: int
     copies: int
@@ -70,7 +70,7 @@ class AttentiveResult:
 def train_attentive(
     rows: Sequence[Row], features: FeatureStore, task: Task, seed: int = 0, copies: int = 0
 ) -> AttentiveResult:
-    """Fit on train, choose on dev, predict test.
+    """Fit on train, choose on dev, predict dev and test.
 
     Args:
         rows, features, task: what to learn.
@@ -88,7 +88,7 @@ def train_attentive(
     target = torch.tensor(human["train"], dtype=torch.float32)
     lengths = [features.frames(row.id) for row in splits["train"]]
     tried = [(rate, heard) for heard in sorted({0, copies}) for rate in LEARNING_RATES]
-    best: tuple[float, float, int, int, Floats] | None = None
+    best: tuple[float, float, int, int, dict[str, Floats]] | None = None
     with tqdm(total=len(tried) * EPOCHS, unit="pass", desc="attentive", disable=None) as bar:
         for rate, heard in tried:
             train = with_copies if heard else clips["train"]
@@ -107,18 +107,19 @@ def train_attentive(
                     loss.backward()
                     optimizer.step()
                 bar.update()
-                distance = float(np.mean(jsd(human["dev"], _predict(model, clips["dev"]))))
+                on_dev = _predict(model, clips["dev"])
+                distance = float(np.mean(jsd(human["dev"], on_dev)))
                 since = 0 if mine is None or distance < mine else since + 1
                 mine = distance if mine is None else min(mine, distance)
                 if best is None or distance < best[0]:
-                    best = (distance, rate, epoch + 1, heard, _predict(model, clips["test"]))
+                    probs = {"dev": on_dev, "test": _predict(model, clips["test"])}
+                    best = (distance, rate, epoch + 1, heard, probs)
                 if since >= PATIENCE:
                     bar.update(EPOCHS - epoch - 1)
                     break
     assert best is not None
     distance, rate, epochs, heard, probs = best
-    answers = LabelDistribution.of_rows(task.label_names, probs)
-    named = [(row.id, answer) for row, answer in zip(splits["test"], answers, strict=True)]
+    named = named_predictions(splits, probs, task.label_names)
     return AttentiveResult(named, rate, epochs, heard, distance)
 
 

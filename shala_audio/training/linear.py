@@ -7,7 +7,7 @@ copies of the training clips too, where there are any, are chosen on the dev spl
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -26,9 +26,9 @@ PENALTIES = (1e-4, 1e-3, 1e-2, 1e-1)
 
 @dataclass(frozen=True)
 class LinearResult:
-    """Predictions on the test split, and what dev chose."""
+    """Predictions of "dev" and "test", and what dev chose."""
 
-    predictions: list[tuple[str, LabelDistribution]]
+    predictions: Mapping[str, list[tuple[str, LabelDistribution]]]
     layer: int
     penalty: float
     copies: int
@@ -45,6 +45,17 @@ def judged_splits(rows: Sequence[Row], task: Task) -> tuple[dict[str, list[Row]]
     if missing := [name for name, members in splits.items() if not members]:
         raise UserError(f"the manifest has no rows with votes in {', '.join(missing)}")
     return splits, {name: human_distributions(members, task.label_names) for name, members in splits.items()}
+
+
+def named_predictions(
+    splits: Mapping[str, Sequence[Row]], probs: Mapping[str, Floats], labels: tuple[str, ...]
+) -> dict[str, list[tuple[str, LabelDistribution]]]:
+    """Ids and distributions of the rows of each split that `probs` has (rows, K) of."""
+    answers = {name: LabelDistribution.of_rows(labels, found) for name, found in probs.items()}
+    return {
+        name: [(row.id, answer) for row, answer in zip(splits[name], found, strict=True)]
+        for name, found in answers.items()
+    }
 
 
 def pool(keys: Sequence[str], features: FeatureStore) -> Tensor:
@@ -76,7 +87,7 @@ def fit(x: Tensor, p: Tensor, penalty: float) -> tuple[Tensor, Tensor]:
 def train_linear(
     rows: Sequence[Row], features: FeatureStore, task: Task, layers: Sequence[int], copies: int = 0
 ) -> LinearResult:
-    """Fit on train, choose on dev, predict test.
+    """Fit on train, choose on dev, predict dev and test.
 
     Args:
         rows, features, task: what to learn.
@@ -88,7 +99,7 @@ def train_linear(
     """
     splits, human = judged_splits(rows, task)
     pooled = {name: pool([row.id for row in splits[name]], features) for name in ("dev", "test")}
-    best: tuple[float, int, float, int, Floats] | None = None
+    best: tuple[float, int, float, int, dict[str, Floats]] | None = None
     for heard in sorted({0, copies}):
         heard_as = [[row.id, *features.copies(row.id, heard)] for row in splits["train"]]
         target = torch.tensor(human["train"], dtype=torch.float32)
@@ -102,9 +113,8 @@ def train_linear(
                 q = {name: (x[name] @ weight.T + bias).double().softmax(dim=-1).numpy() for name in ("dev", "test")}
                 distance = float(np.mean(jsd(human["dev"], q["dev"])))
                 if best is None or distance < best[0]:
-                    best = (distance, index, penalty, heard, q["test"])
+                    best = (distance, index, penalty, heard, q)
     assert best is not None
     distance, index, penalty, heard, probs = best
-    answers = LabelDistribution.of_rows(task.label_names, probs)
-    named = [(row.id, answer) for row, answer in zip(splits["test"], answers, strict=True)]
+    named = named_predictions(splits, probs, task.label_names)
     return LinearResult(named, layers[index], penalty, heard, distance)

@@ -225,7 +225,7 @@ def test_calibrate_and_compare(tmp_path):
                     file.write(json.dumps({"id": row.id, "probs": probs}) + "\n")
     write_json(tmp_path / "shala.json", {"task": load_task("mini_text").to_dict()})
     test, better = tmp_path / "test.jsonl", tmp_path / "calibrated.jsonl"
-    for kind in ("temperature", "dirichlet"):
+    for kind in ("temperature", "temperature_jsd", "dirichlet"):
         options = ("--kind", kind, "--apply", test, "--out", better)
         assert "fitted on" in invoke("calibrate", tmp_path, tmp_path / "dev.jsonl", manifest, *options)
         assert (tmp_path / f"calibration_{kind}.json").is_file()
@@ -233,6 +233,26 @@ def test_calibrate_and_compare(tmp_path):
         assert "jsd" in table and "-0." in table, "the calibrated ones are closer"
     with pytest.raises(UserError, match="fitted on dev alone"):
         invoke("calibrate", tmp_path, test, manifest)
+    with pytest.raises(UserError, match="not the folder of a model or a baseline"):
+        invoke("calibrate", tmp_path / "nowhere", tmp_path / "dev.jsonl", manifest)
+
+
+def test_a_baseline_is_sharpened_and_reported_apart(tmp_path):
+    invoke("prepare", "mini_text", "--out", tmp_path, "--max-rows", 200)
+    manifest, system = tmp_path / "manifest.jsonl", tmp_path / "prior"
+    test, better = system / "predictions.jsonl", system / "predictions_temperature_jsd.jsonl"
+    invoke("baseline", "prior", manifest, "--out", test)
+    options = ("--kind", "temperature_jsd", "--apply", test, "--out", better)
+    invoke("calibrate", system, system / "predictions_dev.jsonl", manifest, *options)
+    for predictions, score in ((test, "score.json"), (better, "score_temperature_jsd.json")):
+        invoke("score", predictions, manifest, "--out", system / score)
+    invoke("report", system, "--out", tmp_path / "R.md")
+    _, *rest = (tmp_path / "R.md").read_text().split("| system |")
+    tables = [part.split("\n\n")[0] for part in rest]
+    assert ["temperature_jsd" in table for table in tables] == [False, False, True]
+    assert (
+        "constant prior + temperature_jsd" in tables[2] and "+ temperature_jsd,40," in (tmp_path / "R.csv").read_text()
+    )
 
 
 def test_train_help_lists_the_methods():

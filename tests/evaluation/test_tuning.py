@@ -7,11 +7,11 @@ import pytest
 from typer.testing import CliRunner
 
 from shala_audio.cli.main import app
-from shala_audio.cli.report import _choices
 from shala_audio.data.rows import Row, write_manifest
 from shala_audio.errors import UserError
 from shala_audio.evaluation.pool import pool_folds
 from shala_audio.evaluation.results import Run, find_runs, gather
+from shala_audio.evaluation.trainings import _choices
 from shala_audio.evaluation.tuning import choose_run, without_choice
 from shala_audio.files import read_json, write_json
 from shala_audio.tasks import load_task

@@ -39,10 +39,15 @@ def test_it_learns_what_a_mean_over_time_hides():
         rows.append(Row(identity, "tiny_speech", split, f"s{index}", Audio("a.wav"), votes=votes))
         features[identity] = states
     result = train_attentive(rows, TinyStore(features), SPEECH_TASK)  # type: ignore[arg-type]
-    found = dict(result.predictions)
+    found = dict(result.predictions["test"])
     test = [row for row in rows if row.split == "test"]
     assert set(found) == {row.id for row in test}
     human = np.array([[row.votes.get(label, 0) / 5 for label in SPEECH_TASK.label_names] for row in test])
     assert jsd(human, np.stack([found[row.id].probs for row in test])).mean() < 0.3
+    dev = [row for row in rows if row.split == "dev"]
+    human = np.array([[row.votes.get(label, 0) / 5 for label in SPEECH_TASK.label_names] for row in dev])
+    assert [identity for identity, _ in result.predictions["dev"]] == [row.id for row in dev]
+    said = np.stack([answer.probs for _, answer in result.predictions["dev"]])
+    assert jsd(human, said).mean() == pytest.approx(result.dev_jsd), "of the model that was kept"
     with pytest.raises(UserError, match="in dev"):
         train_attentive([row for row in rows if row.split != "dev"], TinyStore(features), SPEECH_TASK)  # type: ignore[arg-type]

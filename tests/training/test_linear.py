@@ -7,6 +7,8 @@ from sklearn.linear_model import LogisticRegression
 
 from shala_audio.audio.features import copy_id
 from shala_audio.data.rows import Audio, Row
+from shala_audio.data.votes import human_distributions
+from shala_audio.distribution import jsd
 from shala_audio.training.attentive import train_attentive
 from shala_audio.training.linear import fit, train_linear
 from tests.tiny import SPEECH_TASK
@@ -39,7 +41,11 @@ def test_it_finds_the_layer_that_tells():
         features[identity] = states
     result = train_linear(rows, TinyStore(features), SPEECH_TASK, [3, 5])  # type: ignore[arg-type]
     assert result.layer == 5 and result.dev_jsd < 0.35
-    assert {identity for identity, _ in result.predictions} == {row.id for row in rows if row.split == "test"}
+    for split, predicted in result.predictions.items():
+        assert [identity for identity, _ in predicted] == [row.id for row in rows if row.split == split]
+    human = human_distributions([row for row in rows if row.split == "dev"], SPEECH_TASK.label_names)
+    said = np.stack([answer.probs for _, answer in result.predictions["dev"]])
+    assert jsd(human, said).mean() == pytest.approx(result.dev_jsd), "of the settings that were kept"
 
 
 @pytest.mark.parametrize("helpful", [True, False])
