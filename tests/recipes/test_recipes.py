@@ -76,6 +76,8 @@ def check_experiment(exp: Path, systems: set[str]) -> None:
     assert all(
         re.search(rf"^\| {system} (\(\w+\) )?\|", results, re.MULTILINE) for system in systems | {"constant prior"}
     )
+    sharpened = {path.parent.name for path in exp.glob("*/score_temperature_jsd.json")}
+    assert not sharpened or systems | {"prior"} <= sharpened, "all, or none where dev rows are few"
     packed = {path.name for path in (exp / "pack").iterdir()}
     assert {"shala.json", "trained.safetensors", "config.json", "README.md", "RESULTS.md", "score.json"} <= packed
     assert not any(name.startswith("distances") for name in packed), "votes could be guessed from them"
@@ -195,7 +197,9 @@ def test_chaosnli_all_stages_by_a_rival(recipe, tmp_path):
     run_copy(script, *options, "--method", "few_shot")
     check_experiment(tmp_path / "exp", {"zero_shot", "few_shot"})
     results = (tmp_path / "exp" / "RESULTS.md").read_text()
-    assert "few_shot (label_token) + temperature" in results and "+ dirichlet" in results
+    assert "few_shot (label_token) + temperature |" in results and "+ dirichlet" in results
+    for name in ("constant prior", "zero_shot (label_token)", "few_shot (label_token)"):
+        assert f"{name} + temperature_jsd" in results, "every system is sharpened"
     assert "ceiling: fresh sample of the raters" in results and "--method few_shot" in results
     assert not re.search(r"(^|[ '=])/\w+/", results), "no absolute path"
 
