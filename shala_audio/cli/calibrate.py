@@ -13,7 +13,7 @@ from shala_audio.errors import UserError
 
 def calibrate(
     model: Annotated[
-        Path, typer.Argument(help="Folder of the trained model or baseline, where the calibration is kept.")
+        Path, typer.Argument(help="Folder of the model, or of another system, where the calibration is kept.")
     ],
     dev_predictions: Annotated[Path, typer.Argument(help="Its predictions of the dev split.")],
     manifest: Annotated[Path, typer.Argument(help="Manifest with the votes.")],
@@ -37,10 +37,12 @@ def calibrate(
 
     settings = model / "shala.json"
     judged_by = load_task(task) if task else None
+    if not model.is_dir():
+        raise UserError(f"{model}: no such folder")
     if settings.is_file():
         judged_by = task_from_dict(read_json(settings)["task"], str(settings))
-    elif not (model / "training.json").is_file():  # of `shala-audio baseline`
-        raise UserError(f"{model}: not the folder of a model or a baseline (shala.json and training.json are missing)")
+        if task and load_task(task).label_names != judged_by.label_names:
+            raise UserError(f"--task {task}: has other labels than {model}, which is a model of its own task")
     if (apply is None) != (out is None):
         raise UserError("--apply and --out go together")
     judged = load_judged(dev_predictions, manifest, judged_by)

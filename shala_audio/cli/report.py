@@ -36,12 +36,13 @@ def report(
     from shala_audio.errors import UserError
     from shala_audio.evaluation import rivals
     from shala_audio.evaluation.results import find_runs, gather, table_rows
+    from shala_audio.evaluation.sharpened import apart, section
     from shala_audio.evaluation.tables import AMBIGUITY, as_csv, latex, markdown
     from shala_audio.evaluation.trainings import what_they_were
     from shala_audio.files import read_json, write_text
 
     runs = find_runs(experiments)
-    systems, sharpened = rivals.as_they_are_and_sharpened(gather(runs))
+    systems, sharpened = apart(gather(runs))
     rows = table_rows(systems)
     lines = [f"# {title}", ""]
     for paragraph in note or []:
@@ -68,11 +69,12 @@ def report(
             "Concordance (CCC) of the stated attributes with the raters' means.",
             "",
         ]
-    lines += _sharpened(tested, sharpened)
+    lines += section(tested, systems, sharpened)
     lines += what_they_were(runs)
     lines += _pictures(systems, tested or systems[-1], rows, out)
-    write_text(out.with_suffix(".csv"), as_csv([*rows, *((system.name, system.score) for system in sharpened)]))
-    write_text(out.with_suffix(".tex"), latex(rows))
+    every = [*rows, *((system.name, system.score) for system in sharpened)]
+    write_text(out.with_suffix(".csv"), as_csv(every))
+    write_text(out.with_suffix(".tex"), latex(every))
     write_text(out, "\n".join(lines))
     _show(rows, title)
     print(out)
@@ -134,27 +136,6 @@ def _key(systems: Sequence[System]) -> str:
             f"Without the rows' distances, and so not tested (`shala-audio score` writes them): {', '.join(untold)}."
         )
     return " ".join(lines)
-
-
-def _sharpened(tested: System | None, systems: Sequence[System]) -> list[str]:
-    """Every system after a temperature of its own that brings jsd down on dev, and the test against each."""
-    from shala_audio.evaluation.rivals import rivals, table_of_tests
-    from shala_audio.evaluation.tables import markdown
-
-    if not systems:
-        return []
-    columns = ("jsd", "jsd_nats", "kl", "bhattacharyya", "low", "middle", "high", "entropy_error")
-    lines = [
-        markdown([(system.name, system.score) for system in systems], columns),
-        "Each with one temperature of its own, which brings jsd down on dev (temperature_jsd). jsd to few votes is least for "
-        "something sharper than the people are divided: what learns by it is sharp, what learns by cross-entropy is not. "
-        "Here each is as sharp as suits it, so this compares what they know about the rows.",
-        "",
-    ]
-    ours = next((one for one in systems if tested and one.runs[0].folder == tested.runs[0].folder), None)
-    if ours and (against := rivals(ours, systems)):
-        lines += [*table_of_tests(ours, against), ""]
-    return lines
 
 
 def _thirds(system: System) -> str:

@@ -5,10 +5,10 @@
 - **dirichlet**: q = softmax(W log p + b), a matrix and a vector, with a penalty on what lies off W's diagonal and on b
   (Kull et al. 2019, arXiv 1910.12656). The penalty is chosen among five by cross-validation within the dev split.
 
-The first and the last minimise the cross-entropy with the raters' distributions, which is least where the model states what
-the raters would say on average. The distance to few votes is least for something sharper than that: a panel of three seldom
-spreads as widely as the people it was drawn from. So what has learnt by the distance is sharper than what has learnt by
-cross-entropy, and the two are compared fairly after `temperature_jsd`, by which each is as sharp as suits it on dev.
+The first and the last minimise the cross-entropy with the raters' distributions, a proper score: least where the model states
+the mean of what may be, over votes not cast and over rows that look alike to it. The expected distance is not proper. It is
+least for something sharper than that mean, the more so the fewer the votes and the less is known of the row. So after
+`temperature_jsd` answers are nearer to the votes, and no longer an estimate of what people would say.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from shala_audio.errors import UserError, not_one_of
 from shala_audio.files import read_json
 
 KINDS = ("temperature", "temperature_jsd", "dirichlet")
-SCALES = np.geomspace(0.02, 50.0, 80)  # of 1 / T, for a loss that may have several valleys
+SCALES = np.geomspace(0.02, 50.0, 81)  # of 1 / T (1 is one of them), for a loss that may have several valleys
 FLOOR = 1e-4  # log 0 is never taken: a probability below this counts as this
 PENALTIES = (1e-4, 1e-3, 1e-2, 1e-1, 1.0)
 FOLDS = 5
@@ -158,9 +158,12 @@ def _fit_temperature_jsd(logs: Floats, human: Floats) -> float:
     def distance(scale: float) -> float:
         return float(jsd(human, _softmax(logs * scale)).mean())
 
-    best = int(np.argmin([distance(scale) for scale in SCALES]))
+    distances = np.array([distance(scale) for scale in SCALES])
+    least = np.flatnonzero(distances <= distances.min() + 1e-12)  # all of them, where every answer is uniform
+    best = int(least[np.argmin(np.abs(np.log(SCALES[least])))])
     around = SCALES[max(best - 1, 0)], SCALES[min(best + 1, len(SCALES) - 1)]
-    return float(minimize_scalar(distance, bounds=around, method="bounded").x)
+    between = float(minimize_scalar(distance, bounds=around, method="bounded").x)
+    return between if distance(between) < distances[best] else float(SCALES[best])
 
 
 def _fit_dirichlet(logs: Floats, human: Floats, penalty: float) -> tuple[Floats, Floats]:

@@ -14,6 +14,7 @@ import numpy as np
 from shala_audio.distribution import NATS_PER_BIT_ROOT
 from shala_audio.errors import UserError
 from shala_audio.evaluation.by_row import ByRow, distances_beside
+from shala_audio.evaluation.calibration import KINDS
 from shala_audio.evaluation.compare import mean_by_row, mean_interval
 from shala_audio.evaluation.tuning import without_choice
 from shala_audio.files import read_json
@@ -109,7 +110,9 @@ def _of_file(path: Path) -> Run:
     """A run by its file of measures: named by the record of its training or its folder; `mine.json` by itself."""
     folder = path.parent.resolve()
     if path.stem != "score" and not path.stem.startswith("score_"):
-        return _read(path, path.stem, {}, "")
+        calibration = next((kind for kind in KINDS if path.stem.endswith(f"_{kind}")), "")
+        name = path.stem.removesuffix(f"_{calibration}") + f" + {calibration}" if calibration else path.stem
+        return _read(path, name, {}, calibration)
     training = read_json(folder / "training.json") if (folder / "training.json").is_file() else {}
     name = run_name(training, folder)
     name = "constant prior" if name == "prior" else name

@@ -12,13 +12,6 @@ from shala_audio.evaluation.results import System
 REFERENCES = ("shala_exact", "shala", "shala_static", "shala_dynamic", "shala_unweighted")
 
 
-def as_they_are_and_sharpened(systems: Sequence[System]) -> tuple[list[System], list[System]]:
-    """Systems, and apart from them those with a temperature fitted to jsd: these are compared among themselves."""
-    sharpened = [system for system in systems if system.runs[0].calibration == "temperature_jsd"]
-    rest = [system for system in systems if system not in sharpened]
-    return (rest, sharpened) if rest else (sharpened, [])
-
-
 def reference(systems: Sequence[System], name: str | None = None) -> System | None:
     """The system to test against all others: the one of that name, or SHALA, not calibrated; None where there is no SHALA.
 

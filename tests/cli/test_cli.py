@@ -233,8 +233,10 @@ def test_calibrate_and_compare(tmp_path):
         assert "jsd" in table and "-0." in table, "the calibrated ones are closer"
     with pytest.raises(UserError, match="fitted on dev alone"):
         invoke("calibrate", tmp_path, test, manifest)
-    with pytest.raises(UserError, match="not the folder of a model or a baseline"):
+    with pytest.raises(UserError, match="no such folder"):
         invoke("calibrate", tmp_path / "nowhere", tmp_path / "dev.jsonl", manifest)
+    with pytest.raises(UserError, match="--task crema_d: has other labels"):
+        invoke("calibrate", tmp_path, tmp_path / "dev.jsonl", manifest, "--task", "crema_d")
 
 
 def test_a_baseline_is_sharpened_and_reported_apart(tmp_path):

@@ -53,6 +53,26 @@ def test_no_other_temperature_is_nearer(seed):
     assert jsd(human, found(predicted)).mean() <= best + 1e-6
 
 
+def test_with_many_raters_ignorance_asks_for_it_too():
+    """Rows that look alike to the model differ; a hundred raters each tell precisely how."""
+    rng = np.random.default_rng(5)
+    people = rng.dirichlet([0.5, 0.5, 0.5], size=4000)
+    votes = np.stack([rng.multinomial(100, p) / 100 for p in people])
+    alike = people[:, 0].argsort().argsort() // 2000  # all that it tells apart
+    predicted = np.stack([votes[alike == group].mean(axis=0) for group in alike])
+    flat, sharp = (fit(kind, predicted, votes, LABELS) for kind in ("temperature", "temperature_jsd"))
+    assert 1 / flat.weight[0, 0] == pytest.approx(1.0, abs=0.02) and 1 / sharp.weight[0, 0] < 0.9
+
+
+@pytest.mark.parametrize("predicted", [np.full((20, 3), 1 / 3), np.eye(3)[np.arange(20) % 3]])
+def test_answers_that_no_temperature_moves_stay_and_none_is_worse_for_it(predicted):
+    human = np.eye(3)[np.arange(20) % 3] * 0.6 + 0.4 / 3
+    found = fit("temperature_jsd", predicted, human, LABELS)
+    assert jsd(human, found(predicted)).mean() <= jsd(human, predicted).mean() + 1e-9
+    if predicted.max() < 0.5:
+        assert found.weight[0, 0] == pytest.approx(1.0)
+
+
 def test_dirichlet_undoes_a_linear_map():
     """A temperature cannot mend labels that are confused in one direction; a matrix can."""
     rng = np.random.default_rng(1)

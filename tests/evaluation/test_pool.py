@@ -50,6 +50,15 @@ def test_every_row_is_predicted_once(tmp_path):
     assert not (tmp_path / "out" / "shala" / "predictions_dev.jsonl").exists()
 
 
+def test_the_folds_temperatures_are_kept(tmp_path):
+    folds = make_folds(tmp_path)
+    for fold, t in zip(folds, (0.5, 0.8), strict=True):
+        kept = {"weight": [[1 / t, 0], [0, 1 / t]], "rows": 12}
+        write_json(fold.experiment / "shala" / "calibration_temperature_jsd.json", kept)
+    pool_folds(folds, tmp_path / "out")
+    assert read_json(tmp_path / "out" / "shala" / "training.json")["temperatures"] == [[0.5, 12], [0.8, 12]]
+
+
 def test_a_row_twice_or_missing_is_named(tmp_path):
     with pytest.raises(UserError, match="row b is in the test split of another fold too"):
         pool_folds(make_folds(tmp_path / "one", tests=(("a", "b"), ("b", "c"))), tmp_path / "out")

@@ -139,6 +139,10 @@ def test_a_file_of_measures_is_a_system(experiments):
     assert named == find_runs([experiments / "seed0" / "zero_shot"])[0]
     (calibrated,) = find_runs([experiments / "seed0" / "shala_static" / "score_temperature.json"])
     assert calibrated.calibration == "temperature"
+    for end in ("", "_distances"):
+        (experiments / f"mine_temperature_jsd{end}.json").write_bytes((experiments / f"mine{end}.json").read_bytes())
+    (mine,) = find_runs([experiments / "mine_temperature_jsd.json"])
+    assert mine.system == "mine + temperature_jsd" and mine.calibration == "temperature_jsd" and mine.rows["jsd"]
     with pytest.raises(UserError, match="holds no measures"):
         find_runs([experiments / "seed0" / "zero_shot" / "training.json"])
     arguments = [

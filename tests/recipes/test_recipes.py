@@ -88,9 +88,10 @@ def check_experiment(exp: Path, systems: set[str]) -> None:
 @pytest.mark.parametrize("recipe", ["msp_podcast"], indirect=True)
 def test_msp_podcast_all_stages(recipe, tmp_path):
     _, script, model = recipe
-    make_msp_podcast(tmp_path / "corpus", turns=48)
+    make_msp_podcast(tmp_path / "corpus", turns=60)
     options = ("--corpus_root", tmp_path / "corpus", "--model", model, "--exp", tmp_path / "exp")
     run_copy(script, *options)
+    assert (tmp_path / "exp" / "attentive" / "score_temperature_jsd.json").is_file(), "there are enough dev rows"
     check_experiment(tmp_path / "exp", {"zero_shot", "warm_start", "shala", "linear", "attentive"})
     for record in (tmp_path / "exp").glob("*/training.json"):
         assert '"/' not in record.read_text(), f"no absolute path in {record}"
