@@ -303,20 +303,28 @@ systems=(prior "${trained[@]}")
 [ -z "$hears" ] || systems+=(linear attentive)
 
 if wants 5; then
+  interrupted=yes
+  [ ! -e "$exp/.done_5" ] || interrupted=
   begin 5 "predict"
   need "$exp/.done_3" 3
-  for system in "${systems[@]}"; do rm -f "$exp/$system"/{predictions,score,calibration}*.json*; done
+  there() { # whether this stage has made a file already, before it was interrupted
+    [ -n "$interrupted" ] && [ "$1" -nt "$exp/.done_3" ] && { [ ! -e "$exp/.done_4" ] || [ "$1" -nt "$exp/.done_4" ]; } \
+      && echo "$1 is there already"
+  }
+  for system in "${systems[@]}"; do rm -f "$exp/$system"/{score,calibration}*.json "$exp/$system"/predictions_{temperature,dirichlet}*; done
   shala-audio baseline prior "$manifest" --seed "$seed" "${judged_by[@]}" --out "$exp/prior/predictions.jsonl"
   for system in "${trained[@]}"; do
     case $system in zero_shot | few_shot | warm_start) ;; *) need "$exp/.done_4" 4 ;; esac
-    "${predict_cmd[@]}" predict "$exp/$system" "$manifest" --split test "${feature_options[@]}" \
-      --resume --format jsonl --out "$exp/$system/predictions.jsonl"
-    "${predict_cmd[@]}" predict "$exp/$system" "$manifest" --split dev "${feature_options[@]}" \
-      --resume --format jsonl --out "$exp/$system/predictions_dev.jsonl"
+    for rows in test dev; do
+      file=$exp/$system/predictions.jsonl
+      [ $rows = test ] || file=$exp/$system/predictions_dev.jsonl
+      there "$file" || "${predict_cmd[@]}" predict "$exp/$system" "$manifest" --split $rows "${feature_options[@]}" \
+        --resume --format jsonl --out "$file"
+    done
   done
   if [ -n "$hears" ]; then
     for kind in linear attentive; do
-      shala-audio baseline $kind "$manifest" --features "$features" --seed "$seed" "${hearing[@]}" "${judged_by[@]}" \
+      there "$exp/$kind/predictions.jsonl" && there "$exp/$kind/predictions_dev.jsonl" || shala-audio baseline $kind "$manifest" --features "$features" --seed "$seed" "${hearing[@]}" "${judged_by[@]}" \
         --out "$exp/$kind/predictions.jsonl"
     done
   fi

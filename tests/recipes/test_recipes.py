@@ -202,6 +202,10 @@ def test_chaosnli_all_stages_by_a_rival(recipe, tmp_path):
     for name in ("constant prior", "zero_shot (label_token)", "few_shot (label_token)"):
         assert f"{name} + temperature_jsd" in results, "every system is sharpened"
     assert "ceiling: fresh sample of the raters" in results and "--method few_shot" in results
+    (tmp_path / "exp" / ".done_5").unlink()  # as if stage 5 had been killed before its end
+    alone = (*options, "--method", "few_shot", "--stage", "5", "--stop_stage", "5")
+    assert run_copy(script, *alone).stdout.count("is there already") == 4, "what it had predicted is kept"
+    assert "is there already" not in run_copy(script, *alone).stdout, "a stage that was finished is done again"
     assert not re.search(r"(^|[ '=])/\w+/", results), "no absolute path"
 
 
