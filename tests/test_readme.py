@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import csv
 import re
 from pathlib import Path
 
@@ -44,3 +45,27 @@ def test_the_product_names_no_machine():
     """No path or host of the machine it was built on."""
     for path in [*TEXTS, ROOT / "constraints.txt", ROOT / "scripts" / "setup.sh", ROOT / "Makefile"]:
         assert not re.search(r"/work/|/opt/|file://", path.read_text()), path
+
+
+def test_the_results_are_those_of_the_tables():
+    """Every number of the README's table of results, by its row's link and its column's system."""
+    systems = {
+        "constant prior": "constant prior",
+        "zero-shot": "zero_shot (label_token)",
+        "linear classifier": "linear",
+        "soft-label SFT": "sft_soft (label_token)",
+        "SHALA": "shala_exact (label_token)",
+        "soft-label SFT, sharpened": "sft_soft (label_token) + temperature_jsd",
+        "SHALA, sharpened": "shala_exact (label_token) + temperature_jsd",
+        "ceiling": "ceiling: ",
+    }
+    text = (ROOT / "README.md").read_text().split("## What it reaches")[1].split("\n## ")[0]
+    heads, _, *lines = [line.strip("| ").split(" | ") for line in text.splitlines() if line.startswith("|")]
+    assert len(lines) == 5 and heads[1:] == list(systems)
+    for first, *cells in lines:
+        place = re.search(r"\((recipes/[\w/]+)\.md\)", first)
+        with open(ROOT / f"{place[1]}.csv") as file:
+            found = {row["system"]: float(row["value"]) for row in csv.DictReader(file) if row["measure"] == "jsd"}
+        for head, cell in zip(systems, cells, strict=True):
+            wanted = [f"{value:.3f}"[1:] for name, value in found.items() if name.startswith(systems[head])]
+            assert cell == (wanted[0] if wanted else "–"), f"{first}: {head}"
