@@ -55,8 +55,9 @@ def test_the_results_are_those_of_the_tables():
         "linear classifier": "linear",
         "soft-label SFT": "sft_soft (label_token)",
         "SHALA": "shala_exact (label_token)",
-        "soft-label SFT, sharpened": "sft_soft (label_token) + temperature_jsd",
-        "SHALA, sharpened": "shala_exact (label_token) + temperature_jsd",
+        "linear, with T": "linear + temperature_jsd",
+        "soft-label SFT, with T": "sft_soft (label_token) + temperature_jsd",
+        "SHALA, with T": "shala_exact (label_token) + temperature_jsd",
         "ceiling": "ceiling: ",
     }
     text = (ROOT / "README.md").read_text().split("## What it reaches")[1].split("\n## ")[0]

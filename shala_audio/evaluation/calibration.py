@@ -7,7 +7,7 @@
 
 The first and the last minimise the cross-entropy with the raters' distributions, a proper score: least where the model states
 the mean of what may be, over votes not cast and over rows that look alike to it. The expected distance is not proper. It is
-least for something sharper than that mean, the more so the fewer the votes and the less is known of the row. So after
+often least for something sharper than that mean, where votes are few or little is known of the row. So after
 `temperature_jsd` answers are nearer to the votes, and no longer an estimate of what people would say.
 """
 

@@ -1,7 +1,8 @@
 """Systems after a temperature of their own that brings jsd down on dev: a table, and the tests among them.
 
-The expected distance is least for an answer that is sharper than the mean of what may be. A loss of that kind teaches
-sharpness, cross-entropy does not, and one number fitted on dev gives it to either: so systems are compared after that, too.
+The expected divergence, and often the distance, is least for an answer sharper than the mean of what may be. A loss of that
+kind teaches sharpness, cross-entropy does not, and one number fitted on dev gives it to either: so systems are compared after
+that, too.
 """
 
 from __future__ import annotations
@@ -49,11 +50,12 @@ def section(tested: System | None, systems: Sequence[System], sharpened: Sequenc
         cells = [_span([t for t, _ in fitted], ".2f"), _span([rows for _, rows in fitted], ",d"), *numbers]
         lines.append(f"| {system.name} | {system.score['n']} | " + " | ".join(cells) + " |")
     said = [
-        "Each with a temperature T of its own (of every run or fold) that brings jsd down on dev: below 1 it sharpens. The "
-        "expected jsd is least for an answer sharper than the mean of what may be, other votes or other rows that look "
-        "alike, so a loss of that kind makes sharper answers than cross-entropy, and the first table compares that as well. "
-        "Here the overall sharpness of all is fitted alike. These answers are nearer to the votes, not to what people would "
-        "say; kl says more of that. T counts as known in intervals and p."
+        "Each with a temperature T of its own (of every run or fold) that brings jsd down on dev: below 1 it sharpens, above "
+        "it flattens; 0.02 and 50 are the ends of the search. The expected jsd is often least for an answer sharper than the "
+        "mean of what may be, other votes or other rows that look alike, so a loss of that kind makes sharper answers than "
+        "cross-entropy, and the first table compares that as well. Here the overall sharpness of all is fitted alike. These "
+        "answers are nearer to the votes, not to what people would say; kl says more of that. T counts as known in intervals "
+        "and p."
     ]
     places = {_folders(one) for one in sharpened}
     if missing := [
