@@ -106,7 +106,7 @@ def test_a_calibration_is_applied(speech, clips, tmp_path):
     plain = speech().predict(str(clips / "0.wav"))
     with pytest.raises(UserError, match="shala-audio calibrate"):
         speech(calibration="temperature")
-    with pytest.raises(UserError, match="use one of temperature, dirichlet"):
+    with pytest.raises(UserError, match="use one of temperature, temperature_jsd, dirichlet"):
         speech(calibration="magic")
     soft = Calibration("temperature", np.eye(3) / 2, np.zeros(3), plain.labels, 20)
     write_json(tmp_path / "label_token" / "calibration_temperature.json", soft.to_dict())
