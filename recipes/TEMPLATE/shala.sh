@@ -34,9 +34,9 @@ usage="Usage: $(basename "$(dirname "$0")")/run.sh [options]
 Methods: zero_shot (for sound, heard through an untrained ear), few_shot (text), warm_start, sft_hard, sft_soft, shala,
 shala_unweighted, shala_static, shala_dynamic; with label_token shala_exact; with slots and verbalized grpo_majority, grpo_jsd.
 All have as many passes in stage 4, after the same warm start (sft_hard after one on hard labels, and it leaves out rows whose
-first place is tied). Every one is also sharpened by a temperature fitted on dev; the
-method named last is calibrated in other ways too, and packed. The constant prior, and for sound a linear
-and an attentive classifier, stand in every table (prior, linear, attentive: for a table of these and zero_shot alone)."
+first place is tied). Every one is also sharpened by a temperature fitted on dev; the method named last is calibrated in other
+ways too, and packed. The constant prior, and for sound a linear and an attentive classifier, stand in every table (prior,
+linear, attentive: for a table of these and zero_shot alone)."
 
 arguments=("$@")
 corpus= modality=text model= usual_model= part= task= secondary= copies= usual_copies=0 skip_bad= title= audio_dir=
@@ -324,8 +324,9 @@ if wants 5; then
   done
   if [ -n "$hears" ]; then
     for kind in linear attentive; do
-      there "$exp/$kind/predictions.jsonl" && there "$exp/$kind/predictions_dev.jsonl" || shala-audio baseline $kind "$manifest" --features "$features" --seed "$seed" "${hearing[@]}" "${judged_by[@]}" \
-        --out "$exp/$kind/predictions.jsonl"
+      there "$exp/$kind/predictions_dev.jsonl" || # which is written last
+        shala-audio baseline $kind "$manifest" --features "$features" --seed "$seed" "${hearing[@]}" "${judged_by[@]}" \
+          --out "$exp/$kind/predictions.jsonl"
     done
   fi
   last=${trained[-1]}

@@ -15,6 +15,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -126,6 +127,15 @@ def load_calibration(path: str, labels: tuple[str, ...]) -> Calibration:
     if found.labels != labels or found.weight.shape != (count, count) or found.bias.shape != (count,):
         raise UserError(f"{path}: a calibration of other labels than the model's; fit it anew")
     return found
+
+
+def sharpening(folder: Path) -> tuple[float, int] | None:
+    """T of the `temperature_jsd` in a system's folder, and the rows that it was fitted on; None where there is none."""
+    path = folder / "calibration_temperature_jsd.json"
+    if not path.is_file():
+        return None
+    found = read_json(path)
+    return 1 / found["weight"][0][0], found["rows"]
 
 
 def _log(probs: Floats) -> Floats:

@@ -10,6 +10,7 @@ from typing import Any
 
 from shala_audio.data.rows import Row, read_manifest, write_manifest
 from shala_audio.errors import UserError
+from shala_audio.evaluation.calibration import sharpening
 from shala_audio.files import read_json, write_beside, write_json
 
 
@@ -64,10 +65,9 @@ def pool_folds(folds: Sequence[Fold], out: Path) -> list[str]:
                 if not all("tuned" in one for one in found):
                     raise UserError(f"{system}: its settings were chosen on dev in some folds and not in others")
                 cost["tuned"] = [one["tuned"] for one in found]
-            fitted = [fold.experiment / system / "calibration_temperature_jsd.json" for fold in folds]
-            if all(path.is_file() for path in fitted):
-                maps = [read_json(path) for path in fitted]
-                cost["temperatures"] = [[1 / one["weight"][0][0], one["rows"]] for one in maps]
+            fitted = [sharpening(fold.experiment / system) for fold in folds]
+            if all(fitted):
+                cost["temperatures"] = fitted
             if all("command" in one for one in found):
                 commands = [line for one in found for line in (*one.get("before", []), one["command"])]
                 *cost["before"], cost["command"] = dict.fromkeys(commands)

@@ -9,10 +9,10 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from shala_audio.evaluation.calibration import sharpening
 from shala_audio.evaluation.results import Run, System
 from shala_audio.evaluation.rivals import rivals, table_of_tests
 from shala_audio.evaluation.tables import cell, measure
-from shala_audio.files import read_json
 
 KIND = "temperature_jsd"
 COLUMNS = {
@@ -77,11 +77,8 @@ def _fitted(run: Run) -> list[tuple[float, int]]:
     """T and the dev rows that it was fitted on: of a cross-validation, of every fold."""
     if "temperatures" in run.training:
         return [(float(t), int(rows)) for t, rows in run.training["temperatures"]]
-    path = run.folder / f"calibration_{KIND}.json"
-    if not path.is_file():
-        return []
-    found = read_json(path)
-    return [(1 / found["weight"][0][0], found["rows"])]
+    found = sharpening(run.folder)
+    return [found] if found else []
 
 
 def _span(numbers: Sequence[float], form: str) -> str:
