@@ -32,7 +32,7 @@ usage="Usage: $(basename "$(dirname "$0")")/run.sh [options]
   --audio_dir DIR    of your own corpus: where the sound lies below --corpus_root
 
 Methods: zero_shot (for sound, heard through an untrained ear), few_shot (text), warm_start, sft_hard, sft_soft, shala,
-shala_unweighted, shala_static, shala_dynamic; with label_token shala_exact; with slots and verbalized grpo_majority, grpo_jsd.
+grpo_majority, grpo_jsd, shala_unweighted, shala_static, shala_dynamic; with label_token shala_exact.
 All have as many passes in stage 4, after the same warm start (sft_hard after one on hard labels, and it leaves out rows whose
 first place is tied). Every one is also sharpened by a temperature fitted on dev; the method named last is calibrated in other
 ways too, and packed. The constant prior, and for sound a linear and an attentive classifier, stand in every table (prior,
@@ -86,21 +86,20 @@ case $readout in label_token | slots | verbalized) ;; *) die "--readout $readout
 [ -n "$recipe" ] || die "run a recipe's run.sh, not this template"
 
 if [ "$method" = all ]; then
-  chosen="zero_shot sft_hard sft_soft"
+  chosen="zero_shot sft_hard sft_soft grpo_majority grpo_jsd"
   if [ -z "$hears" ]; then chosen="$chosen few_shot"; fi
   if [ "$readout" = label_token ]; then chosen="$chosen shala_unweighted shala_dynamic shala_exact"; else
-    chosen="$chosen grpo_majority grpo_jsd shala_static shala_dynamic"; fi
+    chosen="$chosen shala_static shala_dynamic"; fi
 else
   chosen=$(tr ',' '\n' <<< "$method" | awk '!seen[$0]++') # each once
 fi
 for name in $chosen; do
   case $name in
-    zero_shot | warm_start | sft_hard | sft_soft | shala | shala_unweighted | shala_static | shala_dynamic) ;;
+    zero_shot | warm_start | sft_hard | sft_soft | grpo_majority | grpo_jsd | shala | shala_unweighted | shala_static | shala_dynamic) ;;
     prior) ;;
     linear | attentive) [ -n "$hears" ] || die "--method $name: for sound only" ;;
     few_shot) [ -z "$hears" ] || die "--method few_shot: for text only, an untrained projector says nothing" ;;
     shala_exact) [ "$readout" = label_token ] || die "--method shala_exact goes with --readout label_token" ;;
-    grpo_majority | grpo_jsd) [ "$readout" != label_token ] || die "--method $name goes with --readout slots or verbalized" ;;
     *) die "--method $name: see --help" ;;
   esac
 done

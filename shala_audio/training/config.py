@@ -65,7 +65,11 @@ class ShalaConfig(GRPOConfig):
     reward: str = field(default="jsd", metadata={"help": "Of sampled answers: jsd, bhattacharyya, brier or majority."})
     invalid_reward: float = field(default=0.0, metadata={"help": "What an answer that does not parse earns."})
     exact_loss: str = field(
-        default="divergence", metadata={"help": "Of label_token: the JS divergence, or its root, the distance."}
+        default="divergence",
+        metadata={
+            "help": "Of label_token: the JS divergence; its root, the distance; or off: labels are drawn and rewarded, as "
+            "in GRPO."
+        },
     )
     attribute_weight: float = field(
         default=0.0,
@@ -155,6 +159,9 @@ class ShalaConfig(GRPOConfig):
             raise UserError(f"watch_dev is {self.watch_dev}; use 0 or more")
         if self.method not in METHODS:
             raise not_one_of("method", self.method, METHODS)
+        for name in ("ambiguity", "exact_loss"):
+            if getattr(self, name) is False:  # as YAML reads `off`
+                setattr(self, name, "off")
         self.overruled: dict[str, object] = {}  # what the method sets otherwise than it was given
         for name, value in METHODS[self.method].settings.items():
             found = getattr(self, name)
@@ -163,24 +170,29 @@ class ShalaConfig(GRPOConfig):
             if found not in (value, type(self).__dataclass_fields__[name].default):
                 print(f"method {self.method}: {name} is {value}, not {found}", file=sys.stderr)
             setattr(self, name, value)
-        for name, choices in {"target": ("soft", "hard"), "exact_loss": ("divergence", "distance")}.items():
+        for name, choices in {"target": ("soft", "hard"), "exact_loss": ("divergence", "distance", "off")}.items():
             if getattr(self, name) not in choices:
-                raise UserError(f"{name} is {getattr(self, name)!r}; use {' or '.join(choices)}")
+                raise not_one_of(name, getattr(self, name), choices)
         if self.init and (Path(self.init) / "shala.json").is_file():
             self.readout = read_json(Path(self.init) / "shala.json")["readout"]
         if self.readout not in METHODS[self.method].readouts:
             allowed = " or ".join(METHODS[self.method].readouts)
             raise UserError(f"method {self.method} goes with readout {allowed}, not {self.readout}")
         grouped: list[str] = []  # settings of rollouts, where there are none
-        if METHODS[self.method].loss != "reinforced" or self.readout == "label_token":
+        group = self.num_generations
+        reinforced = METHODS[self.method].loss == "reinforced"
+        draws_labels = reinforced and self.readout == "label_token" and self.exact_loss == "off"
+        if not reinforced or self.readout == "label_token":
             defaults = type(self).__dataclass_fields__
-            names = ("num_generations", "steps_per_generation")
+            names = ("steps_per_generation",) if draws_labels else ("num_generations", "steps_per_generation")
             grouped = [name for name in names if getattr(self, name) != defaults[name].default]
-            # No rollouts: whatever the batch, let it count as one group, so that TRL's checks of groups pass.
+            # TRL generates nothing: whatever the batch, let it count as one group, so that TRL's checks of groups pass.
             rows = self.per_device_train_batch_size * self.gradient_accumulation_steps
             self.steps_per_generation = self.gradient_accumulation_steps * (2 if rows == 1 else 1)
             self.num_generations = max(rows, 2)
         super().__post_init__()
+        if draws_labels:
+            self.num_generations = group
         self._check_idle(grouped)
 
     def _check_idle(self, grouped: list[str]) -> None:
@@ -195,11 +207,13 @@ class ShalaConfig(GRPOConfig):
         if loss == "none":
             return
         defaults = type(self).__dataclass_fields__
+        of_method = METHODS[self.method].settings
 
         def given(names: Iterable[str]) -> list[str]:
-            return [name for name in sorted(names) if getattr(self, name) not in (defaults[name].default, None)]
+            others = sorted(set(names) - of_method.keys())
+            return [name for name in others if getattr(self, name) not in (defaults[name].default, None)]
 
-        unread = given(without_part(self.method, self.readout))
+        unread = given(without_part(self.method, self.readout, self.exact_loss))
         if unread and loss == "reinforced":
             what = f"{', '.join(unread)}: no part in method {self.method} with readout {self.readout}"
             raise UserError(f"{what}; leave it out, or take another readout")

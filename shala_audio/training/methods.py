@@ -10,8 +10,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-SAMPLED = ("slots", "verbalized")
-ANY = ("label_token", *SAMPLED)
+ANY = ("label_token", "slots", "verbalized")
 
 
 @dataclass(frozen=True)
@@ -37,6 +36,7 @@ OF_SAMPLES = frozenset(
         "reward", "invalid_reward", "scale_rewards", "loss_type", "num_iterations", "temperature", "epsilon", "epsilon_high",
     }
 )  # fmt: skip
+OF_DRAWN_LABELS = frozenset({"reward", "scale_rewards"})
 OF_FREE_TEXT = frozenset({"top_p", "top_k", "min_p", "repetition_penalty"})
 OF_THE_EXACT = frozenset({"exact_loss"})
 OF_WEIGHTS = frozenset(
@@ -48,6 +48,7 @@ OF_WEIGHTS = frozenset(
 
 SOFT = {"target": "soft"}
 ALIKE = {**SOFT, "ambiguity": "off", "ambiguity_sampling": False}
+GRPO = {**ALIKE, "exact_loss": "off"}  # with label_token, labels are drawn and rewarded
 
 METHODS: dict[str, Method] = {
     "zero_shot": Method("the base model as it is", "none"),
@@ -56,9 +57,11 @@ METHODS: dict[str, Method] = {
     "sft_hard": Method("supervised learning of the plurality label", "supervised", settings={"target": "hard"}),
     "sft_soft": Method("supervised learning of human distributions", "supervised", settings=SOFT),
     "grpo_majority": Method(
-        "GRPO, rewarded for the plurality label", "reinforced", SAMPLED, {**ALIKE, "reward": "majority"}
+        "GRPO, rewarded for the plurality label", "reinforced", settings={**GRPO, "reward": "majority"}
     ),
-    "grpo_jsd": Method("GRPO, rewarded by 1 - jsd, all rows alike", "reinforced", SAMPLED, {**ALIKE, "reward": "jsd"}),
+    "grpo_jsd": Method(
+        "GRPO, rewarded by 1 - jsd, all rows alike", "reinforced", settings={**GRPO, "reward": "jsd"}
+    ),
     "shala": Method("SHALA as the configuration says", "reinforced", settings=SOFT),
     "shala_unweighted": Method("SHALA without ambiguity weights", "reinforced", settings=ALIKE),
     "shala_static": Method(
@@ -73,16 +76,16 @@ METHODS: dict[str, Method] = {
 }
 
 
-def without_part(method: str, readout: str) -> frozenset[str]:
-    """Names of settings that a method does not read, with this readout.
+def without_part(method: str, readout: str, exact_loss: str) -> frozenset[str]:
+    """Names of settings that a method does not read, with this readout and this exact loss.
 
-    >>> "reward" in without_part("shala", "label_token"), "reward" in without_part("shala", "slots")
-    (True, False)
+    >>> ["reward" in without_part("shala", "label_token", loss) for loss in ("divergence", "off")]
+    [True, False]
     """
     if METHODS[method].loss != "reinforced":
         return OF_SAMPLES | OF_FREE_TEXT | OF_THE_EXACT | OF_WEIGHTS
     return {
-        "label_token": OF_SAMPLES | OF_FREE_TEXT,
+        "label_token": (OF_SAMPLES - OF_DRAWN_LABELS if exact_loss == "off" else OF_SAMPLES) | OF_FREE_TEXT,
         "slots": OF_FREE_TEXT | OF_THE_EXACT | {"invalid_reward"},  # every answer in slots can be read
         "verbalized": OF_THE_EXACT,
     }[readout]

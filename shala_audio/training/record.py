@@ -31,7 +31,7 @@ QUIET = ("logging_", "save_", "hub_", "push_", "log_", "trackio_")
 def settings(config: ShalaConfig) -> dict[str, Any]:
     """The settings of a run that differ from the defaults and change what it computes, and its learning rate."""
     found = {}
-    idle = NOT_SETTINGS | without_part(config.method, config.readout) | {"few_shot_examples"}
+    idle = NOT_SETTINGS | without_part(config.method, config.readout, config.exact_loss) | {"few_shot_examples"}
     idle |= idle_weights(config.ambiguity, config.ambiguity_entropy)
     if config.init or METHODS[config.method].loss != "supervised":
         idle |= {"ear_epochs"}

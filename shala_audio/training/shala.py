@@ -3,7 +3,8 @@
 - Ambiguous rows count for more: the weight multiplies the *advantage*, because a weight on the reward is divided out
   again when a group's rewards are normalised. Or they are drawn more often.
 - Sound goes along with the prompt, into generation and into the loss.
-- `slots` samples digits only; `label_token` samples nothing: its loss is the weighted divergence itself.
+- `slots` samples digits only. `label_token` has the whole distribution after one pass: its loss is the weighted divergence
+  itself, or GRPO's on labels drawn from it (`exact_loss: off`).
 """
 
 from __future__ import annotations
@@ -30,6 +31,7 @@ from shala_audio.training.ambiguity import AmbiguityWeights
 from shala_audio.training.checkpoints import CheckpointMoments
 from shala_audio.training.config import ShalaConfig
 from shala_audio.training.data import Batcher
+from shala_audio.training.drawn_labels import advantages, draw_labels, label_rewards, policy_loss
 from shala_audio.training.objective import js_distance, js_divergence
 from shala_audio.training.rewards import REWARDS, text_of
 from shala_audio.training.sampling import RowSampler
@@ -59,9 +61,9 @@ class ShalaTrainer(SpeechTrainer, GRPOTrainer):
         weights: AmbiguityWeights,
         **options: Any,
     ) -> None:
-        self.exact = model.readout == "label_token"
+        self.one_pass = model.readout == "label_token"  # nothing is generated, and rows are prompts
         rows = args.per_device_train_batch_size * args.gradient_accumulation_steps * args.world_size
-        self.prompts_per_step = rows if self.exact else rows // args.num_generations
+        self.prompts_per_step = rows if self.one_pass else rows // args.num_generations
         _check(args, self.prompts_per_step, model)
         self.batcher, self.weights = batcher, weights
         self.steps_without_signal = self.silent_in_a_row = 0
@@ -72,7 +74,7 @@ class ShalaTrainer(SpeechTrainer, GRPOTrainer):
         self._audio: dict[str, Tensor] = {}
         self._rows: Tensor | None = None
         self._shown: list[tuple[list[int], Floats]] = []  # of a step, what is not remembered yet
-        if self.exact:
+        if self.one_pass:
             self.tree = label_tree(model)
         elif model.readout == "slots":
             self.template = slot_template(model)
@@ -86,7 +88,7 @@ class ShalaTrainer(SpeechTrainer, GRPOTrainer):
             **options,
         )
         accumulated, used = args.gradient_accumulation_steps, args.steps_per_generation * args.num_iterations
-        self.add_callback(CheckpointMoments(1 if self.exact else math.lcm(used, accumulated) // accumulated))
+        self.add_callback(CheckpointMoments(1 if self.one_pass else math.lcm(used, accumulated) // accumulated))
         if model.readout == "verbalized" and (self.is_fsdp_enabled or self.is_deepspeed_enabled):
             raise UserError(
                 "readout verbalized: its free answers are not sampled from a model that is spread over processes"
@@ -110,11 +112,10 @@ class ShalaTrainer(SpeechTrainer, GRPOTrainer):
     # Rows and batches -------------------------------------------------------------------------------------------------
 
     def get_train_dataloader(self) -> Any:
-        # The exact objective needs no groups of equal prompts.
-        return Trainer.get_train_dataloader(self) if self.exact else super().get_train_dataloader()
+        return Trainer.get_train_dataloader(self) if self.one_pass else super().get_train_dataloader()
 
     def _get_train_sampler(self, dataset: Any = None) -> Any:
-        if self.exact:
+        if self.one_pass:
             return super()._get_train_sampler(dataset)
         lengths, group = self.train_dataset["length"], self.num_generations
         prompts = self.args.generation_batch_size // group
@@ -133,7 +134,7 @@ class ShalaTrainer(SpeechTrainer, GRPOTrainer):
         return self.state.global_step / max(self.state.max_steps, 1)
 
     def _prepare_inputs(self, generation_batch: Any) -> Any:
-        if self.exact:
+        if self.one_pass:
             return self._prepare_input(self.batcher(generation_batch))
         return super()._prepare_inputs(generation_batch)
 
@@ -147,7 +148,7 @@ class ShalaTrainer(SpeechTrainer, GRPOTrainer):
                 self.accelerator.process_index * len(inputs), (self.accelerator.process_index + 1) * len(inputs)
             )
             output["advantages"] = output["advantages"] * self._weigh(self._rows, 1 - self._rewards[mine].clamp(0, 1))
-            self._watch()
+            self._watch(self._rewards.view(-1, self.num_generations))
         return {**output, **self._audio, "row": self._rows}
 
     def _calculate_rewards(self, inputs: Any, prompts: Any, completions: Any, completion_ids_list: Any) -> Tensor:
@@ -169,7 +170,7 @@ class ShalaTrainer(SpeechTrainer, GRPOTrainer):
         every = self.accelerator.gather(rows).tolist()
         shown = self.weights.all(self._progress())[every]  # also where rows were drawn by weight
         self._shown.append((every, self.accelerator.gather(gap.float()).cpu().numpy()))
-        if not self.exact or self.accelerator.sync_gradients:
+        if not self.one_pass or self.accelerator.sync_gradients:
             # Once a step, so that its last rows are not weighted by what its first have shown.
             for numbers, gaps in self._shown:
                 self.weights.update(numbers, gaps)
@@ -180,9 +181,12 @@ class ShalaTrainer(SpeechTrainer, GRPOTrainer):
             self._metrics["train"]["weight/lambda"].append(self.weights.strength(self._progress()))
         return torch.tensor(weights, dtype=torch.float32, device=rows.device)
 
-    def _watch(self) -> None:
-        """Say when all rollouts of every prompt earned the same, so that nothing is learnt from the batch."""
-        groups = self._rewards.view(-1, self.num_generations)
+    def _watch(self, groups: Tensor) -> None:
+        """Say when all rollouts of every prompt earned the same, so that nothing is learnt from the batch.
+
+        Args:
+            groups: (prompts, G) what they earned, of all processes.
+        """
         silent = bool((groups.amax(dim=1) - groups.amin(dim=1)).max() < 1e-6)
         self._metrics["train"]["without_signal"].append(float(silent))
         self.steps_without_signal += silent
@@ -190,13 +194,13 @@ class ShalaTrainer(SpeechTrainer, GRPOTrainer):
         if self.silent_in_a_row == self.args.patience_without_signal:
             raise Stopped(
                 f"step {self.state.global_step + 1}: all rollouts of every prompt have earned the same for "
-                f"{self.silent_in_a_row} batches in a row ({float(self._rewards.mean()):.3f} on average), so nothing is "
+                f"{self.silent_in_a_row} batches in a row ({float(groups.mean()):.3f} on average), so nothing is "
                 "learnt; try a longer warm start, more rollouts (num_generations) or a higher temperature"
             )
         if silent and self.steps_without_signal in (1, 10, 100, 1000) and self.accelerator.is_main_process:
             print(
                 f"step {self.state.global_step + 1}: all rollouts of every prompt earned the same "
-                f"({float(self._rewards.mean()):.3f} on average), so nothing is learnt from this batch "
+                f"({float(groups.mean()):.3f} on average), so nothing is learnt from this batch "
                 f"(so far {self.steps_without_signal} such); try a longer warm start, more rollouts "
                 "(num_generations) or a higher temperature",
                 file=sys.stderr,
@@ -232,15 +236,15 @@ class ShalaTrainer(SpeechTrainer, GRPOTrainer):
     # Loss -------------------------------------------------------------------------------------------------------------
 
     def _compute_loss(self, model: Any, inputs: dict[str, Any]) -> Tensor:
-        if self.exact:
-            return self._exact_loss(model, inputs)
+        if self.one_pass:
+            return self._label_loss(model, inputs)
         self._audio = {name: inputs[name] for name in ("audio_features", "audio_lengths") if name in inputs}
         self._rows = inputs["row"]
         self.nothing_to_learn = not inputs["advantages"].any()
         return super()._compute_loss(model, inputs)
 
-    def _exact_loss(self, model: Any, inputs: dict[str, Any]) -> Tensor:
-        """Mean over rows of w · JS divergence in nats, or of w · JS distance."""
+    def _label_loss(self, model: Any, inputs: dict[str, Any]) -> Tensor:
+        """Mean over rows of w · JS divergence in nats, of w · JS distance, or of w · GRPO's loss on drawn labels."""
         log_q, stated = model(compute=lambda lm: label_answers(lm, self.tree, inputs["prompt"]))
         divergence = js_divergence(inputs["human"], log_q)
         distances = js_distance(divergence.detach())
@@ -251,11 +255,25 @@ class ShalaTrainer(SpeechTrainer, GRPOTrainer):
         loss = js_distance(divergence) if self.args.exact_loss == "distance" else divergence
         if mode == "eval":
             return loss.mean()
-        weights = self._weigh(inputs["row"], distances)
-        self.nothing_to_learn = not weights.any()
+        signal, gap = None, distances
+        if self.args.exact_loss == "off":
+            loss, signal, gap = self._drawn_loss(log_q, inputs["human"])
+        weights = self._weigh(inputs["row"], gap)
         weighted = weights * loss
+        self.nothing_to_learn = not (weights if signal is None else weights * signal).any()
         whole = weighted.mean() + self._attribute_loss(stated, inputs)
         return whole / self.current_gradient_accumulation_steps
+
+    def _drawn_loss(self, log_q: Tensor, human: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """GRPO's loss on labels drawn from log-probabilities (B, K), whether there is any advantage, and 1 - r, each (B,)."""
+        drawn = draw_labels(log_q, self.num_generations)
+        earned = label_rewards(self.args.reward, human).gather(1, drawn)
+        everyone = self.accelerator.gather(earned)
+        self._metrics["train"]["reward"].append(everyone.mean().item())
+        self._watch(everyone)
+        mine = slice(self.accelerator.process_index * len(earned), (self.accelerator.process_index + 1) * len(earned))
+        advantage = advantages(everyone, self.scale_rewards)[mine]
+        return policy_loss(log_q, drawn, advantage), advantage.any(dim=1), 1 - earned.mean(dim=1)
 
     def _get_per_token_logps_and_entropies(
         self, model: Any, input_ids: Tensor, attention_mask: Tensor, logits_to_keep: int, *rest: Any, **options: Any

@@ -259,7 +259,7 @@ def test_a_baseline_is_sharpened_and_reported_apart(tmp_path):
 
 def test_train_help_lists_the_methods():
     output = invoke("train", "--help")
-    assert "shala_dynamic" in output and "grpo_majority     GRPO" in output and "(slots or verbalized)" in output
+    assert "shala_dynamic" in output and "grpo_majority     GRPO" in output and "(label_token)" in output
 
 
 def test_train_by_yaml_and_flags(tiny_lm, tmp_path):

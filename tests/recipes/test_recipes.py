@@ -291,7 +291,7 @@ def test_crema_d_data_and_features(recipe, tmp_path):
         (("--stage", "one"), "--stage"),
         (("--method", "magic"), "--method magic"),
         (("--readout", "song"), "--readout song"),
-        (("--method", "grpo_jsd"), "goes with --readout slots or verbalized"),
+        (("--method", "shala_exact", "--readout", "slots"), "goes with --readout label_token"),
         (("--method", "shala,few_shot"), "an untrained projector says nothing"),
         (("--part", "mnli"), "crema_d has no parts"),
         (("--modality", "text", "--method", "linear"), "--method linear: for sound only"),

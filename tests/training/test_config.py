@@ -26,3 +26,14 @@ def test_a_resumed_run_computes_as_it_began(tmp_path, monkeypatch):
 
 def test_the_slowdown_is_measured():
     assert 0.05 < config.bf16_slowdown() < 1000
+
+
+def test_off_in_a_file_is_off(tmp_path):
+    """YAML reads `off` as false."""
+    from shala_audio.cli.train import parse
+
+    file = tmp_path / "settings.yaml"
+    file.write_text("ambiguity: off\nexact_loss: off\n")
+    flags = ["--config", file, "--manifest", "m.jsonl", "--task", "mini", "--model", "speech", "--output_dir", tmp_path]
+    found = parse([str(flag) for flag in flags])
+    assert (found.ambiguity, found.exact_loss) == ("off", "off")

@@ -227,8 +227,7 @@ def test_the_same_reward_for_all_is_said(tiny_lm, tmp_path, capsys):
 def test_equal_rewards_are_seen_whatever_they_are(tiny_lm, tmp_path, rewards, silent):
     """Not by advantages that are exactly 0: a mean of equal numbers is off by a rounding error."""
     trainer = shala_trainer(tiny_model(tiny_lm, readout="slots"), tmp_path)
-    trainer._rewards = torch.tensor(rewards)
-    trainer._watch()
+    trainer._watch(torch.tensor(rewards).view(2, 4))
     assert trainer.steps_without_signal == silent
 
 
@@ -270,12 +269,12 @@ def test_wrong_settings(tiny_lm, tiny_encoder, tmp_path):
         shala_trainer(model, tmp_path, ambiguity="sometimes")
     with pytest.raises(UserError, match="reward is 'joy'"):
         shala_trainer(tiny_model(tiny_lm, readout="slots"), tmp_path, reward="joy")
-    with pytest.raises(UserError, match="use divergence or distance"):
+    with pytest.raises(UserError, match="use one of divergence, distance, off"):
         config(tmp_path, exact_loss="square")
     with pytest.raises(UserError, match="method is 'magic'"):
         config(tmp_path, method="magic")
-    with pytest.raises(UserError, match="grpo_jsd goes with readout slots or verbalized, not label_token"):
-        config(tmp_path, method="grpo_jsd")
+    with pytest.raises(UserError, match="shala_exact goes with readout label_token, not slots"):
+        config(tmp_path, method="shala_exact", readout="slots")
     with pytest.raises(UserError, match="features"):
         build_dataset(tiny_rows(model)[0], model, None)
     assert config(tmp_path).use_cpu is not torch.accelerator.is_available()
@@ -343,6 +342,21 @@ def test_settings_of_weights_that_are_not_read_are_said_and_not_recorded(tmp_pat
     assert (f"{', '.join(idle)}: no part with ambiguity" in capsys.readouterr().err) == bool(idle)
     if not idle:
         assert set(given) - {"ambiguity"} <= set(settings(found))
+
+
+def test_drawn_labels_read_the_settings_of_rollouts(tmp_path):
+    from shala_audio.training.record import settings
+
+    found = config(tmp_path, method="grpo_majority", num_generations=4, scale_rewards="none")
+    assert found.idle == [] and found.num_generations == 4
+    kept = {"exact_loss": "off", "reward": "majority", "num_generations": 4, "scale_rewards": "none"}
+    assert kept.items() <= settings(found).items()
+    weighted = config(tmp_path, method="shala_dynamic", exact_loss="off", reward="brier")
+    assert weighted.ambiguity == "dynamic" and weighted.reward == "brier"
+    with pytest.raises(UserError, match="epsilon: no part in method grpo_jsd with readout label_token"):
+        config(tmp_path, method="grpo_jsd", epsilon=0.3)
+    with pytest.raises(UserError, match="exact_loss: no part"):
+        config(tmp_path, readout="slots", exact_loss="off")
 
 
 def test_rollouts_have_no_part_in_the_exact_objective(tmp_path, capsys):

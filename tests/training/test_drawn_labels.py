@@ -1,0 +1,120 @@
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from trl.trainer.utils import nanstd
+
+from shala_audio.distribution import jsd
+from shala_audio.errors import Stopped
+from shala_audio.training.drawn_labels import advantages, draw_labels, label_rewards, policy_loss
+from tests.tiny import tiny_model
+from tests.training.helpers import shala_trainer
+
+HUMAN = torch.tensor([[0.7, 0.3, 0.0], [0.1, 0.45, 0.45]])
+GRPO = {"method": "grpo_majority", "num_generations": 4}
+
+
+def test_a_label_earns_what_an_answer_that_states_it_alone_does():
+    assert label_rewards("majority", HUMAN).tolist() == [[1, 0, 0], [0, 1, 1]]
+    expected = 1 - jsd(HUMAN.double().numpy()[:, None], np.eye(3)[None])
+    np.testing.assert_allclose(label_rewards("jsd", HUMAN).numpy(), expected, atol=1e-6)
+
+
+def test_labels_are_drawn_as_often_as_the_model_says():
+    torch.manual_seed(0)
+    log_q = torch.tensor([[0.6, 0.3, 0.1], [0.0, 0.5, 0.5]]).log()
+    drawn = draw_labels(log_q, 20_000)
+    shares = torch.stack([(drawn == label).float().mean(dim=1) for label in range(3)], dim=1)
+    torch.testing.assert_close(shares, log_q.exp(), atol=0.02, rtol=0)
+
+
+@settings(max_examples=50, deadline=None)
+@given(st.lists(st.lists(st.floats(0, 1, width=32), min_size=4, max_size=4), min_size=1, max_size=5))
+def test_advantages_are_trls(rewards):
+    """By the formula of TRL 1.16, `_generate_and_score_completions`, on its flat tensor."""
+    earned = torch.tensor(rewards)
+    flat = earned.flatten()
+    mean = earned.nanmean(dim=1).repeat_interleave(4)
+    deviations = {"group": nanstd(earned, dim=1).repeat_interleave(4), "batch": nanstd(flat).expand_as(flat)}
+    for scale, deviation in deviations.items():
+        expected = (flat - mean) / (deviation + 1e-4)
+        torch.testing.assert_close(advantages(earned, scale).flatten(), expected, atol=1e-4, rtol=1e-4)
+    torch.testing.assert_close(advantages(earned, "none").flatten(), flat - mean)
+
+
+def test_the_loss_has_the_gradient_of_stock_trl(tiny_lm, tmp_path):
+    """TRL's own `_compute_loss`, given one-token answers with these log-probabilities and advantages."""
+    from trl import GRPOTrainer
+
+    trainer = shala_trainer(tiny_model(tiny_lm), tmp_path, **GRPO)
+    trainer.current_gradient_accumulation_steps, trainer.loss_type = 1, "grpo"
+    logits = torch.randn(2, 3, requires_grad=True)
+    drawn, advantage = torch.tensor([[0, 1, 1, 2], [2, 2, 0, 1]]), torch.randn(2, 4)
+    (ours,) = torch.autograd.grad(policy_loss(logits.log_softmax(-1), drawn, advantage).mean(), logits)
+
+    log_q = logits.log_softmax(-1).gather(1, drawn).reshape(8, 1)
+    trainer._get_per_token_logps_and_entropies = lambda *_, **__: (log_q, torch.zeros(8, 1), None)
+    ids = torch.zeros(8, 1, dtype=torch.long)
+    inputs = {
+        "prompt_ids": ids, "prompt_mask": ids + 1, "completion_ids": ids, "completion_mask": ids + 1,
+        "advantages": advantage.flatten(), "num_items_in_batch": torch.tensor(8),
+    }  # fmt: skip
+    (theirs,) = torch.autograd.grad(GRPOTrainer._compute_loss(trainer, trainer.model, inputs), logits)
+    torch.testing.assert_close(ours, theirs)
+
+
+def test_rewarding_the_plurality_label_finds_it_and_forgets_the_rest(tiny_lm, tmp_path):
+    model = tiny_model(tiny_lm)
+    trainer = shala_trainer(model, tmp_path, max_steps=60, **GRPO)
+    trainer.train()
+    log = [record for record in trainer.state.log_history if "reward" in record]
+    assert log[-1]["reward"] > log[0]["reward"] + 0.3
+    assert log[-1]["stated_entropy"] < 0.5 * log[0]["stated_entropy"], "one label, whatever the raters' division"
+
+
+def test_the_weight_multiplies_the_advantage_of_drawn_labels(tiny_lm, tmp_path):
+    losses = []
+    for options in ({"method": "shala_static", "ambiguity_lambda": 0.9}, {"method": "shala_unweighted"}):
+        trainer = shala_trainer(tiny_model(tiny_lm), tmp_path, exact_loss="off", num_generations=4, **options)
+        inputs = trainer._prepare_inputs([trainer.train_dataset[0], trainer.train_dataset[1]])
+        trainer.current_gradient_accumulation_steps = 1
+        parts = []
+        for row in range(2):  # a batch of one row each, from the same draws
+            torch.manual_seed(3)
+            one = {
+                **inputs,
+                "human": inputs["human"][row : row + 1],
+                "row": inputs["row"][row : row + 1],
+                "prompt": {name: tensor[row : row + 1] for name, tensor in inputs["prompt"].items()},
+            }
+            loss = trainer._compute_loss(trainer.model, one)
+            (gradient,) = torch.autograd.grad(loss, [next(p for p in trainer.model.parameters() if p.requires_grad)])
+            parts.append(gradient.norm().item())
+        losses.append(parts)
+        weights = trainer.weights.all(0.0)[:2]
+        if options["method"] == "shala_static":
+            expected = weights
+    for row in range(2):
+        assert losses[0][row] == pytest.approx(losses[1][row] * expected[row], rel=1e-4)
+
+
+def test_resuming_drawn_labels_is_exact(tiny_lm, tmp_path):
+    options = {"save_strategy": "steps", "save_steps": 2, "max_steps": 4, **GRPO}
+    whole, again = tiny_model(tiny_lm), tiny_model(tiny_lm, seed=5)
+    shala_trainer(whole, tmp_path / "whole", **options).train()
+    trainer = shala_trainer(again, tmp_path / "again", **options)
+    trainer.train(resume_from_checkpoint=str(tmp_path / "whole" / "checkpoint-2"))
+    own = dict(again.named_parameters())
+    for name, parameter in whole.named_parameters():
+        torch.testing.assert_close(own[name], parameter)
+
+
+def test_draws_that_all_earn_the_same_stop_a_run(tiny_lm, tmp_path, capsys, monkeypatch):
+    trainer = shala_trainer(tiny_model(tiny_lm), tmp_path, patience_without_signal=3, max_steps=5, **GRPO)
+    monkeypatch.setattr("shala_audio.training.shala.label_rewards", lambda reward, human: torch.ones_like(human))
+    with pytest.raises(Stopped, match="all rollouts of every prompt have earned the same for 3"):
+        trainer.train()
+    assert "all rollouts of every prompt earned the same" in capsys.readouterr().err
