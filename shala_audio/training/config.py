@@ -189,7 +189,7 @@ class ShalaConfig(GRPOConfig):
             # TRL generates nothing: whatever the batch, let it count as one group, so that TRL's checks of groups pass.
             rows = self.per_device_train_batch_size * self.gradient_accumulation_steps
             self.steps_per_generation = self.gradient_accumulation_steps * (2 if rows == 1 else 1)
-            self.num_generations = max(rows, 2)
+            self.num_generations: int = max(rows, 2)
         super().__post_init__()
         if draws_labels:
             self.num_generations = group

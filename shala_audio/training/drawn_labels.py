@@ -25,7 +25,7 @@ def label_rewards(reward: str, human: Tensor) -> Tensor:
     [[0.0, 1.0]]
     """
     names = [str(label) for label in range(human.shape[1])]  # numbers, since no text has to be written
-    answers = [write_answer(alone, names) for alone in np.eye(len(names))]
+    answers = [write_answer(alone, names) for alone in np.eye(len(names)).tolist()]
     judge = REWARDS[reward](names)
     earned = [judge(completions=answers, human=[people] * len(names)) for people in human.tolist()]
     return torch.tensor(earned, dtype=torch.float32, device=human.device)

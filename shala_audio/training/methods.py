@@ -59,9 +59,7 @@ METHODS: dict[str, Method] = {
     "grpo_majority": Method(
         "GRPO, rewarded for the plurality label", "reinforced", settings={**GRPO, "reward": "majority"}
     ),
-    "grpo_jsd": Method(
-        "GRPO, rewarded by 1 - jsd, all rows alike", "reinforced", settings={**GRPO, "reward": "jsd"}
-    ),
+    "grpo_jsd": Method("GRPO, rewarded by 1 - jsd, all rows alike", "reinforced", settings={**GRPO, "reward": "jsd"}),
     "shala": Method("SHALA as the configuration says", "reinforced", settings=SOFT),
     "shala_unweighted": Method("SHALA without ambiguity weights", "reinforced", settings=ALIKE),
     "shala_static": Method(
