@@ -10,7 +10,6 @@
 from __future__ import annotations
 
 import math
-import sys
 from typing import Any
 
 import torch
@@ -18,13 +17,12 @@ from datasets import Dataset
 from torch import Tensor
 from transformers import Trainer
 from trl import GRPOTrainer
-from trl.import_utils import is_vllm_available
 from trl.trainer.utils import RepeatSampler
 
 from shala_audio.distribution import Floats
-from shala_audio.errors import Stopped, UserError, not_one_of
+from shala_audio.errors import UserError
 from shala_audio.models.readouts.label_token import label_answers, label_tree
-from shala_audio.models.readouts.slots import digit_log_probs, fill_slots, slot_template
+from shala_audio.models.readouts.slots import slot_template
 from shala_audio.models.readouts.verbalized import parse_answer
 from shala_audio.models.speech_lm import SpeechLM
 from shala_audio.training.ambiguity import AmbiguityWeights
@@ -33,12 +31,15 @@ from shala_audio.training.config import ShalaConfig
 from shala_audio.training.data import Batcher
 from shala_audio.training.drawn_labels import advantages, draw_labels, label_rewards, policy_loss
 from shala_audio.training.objective import js_distance, js_divergence
+from shala_audio.training.refusals import refuse_settings
 from shala_audio.training.rewards import REWARDS, text_of
 from shala_audio.training.sampling import RowSampler
+from shala_audio.training.slot_rollouts import SlotRollouts, rollout_slots
 from shala_audio.training.speech_trainer import SpeechTrainer
+from shala_audio.training.without_signal import WithoutSignal
 
 
-class ShalaTrainer(SpeechTrainer, GRPOTrainer):
+class ShalaTrainer(SlotRollouts, SpeechTrainer, GRPOTrainer):
     """GRPO on distributions of annotators, for text and speech and all three readouts.
 
     Args:
@@ -64,9 +65,8 @@ class ShalaTrainer(SpeechTrainer, GRPOTrainer):
         self.one_pass = model.readout == "label_token"  # nothing is generated, and rows are prompts
         rows = args.per_device_train_batch_size * args.gradient_accumulation_steps * args.world_size
         self.prompts_per_step = rows if self.one_pass else rows // args.num_generations
-        _check(args, self.prompts_per_step, model)
+        refuse_settings(args, self.prompts_per_step, model)
         self.batcher, self.weights = batcher, weights
-        self.steps_without_signal = self.silent_in_a_row = 0
         self.nothing_to_learn = (
             False  # of the batch at hand: all advantages or weights are 0, so no gradient is no fault
         )
@@ -78,7 +78,7 @@ class ShalaTrainer(SpeechTrainer, GRPOTrainer):
             self.tree = label_tree(model)
         elif model.readout == "slots":
             self.template = slot_template(model)
-            options["rollout_func"] = _rollout_slots
+            options["rollout_func"] = rollout_slots
         super().__init__(
             model=model,
             reward_funcs=REWARDS[args.reward](model.task.label_names, args.invalid_reward),
@@ -87,6 +87,7 @@ class ShalaTrainer(SpeechTrainer, GRPOTrainer):
             processing_class=model.tokenizer,
             **options,
         )
+        self.without_signal = WithoutSignal(args.patience_without_signal, self.accelerator.is_main_process)
         accumulated, used = args.gradient_accumulation_steps, args.steps_per_generation * args.num_iterations
         self.add_callback(CheckpointMoments(1 if self.one_pass else math.lcm(used, accumulated) // accumulated))
         if model.readout == "verbalized" and (self.is_fsdp_enabled or self.is_deepspeed_enabled):
@@ -182,56 +183,12 @@ class ShalaTrainer(SpeechTrainer, GRPOTrainer):
         return torch.tensor(weights, dtype=torch.float32, device=rows.device)
 
     def _watch(self, groups: Tensor) -> None:
-        """Say when all rollouts of every prompt earned the same, so that nothing is learnt from the batch.
-
-        Args:
-            groups: (prompts, G) what they earned, of all processes.
-        """
-        silent = bool((groups.amax(dim=1) - groups.amin(dim=1)).max() < 1e-6)
+        """Log whether what the rollouts of each prompt (prompts, G) earned, in all processes, teaches anything."""
+        silent = self.without_signal.see(groups, self.state.global_step + 1)
         self._metrics["train"]["without_signal"].append(float(silent))
-        self.steps_without_signal += silent
-        self.silent_in_a_row = self.silent_in_a_row + 1 if silent else 0
-        if self.silent_in_a_row == self.args.patience_without_signal:
-            raise Stopped(
-                f"step {self.state.global_step + 1}: all rollouts of every prompt have earned the same for "
-                f"{self.silent_in_a_row} batches in a row ({float(groups.mean()):.3f} on average), so nothing is "
-                "learnt; try a longer warm start, more rollouts (num_generations) or a higher temperature"
-            )
-        if silent and self.steps_without_signal in (1, 10, 100, 1000) and self.accelerator.is_main_process:
-            print(
-                f"step {self.state.global_step + 1}: all rollouts of every prompt earned the same "
-                f"({float(groups.mean()):.3f} on average), so nothing is learnt from this batch "
-                f"(so far {self.steps_without_signal} such); try a longer warm start, more rollouts "
-                "(num_generations) or a higher temperature",
-                file=sys.stderr,
-            )
-
-    # Rollouts ---------------------------------------------------------------------------------------------------------
 
     def _tokenize_prompts(self, prompts: list[str]) -> tuple[list[list[int]], None, dict[str, Tensor]]:
         return self.batcher.builder.token_ids(prompts), None, dict(self._audio)
-
-    def rollout(self, prompts: list[str]) -> dict[str, Any]:
-        """Sampled slots of prompts, of which every `num_generations` neighbours are the same one."""
-        group = self.num_generations
-        batch = self.batcher.builder.batch(prompts[::group])
-        batch |= {name: tensor[::group] for name, tensor in self._audio.items()}
-        batch = self._prepare_input(batch)
-        policy = self.accelerator.unwrap_model(self.model)
-        training = policy.training
-        policy.eval()
-        with torch.no_grad():  # also for what DDP does around it
-            digits, _ = self.model_wrapped(
-                compute=lambda lm: fill_slots(lm, self.template, batch, group, self.temperature)
-            )
-        policy.train(training)
-        completions = self.template.completion(digits)
-        return {
-            "prompt_ids": self.batcher.builder.token_ids(prompts),
-            "completion_ids": completions.tolist(),
-            "logprobs": None,
-            "env_mask": self.template.sampled().long().expand(len(completions), -1).tolist(),
-        }
 
     # Loss -------------------------------------------------------------------------------------------------------------
 
@@ -284,58 +241,6 @@ class ShalaTrainer(SpeechTrainer, GRPOTrainer):
         return super()._get_per_token_logps_and_entropies(
             with_audio, input_ids, attention_mask, logits_to_keep, *rest, **options
         )
-
-    def _slots_logps(
-        self, model: Any, input_ids: Tensor, attention_mask: Tensor, count: int
-    ) -> tuple[Tensor, Tensor, None]:
-        """Log-probabilities among the ten digits, as they were sampled; 0 for forced tokens."""
-        inputs = {"input_ids": input_ids, "attention_mask": attention_mask, **self._audio}
-        log_probs, places = model(
-            compute=lambda lm: digit_log_probs(lm, self.template, inputs, self.temperature, self._rows)
-        )
-        places = places.to(input_ids.device)
-        tokens = input_ids[:, -count:][:, places]
-        chosen = (tokens[..., None] == self.template.digit_ids.to(tokens.device)).float()
-        logps = log_probs.new_zeros(len(input_ids), count)
-        entropies = torch.zeros_like(logps)
-        logps = logps.index_copy(1, places, (log_probs * chosen).sum(dim=-1))
-        entropies[:, places] = -(log_probs.exp() * log_probs).sum(dim=-1).detach()
-        return logps, entropies, None
-
-
-def _check(args: ShalaConfig, prompts: int, model: SpeechLM) -> None:
-    """Refuse settings that would be ignored, and those under which the ambiguity weight cancels out.
-
-    Raises:
-        UserError: naming the setting and what to do.
-    """
-    if args.beta != 0:
-        raise UserError("beta: no reference model is kept, so a KL term cannot be computed; leave it at 0")
-    if args.reward not in REWARDS:
-        raise not_one_of("reward", args.reward, REWARDS)
-    if args.use_vllm:
-        if model.readout != "verbalized" or model.task.has_audio:
-            raise UserError(
-                "use_vllm: vLLM samples free text, so use it with readout verbalized and a task of text alone"
-            )
-        if not is_vllm_available():
-            raise UserError("use_vllm: vLLM is not installed here; `pip install trl[vllm]` on a machine with a GPU")
-    if model.readout == "slots" and args.per_device_train_batch_size * args.steps_per_generation % args.num_generations:
-        raise UserError(
-            f"per_device_train_batch_size: each process samples whole groups of {args.num_generations} answers "
-            "(num_generations), so make it a multiple of that"
-        )
-    plain = str(args.optim).lower().endswith("sgd") and not args.max_grad_norm
-    if args.ambiguity != "off" and not args.ambiguity_sampling and prompts < 2 and not plain:
-        raise UserError(
-            "ambiguity: each step holds one prompt, and the optimizer or the clipping of gradients divides a factor on the "
-            "whole gradient out again; use a larger per_device_train_batch_size or gradient_accumulation_steps, "
-            "ambiguity_sampling, or ambiguity off"
-        )
-
-
-def _rollout_slots(prompts: list[str], trainer: ShalaTrainer) -> dict[str, Any]:
-    return trainer.rollout(prompts)
 
 
 class _WithAudio:

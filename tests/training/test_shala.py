@@ -11,6 +11,7 @@ from shala_audio.cli.train import parse
 from shala_audio.errors import UserError
 from shala_audio.training.data import build_dataset
 from shala_audio.training.objective import js_divergence
+from shala_audio.training.without_signal import WithoutSignal
 from tests.tiny import tiny_model
 from tests.training.helpers import config, shala_trainer, tiny_rows
 
@@ -217,10 +218,16 @@ def test_the_same_reward_for_all_is_said(tiny_lm, tmp_path, capsys):
     model = tiny_model(tiny_lm, readout="verbalized")
     trainer = shala_trainer(model, tmp_path, max_steps=2)
     trainer.train()
-    assert trainer.steps_without_signal == 2
+    assert trainer.without_signal.batches == 2
     said = capsys.readouterr().err
     assert "step 1: all rollouts of every prompt earned the same" in said and "longer warm start" in said
     assert trainer.state.log_history[0]["without_signal"] == 1
+
+
+def test_patience_of_0_never_stops_a_run():
+    watch = WithoutSignal(patience=0, aloud=False)
+    groups = [torch.tensor([[0.1, 0.2]]), *[torch.ones(2, 4)] * 60]
+    assert [watch.see(group, step) for step, group in enumerate(groups, 1)] == [False] + [True] * 60
 
 
 @pytest.mark.parametrize(("rewards", "silent"), [([0.83] * 8, True), ([0.83] * 4 + [0.2, 0.3, 0.2, 0.3], False)])
@@ -228,7 +235,7 @@ def test_equal_rewards_are_seen_whatever_they_are(tiny_lm, tmp_path, rewards, si
     """Not by advantages that are exactly 0: a mean of equal numbers is off by a rounding error."""
     trainer = shala_trainer(tiny_model(tiny_lm, readout="slots"), tmp_path)
     trainer._watch(torch.tensor(rewards).view(2, 4))
-    assert trainer.steps_without_signal == silent
+    assert trainer.without_signal.batches == silent
 
 
 def test_rollouts_in_evaluation_leave_training_alone(tiny_lm, tmp_path):

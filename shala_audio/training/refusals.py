@@ -1,0 +1,44 @@
+"""Settings that ShalaTrainer refuses, once the model is known."""
+
+from __future__ import annotations
+
+from trl.import_utils import is_vllm_available
+
+from shala_audio.errors import UserError, not_one_of
+from shala_audio.models.speech_lm import SpeechLM
+from shala_audio.training.config import ShalaConfig
+from shala_audio.training.rewards import REWARDS
+
+
+def refuse_settings(args: ShalaConfig, prompts: int, model: SpeechLM) -> None:
+    """Refuse settings that would be ignored, and those under which the ambiguity weight cancels out.
+
+    Args:
+        prompts: of a step, over all processes.
+
+    Raises:
+        UserError: naming the setting and what to do.
+    """
+    if args.beta != 0:
+        raise UserError("beta: no reference model is kept, so a KL term cannot be computed; leave it at 0")
+    if args.reward not in REWARDS:
+        raise not_one_of("reward", args.reward, REWARDS)
+    if args.use_vllm:
+        if model.readout != "verbalized" or model.task.has_audio:
+            raise UserError(
+                "use_vllm: vLLM samples free text, so use it with readout verbalized and a task of text alone"
+            )
+        if not is_vllm_available():
+            raise UserError("use_vllm: vLLM is not installed here; `pip install trl[vllm]` on a machine with a GPU")
+    if model.readout == "slots" and args.per_device_train_batch_size * args.steps_per_generation % args.num_generations:
+        raise UserError(
+            f"per_device_train_batch_size: each process samples whole groups of {args.num_generations} answers "
+            "(num_generations), so make it a multiple of that"
+        )
+    plain = str(args.optim).lower().endswith("sgd") and not args.max_grad_norm
+    if args.ambiguity != "off" and not args.ambiguity_sampling and prompts < 2 and not plain:
+        raise UserError(
+            "ambiguity: each step holds one prompt, and the optimizer or the clipping of gradients divides a factor on the "
+            "whole gradient out again; use a larger per_device_train_batch_size or gradient_accumulation_steps, "
+            "ambiguity_sampling, or ambiguity off"
+        )

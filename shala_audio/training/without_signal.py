@@ -1,0 +1,51 @@
+"""Batches of which nothing is learnt, because all rollouts of every prompt earned the same."""
+
+from __future__ import annotations
+
+import sys
+
+from torch import Tensor
+
+from shala_audio.errors import Stopped
+
+ADVICE = "try a longer warm start, more rollouts (num_generations) or a higher temperature"
+
+
+class WithoutSignal:
+    """Counts such batches, says so, and stops a run that has had too many in a row.
+
+    Args:
+        patience: batches in a row that stop the run; 0 for never.
+        aloud: whether this process is the one that says so.
+    """
+
+    def __init__(self, patience: int, aloud: bool) -> None:
+        self.patience, self.aloud = patience, aloud
+        self.batches = self.in_a_row = 0
+
+    def see(self, groups: Tensor, step: int) -> bool:
+        """Whether a batch is one of them.
+
+        Args:
+            groups: (prompts, G) what the rollouts earned, of all processes.
+            step: number of the training step, from 1.
+
+        Raises:
+            Stopped: it is one too many.
+        """
+        silent = bool((groups.amax(dim=1) - groups.amin(dim=1)).max() < 1e-6)
+        self.batches += silent
+        self.in_a_row = self.in_a_row + 1 if silent else 0
+        earned = f"({float(groups.mean()):.3f} on average)"
+        if self.patience and self.in_a_row == self.patience:
+            raise Stopped(
+                f"step {step}: all rollouts of every prompt have earned the same for {self.in_a_row} batches in a row "
+                f"{earned}, so nothing is learnt; {ADVICE}"
+            )
+        if silent and self.aloud and self.batches in (1, 10, 100, 1000):
+            print(
+                f"step {step}: all rollouts of every prompt earned the same {earned}, so nothing is learnt from this batch "
+                f"(so far {self.batches} such); {ADVICE}",
+                file=sys.stderr,
+            )
+        return silent
