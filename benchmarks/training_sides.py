@@ -15,9 +15,10 @@ from benchmarks.turns import Turns
 from shala_audio.data.rows import Row
 from shala_audio.data.votes import human_distributions, vote_counts
 from shala_audio.models.config import load_model_config
+from shala_audio.models.language_model import prepare_tokenizer
 from shala_audio.models.prompts import PromptBuilder
 from shala_audio.models.readouts.label_token import computed_once, label_tree
-from shala_audio.models.speech_lm import SpeechLM, prepare_tokenizer
+from shala_audio.models.speech_lm import SpeechLM
 from shala_audio.tasks import load_task
 from shala_audio.training.ambiguity import AmbiguityWeights
 from shala_audio.training.config import ShalaConfig

@@ -8,9 +8,11 @@ import torch
 from benchmarks.training_sides import NEW_TOKENS, chaosnli_rows, exact_step_flops, rival_prompts
 from benchmarks.turns import DEVICE, DTYPE, Turns
 from shala_audio.distribution import Floats
+from shala_audio.models.adapters import merge_adapters
 from shala_audio.models.config import load_model_config
+from shala_audio.models.language_model import prepare_tokenizer
 from shala_audio.models.sources import locate
-from shala_audio.models.speech_lm import SpeechLM, prepare_tokenizer
+from shala_audio.models.speech_lm import SpeechLM
 from shala_audio.tasks import load_task
 
 PREDICTED, BATCH, CLIPS, SCORED, DRAWS, DRAWS_OF_RIVAL = 48, 16, 16, 100_000, 1_000, 10
@@ -23,7 +25,7 @@ def predict(turns: Turns) -> None:
     torch.manual_seed(0)
     model = SpeechLM.build(load_model_config("text"), load_task("chaosnli"), "label_token", DTYPE)
     rows = chaosnli_rows(PREDICTED)
-    model.merge_adapter()
+    merge_adapters(model)
     predictor = Predictor(model, batch_size=BATCH)
     rows.sort(key=lambda row: predictor._row_length(row, None))
     prompts = [predictor.builder.prompt(row.text, None) for row in rows]

@@ -103,14 +103,6 @@ def paired_test(gaps: Floats, groups: Sequence[str]) -> Paired:
     return Paired(len(gaps), len(names), mean, mean - half, mean + half, paired_permutation(sums), by_group)
 
 
-def mean_interval(values: Floats, draws: int = 1000, seed: int = 0) -> tuple[float, float]:
-    """The 95 % bootstrap interval of the mean of the values (rows,): percentiles of means of rows drawn with replacement."""
-    rng = np.random.default_rng(seed)
-    means = [values[rng.integers(len(values), size=len(values))].mean() for _ in range(draws)]
-    low, high = np.percentile(means, [2.5, 97.5])
-    return float(low), float(high)
-
-
 def compare(
     first: Path, second: Path, votes: Path, task: Task | None = None, split: str | None = None
 ) -> dict[str, Any]:

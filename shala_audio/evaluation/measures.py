@@ -7,7 +7,6 @@ votes and plurality labels alone is summed over kinds of rows, which are few, an
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
@@ -17,14 +16,13 @@ from tqdm import tqdm
 
 from shala_audio.cores import usable_cores
 from shala_audio.distribution import NATS_PER_BIT_ROOT, Floats, bhattacharyya, entropy, jsd, kl, total_variation
+from shala_audio.evaluation.bootstrap import DRAWS, percentiles
+from shala_audio.evaluation.ranks import Counts, auroc, group_sums, mid_ranks, rank_correlation, rank_spread
 
 FLOOR = 1e-6  # the least probability a prediction is given before KL, so that one zero does not make it infinite
 BINS = 10  # of stated entropy, with equally many rows
 TERCILES = ("low", "middle", "high")
-DRAWS = 1000
 TIE = 1e-9  # shares of votes closer than this are equal
-
-Counts = NDArray[np.int64]
 
 
 class Measures:
@@ -102,15 +100,15 @@ class Measures:
         found = {"jsd": float(sums[:3].sum() / total)}
         found |= zip(self.others, (sums[3:] / total).tolist(), strict=True)
         found["jsd_nats"] = NATS_PER_BIT_ROOT * found["jsd"]
-        of_kind = _sums(self.kind, weights)
+        of_kind = group_sums(self.kind, weights)
         cells, table = self._table(of_kind)
         found |= hard_measures(table.sum(axis=0))
         ranked, spread = self._stated_ranks(weights)
-        ranks_of_kind = _sums(self.kind, ranked)
-        found["contested_auroc"] = _auroc(ranks_of_kind @ self.contested_kind, of_kind @ self.contested_kind, total)
-        actual = _sums(self.group_of_kind, of_kind)
-        product = float(_mid_ranks(actual) @ _sums(self.group_of_kind, ranks_of_kind))
-        found["entropy_correlation"] = _rank_correlation(product, spread, _rank_spread(actual), total)
+        ranks_of_kind = group_sums(self.kind, ranked)
+        found["contested_auroc"] = auroc(ranks_of_kind @ self.contested_kind, of_kind @ self.contested_kind, total)
+        actual = group_sums(self.group_of_kind, of_kind)
+        product = float(mid_ranks(actual) @ group_sums(self.group_of_kind, ranks_of_kind))
+        found["entropy_correlation"] = rank_correlation(product, spread, rank_spread(actual), total)
         gaps = np.add.reduceat(weights * self.gap, self.bin_starts)
         found["entropy_error"] = float(np.abs(gaps).sum() / total)
         for index, name in enumerate(TERCILES):
@@ -127,9 +125,9 @@ class Measures:
     def _stated_ranks(self, weights: Floats) -> tuple[Floats, float]:
         """(rows,) mid-ranks by stated entropy times weights, and their spread."""
         if self.all_differ:
-            return weights * _mid_ranks(weights), _rank_spread(weights)
-        size = _sums(self.stated_groups, weights)
-        return weights * _mid_ranks(size).take(self.stated_groups), _rank_spread(size)
+            return weights * mid_ranks(weights), rank_spread(weights)
+        size = group_sums(self.stated_groups, weights)
+        return weights * mid_ranks(size).take(self.stated_groups), rank_spread(size)
 
     def reliability(self) -> list[dict[str, float]]:
         """Mean stated and mean human entropy, in bits, of rows in order of the entropy that predictions state."""
@@ -206,7 +204,7 @@ def all_measures(
                 drawn[key].append(value)
     # A mean of absolute gaps is larger in every draw than in the whole: its percentiles are no interval.
     drawn["entropy_error"] = []
-    intervals = {key: _interval(value, drawn[key]) for key, value in values.items()}
+    intervals = {key: percentiles(value, drawn[key]) for key, value in values.items()}
     result: dict[str, Any] = {"n": measures.rows, "ties": measures.ties}
     result |= {key: found for key, found in intervals.items() if not key.startswith("tercile/")}
     result["terciles"] = {
@@ -224,47 +222,6 @@ def all_measures(
     }
 
 
-def concordance(stated: Floats, true: Floats) -> float:
-    """Lin's concordance correlation coefficient of two sequences (Biometrics 1989), in [-1, 1]; NaN for two constants.
-
-    >>> concordance(np.array([1.0, 2.0, 3.0]), np.array([1.0, 2.0, 3.0]))
-    1.0
-    """
-    covariance = np.mean((stated - stated.mean()) * (true - true.mean()))
-    spread = stated.var() + true.var() + (stated.mean() - true.mean()) ** 2
-    return float(2 * covariance / spread) if spread > 0 else float("nan")
-
-
-def attribute_measures(
-    stated: Floats, true: Floats, names: Sequence[str], draws: int = DRAWS, seed: int = 0
-) -> dict[str, Any]:
-    """`ccc_<name>` of each attribute, with its interval and the number of rows that have it.
-
-    Args:
-        stated, true: (rows, A); NaN where there is no value.
-        names: of the A attributes.
-        draws, seed: of the bootstrap.
-    """
-    found: dict[str, Any] = {}
-    for name, x, y in zip(names, stated.T, true.T, strict=True):
-        known = ~(np.isnan(x) | np.isnan(y))
-        if known.sum() > 1:
-            x, y = x[known], y[known]
-            rng = np.random.default_rng(seed)
-            samples = (rng.integers(len(x), size=len(x)) for _ in range(draws))
-            drawn = [concordance(x[rows], y[rows]) for rows in samples]
-            found[f"ccc_{name}"] = {**_interval(concordance(x, y), drawn), "n": len(x)}
-    return found
-
-
-def _interval(value: float, drawn: list[float]) -> Mapping[str, float | None]:
-    kept = [draw for draw in drawn if not np.isnan(draw)]
-    if np.isnan(value) or not kept:
-        return {"value": None if np.isnan(value) else value, "low": None, "high": None}
-    low, high = np.percentile(kept, [2.5, 97.5])
-    return {"value": value, "low": float(low), "high": float(high)}
-
-
 def _groups(values: Floats) -> Counts:
     """Numbers of groups of equal values, in ascending order."""
     return np.unique(values, return_inverse=True)[1].reshape(-1)
@@ -276,37 +233,6 @@ def _bin_starts(groups: Counts) -> Counts:
     below = np.cumsum(sizes) - sizes
     bins = (below * BINS // len(groups))[groups]
     return np.flatnonzero(np.diff(bins, prepend=-1))
-
-
-def _sums(groups: Counts, values: Floats) -> Floats:
-    """Sum of the values of each group."""
-    sums: NDArray[Any] = np.bincount(groups, weights=values)
-    return sums
-
-
-def _mid_ranks(sizes: Floats) -> Floats:
-    """Mid-ranks, less a half, of groups of so many equal values each, in ascending order."""
-    return np.cumsum(sizes) - sizes / 2
-
-
-def _rank_spread(sizes: Floats) -> float:
-    """Sum of squared distances of the mid-ranks of such groups from their mean (Kendall 1945)."""
-    total = sizes.sum()
-    return float((total * total * total - (sizes * sizes * sizes).sum()) / 12)  # exactly 0 for one group
-
-
-def _rank_correlation(product: float, one: float, two: float, total: float) -> float:
-    """Spearman's, of the sum of products of ranks and both spreads; NaN where one side is constant."""
-    scale = np.sqrt(one * two)
-    return float((product - total**3 / 4) / scale) if scale > 1e-9 * total else float("nan")
-
-
-def _auroc(rank_sum: float, positives: float, total: float) -> float:
-    """Area under the ROC curve of positive rows with that sum of ranks; NaN where all rows are positive, or none is."""
-    negatives = total - positives
-    if positives <= 0 or negatives <= 0:
-        return float("nan")
-    return float((rank_sum - positives**2 / 2) / (positives * negatives))
 
 
 def _ratio(part: float, whole: float) -> float:

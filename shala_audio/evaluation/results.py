@@ -13,9 +13,10 @@ import numpy as np
 
 from shala_audio.distribution import NATS_PER_BIT_ROOT
 from shala_audio.errors import UserError
+from shala_audio.evaluation.bootstrap import mean_interval
 from shala_audio.evaluation.by_row import ByRow, distances_beside
 from shala_audio.evaluation.calibration import KINDS
-from shala_audio.evaluation.compare import mean_by_row, mean_interval
+from shala_audio.evaluation.compare import mean_by_row
 from shala_audio.evaluation.tuning import without_choice
 from shala_audio.files import read_json
 

@@ -14,10 +14,12 @@ from shala_audio.data.rows import Row, read_manifest, row_attributes
 from shala_audio.data.votes import mean_distribution, vote_counts
 from shala_audio.distribution import Floats, jsd
 from shala_audio.errors import UserError
+from shala_audio.evaluation.attributes import attribute_measures
+from shala_audio.evaluation.bootstrap import DRAWS
 from shala_audio.evaluation.by_row import groups_of, row_key
 from shala_audio.evaluation.ceiling import human_ceiling, split_half_distance
 from shala_audio.evaluation.count_table import read_count_table
-from shala_audio.evaluation.measures import DRAWS, all_measures, attribute_measures
+from shala_audio.evaluation.measures import all_measures
 from shala_audio.evaluation.predictions import read_attributes, read_predictions
 from shala_audio.tasks import Task, load_task
 

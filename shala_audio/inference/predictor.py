@@ -22,6 +22,7 @@ from shala_audio.evaluation.calibration import KINDS, Calibration, load_calibrat
 from shala_audio.inference.hub import find_model, push
 from shala_audio.inference.inputs import Clip, Text, as_pair, named_fields, read_clips, samples_of
 from shala_audio.inference.windows import Moment, average, window_bounds
+from shala_audio.models.adapters import merge_adapters
 from shala_audio.models.folder import SETTINGS
 from shala_audio.models.prompts import PromptBuilder
 from shala_audio.models.readouts.answers import read_out
@@ -106,7 +107,7 @@ class Predictor:
                 if dtype is None:
                     dtype = torch.float32 if torch.device(device).type == "cpu" else torch.bfloat16
                 if dtype == torch.float32:
-                    model.merge_adapter()
+                    merge_adapters(model)
                 else:  # added to weights that are published in bfloat16, most of LoRA would be rounded away
                     model.model.decoder.to(dtype)
                     model.lm_head.to(dtype)

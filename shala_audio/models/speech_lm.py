@@ -1,83 +1,39 @@
-"""The speech language model: sound and text in one sequence of embeddings, LoRA on the language model.
-
-Sound is merged *inside* the backbone, below the language-model head: TRL's loss runs the backbone and fuses the head, so
-a merge in `forward` of the whole model would reach generation and not the loss.
-"""
+"""The speech language model: sound and text in one sequence of embeddings, LoRA on the language model."""
 
 from __future__ import annotations
 
-import os
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import torch
-from peft.tuners.lora import LoraLayer
-from peft.tuners.tuners_utils import BaseTunerLayer
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 from torch.distributed.tensor import DTensor, distribute_tensor
 from torch.nn import functional as F
 from transformers import (
-    AutoModelForCausalLM,
-    AutoTokenizer,
     DynamicCache,
     GenerationMixin,
     PreTrainedModel,
     PreTrainedTokenizerBase,
 )
 from transformers.cache_utils import DynamicLayer
-from transformers.modeling_outputs import BaseModelOutputWithPast, CausalLMOutputWithPast
+from transformers.modeling_outputs import CausalLMOutputWithPast
 
 from shala_audio.audio.encoders import AudioEncoder, load_encoder
 from shala_audio.errors import UserError, not_one_of
 from shala_audio.files import read_json, write_beside, write_json
 from shala_audio.models.adapters import add_lora
+from shala_audio.models.backbone import SpeechBackbone
 from shala_audio.models.config import ModelConfig, model_config_from_dict
 from shala_audio.models.ear import Ear
 from shala_audio.models.folder import SETTINGS, TRAINED, hub_files
+from shala_audio.models.language_model import load_language_model
 from shala_audio.models.sources import base_sha256, locate
 from shala_audio.tasks import AUDIO_TOKEN, Task, task_from_dict
 
 READOUTS = ("label_token", "slots", "verbalized")
-
-
-class SpeechBackbone(nn.Module):
-    """A decoder whose placeholder tokens are replaced by what the ear hears."""
-
-    def __init__(self, decoder: PreTrainedModel, ear: Ear | None, audio_token_id: int) -> None:
-        super().__init__()
-        self.decoder = decoder
-        self.ear = ear
-        self.audio_token_id = audio_token_id
-
-    def forward(
-        self,
-        input_ids: Tensor | None = None,
-        inputs_embeds: Tensor | None = None,
-        audio_features: Tensor | None = None,
-        audio_lengths: Tensor | None = None,
-        **kwargs: Any,
-    ) -> BaseModelOutputWithPast:
-        if inputs_embeds is None:
-            assert input_ids is not None
-            inputs_embeds = self.embed(input_ids, audio_features, audio_lengths)
-        return self.decoder(inputs_embeds=inputs_embeds, **kwargs)
-
-    def embed(self, input_ids: Tensor, audio_features: Tensor | None, audio_lengths: Tensor | None) -> Tensor:
-        """Embeddings (B, L, D) of tokens (B, L), with sound where the placeholders stand."""
-        is_audio = input_ids == self.audio_token_id
-        embeds = self.decoder.get_input_embeddings()(input_ids.masked_fill(is_audio, 0))
-        if not is_audio.any():
-            return embeds
-        if self.ear is None or audio_features is None or audio_lengths is None:
-            raise ValueError("the prompt has a place for sound, but no sound was given")
-        tokens, counts = self.ear(audio_features, audio_lengths)
-        if not torch.equal(is_audio.sum(dim=1), counts):
-            raise ValueError(f"places for sound {is_audio.sum(dim=1).tolist()}, tokens of sound {counts.tolist()}")
-        valid = torch.arange(tokens.shape[1], device=tokens.device) < counts[:, None]
-        return embeds.masked_scatter(is_audio[..., None], tokens[valid].to(embeds.dtype))
 
 
 class SpeechLM(PreTrainedModel, GenerationMixin):
@@ -158,19 +114,7 @@ class SpeechLM(PreTrainedModel, GenerationMixin):
             raise UserError(f"task {task.name} needs sound, but the model has no encoder")
         if attributes and (readout != "label_token" or not task.attributes):
             raise UserError(f"attributes: readout label_token and a task with attributes are needed, not {task.name}")
-        source = locate(model_config.lm, sha256=lm_sha256)
-        if not torch.accelerator.is_available():
-            # Several heads share keys and values: attention on CPUs reads them where they are, but transformers copies
-            # them for each head unless told so. The same numbers and time, but 0.7 of the memory of a `slots` step.
-            os.environ.setdefault("TRANSFORMERS_SDPA_FORCE_GQA", "1")
-        try:
-            lm = AutoModelForCausalLM.from_pretrained(
-                source, dtype=dtype, use_safetensors=True, trust_remote_code=False
-            )
-            tokenizer = AutoTokenizer.from_pretrained(source, trust_remote_code=False)
-        except (OSError, ValueError, LookupError, TypeError, RuntimeError, SafetensorError) as error:
-            raise UserError(f"lm {model_config.lm}: cannot be loaded ({str(error).splitlines()[0]})") from None
-        prepare_tokenizer(tokenizer)
+        lm, tokenizer, source = load_language_model(model_config.lm, lm_sha256, dtype)
         encoder, heard_with = None, ""
         if task.has_audio:
             where = locate(str(model_config.encoder), sha256=encoder_sha256)
@@ -269,27 +213,6 @@ class SpeechLM(PreTrainedModel, GenerationMixin):
             for module in decoder.modules()
         )
 
-    def merge_adapter(self) -> None:
-        """Fold LoRA into the weights it stands beside: the same answers by fewer products, but no training any more."""
-        for module in self.modules():
-            if isinstance(module, BaseTunerLayer):
-                module.merge()
-
-    @torch.no_grad()
-    def plain_parameters(self) -> Iterator[tuple[str, Tensor]]:
-        """Weights of the language model as they are called without us, with LoRA folded in: what vLLM is to load."""
-        adapted = {name: module for name, module in self.named_modules() if isinstance(module, LoraLayer)}
-        seen: set[int] = set()
-        for name, parameter in self.named_parameters():
-            if not name.startswith(("model.decoder.", "lm_head.")) or ".lora_" in name or id(parameter) in seen:
-                continue
-            seen.add(id(parameter))
-            value = parameter.detach()
-            owner, _, leaf = name.rpartition(".base_layer.")
-            if owner and leaf == "weight":
-                value = value + adapted[owner].get_delta_weight("default").to(value.dtype)
-            yield name.replace("model.decoder.", "model.", 1).replace(".base_layer.", "."), value
-
     def trained_names(self) -> list[str]:
         """Names of the parameters that training changes: the ear's and the adapter's."""
         return [name for name, parameter in self.named_parameters() if parameter.requires_grad]
@@ -362,13 +285,3 @@ class SpeechLM(PreTrainedModel, GenerationMixin):
 def _keeps_everything(config: Any) -> bool:
     """Whether every layer of a decoder keeps the keys and values of all tokens."""
     return all(type(layer) is DynamicLayer for layer in DynamicCache(config=config).layers)
-
-
-def prepare_tokenizer(tokenizer: PreTrainedTokenizerBase) -> None:
-    """Pad on the left, and know the placeholder for sound. Its id may lie beyond the embedding table: it is replaced
-    before the table is read."""
-    tokenizer.padding_side = "left"
-    if tokenizer.pad_token is None:
-        tokenizer.pad_token = tokenizer.eos_token
-    if tokenizer.convert_tokens_to_ids(AUDIO_TOKEN) in (None, tokenizer.unk_token_id):
-        tokenizer.add_special_tokens({"additional_special_tokens": [AUDIO_TOKEN]}, replace_extra_special_tokens=False)

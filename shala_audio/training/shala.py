@@ -21,6 +21,7 @@ from trl.trainer.utils import RepeatSampler
 
 from shala_audio.distribution import Floats
 from shala_audio.errors import UserError
+from shala_audio.models.adapters import plain_parameters
 from shala_audio.models.readouts.label_token import label_answers, label_tree
 from shala_audio.models.readouts.slots import slot_template
 from shala_audio.models.readouts.verbalized import parse_answer
@@ -96,7 +97,7 @@ class ShalaTrainer(SlotRollouts, SpeechTrainer, GRPOTrainer):
             )
         if args.use_vllm:  # TRL would send the weights under the names that they have here
             assert hasattr(self.vllm_generation, "_iter_named_params")
-            self.vllm_generation._iter_named_params = model.plain_parameters
+            self.vllm_generation._iter_named_params = lambda: plain_parameters(model)
 
     # Checkpoints ------------------------------------------------------------------------------------------------------
 

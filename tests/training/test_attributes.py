@@ -17,7 +17,7 @@ from shala_audio.cli.main import app
 from shala_audio.data.rows import Row, row_attributes, write_manifest
 from shala_audio.data.votes import vote_counts
 from shala_audio.errors import UserError
-from shala_audio.evaluation.measures import attribute_measures, concordance
+from shala_audio.evaluation.attributes import attribute_measures, concordance
 from shala_audio.evaluation.score import score
 from shala_audio.files import write_json
 from shala_audio.inference.predictor import Predictor

@@ -1,0 +1,53 @@
+"""The language model's layers, with sound where the prompt has places for it.
+
+Sound is merged *inside* the backbone, below the language-model head: TRL's loss runs the backbone and fuses the head, so
+a merge in `forward` of the whole model would reach generation and not the loss.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from transformers import PreTrainedModel
+from transformers.modeling_outputs import BaseModelOutputWithPast
+
+from shala_audio.models.ear import Ear
+
+
+class SpeechBackbone(nn.Module):
+    """A decoder whose placeholder tokens are replaced by what the ear hears."""
+
+    def __init__(self, decoder: PreTrainedModel, ear: Ear | None, audio_token_id: int) -> None:
+        super().__init__()
+        self.decoder = decoder
+        self.ear = ear
+        self.audio_token_id = audio_token_id
+
+    def forward(
+        self,
+        input_ids: Tensor | None = None,
+        inputs_embeds: Tensor | None = None,
+        audio_features: Tensor | None = None,
+        audio_lengths: Tensor | None = None,
+        **kwargs: Any,
+    ) -> BaseModelOutputWithPast:
+        if inputs_embeds is None:
+            assert input_ids is not None
+            inputs_embeds = self.embed(input_ids, audio_features, audio_lengths)
+        return self.decoder(inputs_embeds=inputs_embeds, **kwargs)
+
+    def embed(self, input_ids: Tensor, audio_features: Tensor | None, audio_lengths: Tensor | None) -> Tensor:
+        """Embeddings (B, L, D) of tokens (B, L), with sound where the placeholders stand."""
+        is_audio = input_ids == self.audio_token_id
+        embeds = self.decoder.get_input_embeddings()(input_ids.masked_fill(is_audio, 0))
+        if not is_audio.any():
+            return embeds
+        if self.ear is None or audio_features is None or audio_lengths is None:
+            raise ValueError("the prompt has a place for sound, but no sound was given")
+        tokens, counts = self.ear(audio_features, audio_lengths)
+        if not torch.equal(is_audio.sum(dim=1), counts):
+            raise ValueError(f"places for sound {is_audio.sum(dim=1).tolist()}, tokens of sound {counts.tolist()}")
+        valid = torch.arange(tokens.shape[1], device=tokens.device) < counts[:, None]
+        return embeds.masked_scatter(is_audio[..., None], tokens[valid].to(embeds.dtype))
