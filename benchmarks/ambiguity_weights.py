@@ -22,7 +22,8 @@ import numpy as np
 from scipy.stats import t
 
 from shala_audio.audio.encoders import load_encoder
-from shala_audio.audio.features import FeatureStore, write_features
+from shala_audio.audio.encoding import write_features
+from shala_audio.audio.features import FeatureStore
 from shala_audio.cli.train import parse
 from shala_audio.data.mini import prepare
 from shala_audio.data.prepare import write_prepared

@@ -22,7 +22,8 @@ import torch
 import yaml
 
 from shala_audio.audio.encoders import load_encoder
-from shala_audio.audio.features import FeatureStore, pad_features, write_features
+from shala_audio.audio.encoding import write_features
+from shala_audio.audio.features import FeatureStore, pad_features
 from shala_audio.cli.train import parse
 from shala_audio.data import crema_d, mini
 from shala_audio.data.prepare import write_prepared

@@ -1,4 +1,4 @@
-"""Encoder features of a manifest, computed once and kept as safetensors.
+"""Encoder features of a manifest, kept as safetensors: how they are read (`encoding` makes them).
 
 A folder holds `encoder.json` (what made the features), shards of clips (`features-<hash>.safetensors`, float16, one tensor
 (S, T, D) a clip), and `index.jsonl`: one line a clip, of which the last one with its id counts. Lines are only ever added,
@@ -12,32 +12,21 @@ import hashlib
 import json
 import os
 from collections.abc import Iterable, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
-from dataclasses import dataclass, field
 from functools import lru_cache
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
 from torch import Tensor
-from tqdm import tqdm
 
-from shala_audio.audio.augment import perturb
-from shala_audio.audio.sound import SAMPLE_RATE, SHORTEST, Samples, read_row_audio, row_path, trim_silence
 from shala_audio.data.rows import Row
 from shala_audio.errors import UserError
-from shala_audio.files import read_json, write_beside, write_json
+from shala_audio.files import read_json
 
-if TYPE_CHECKING:
-    from shala_audio.audio.encoders import AudioEncoder  # loads transformers, which reading features does not need
-
-SHARD_CLIPS = 256
 _ENTRY = (("id", str), ("shard", str), ("frames", int), ("sound", str), ("stretch", str))  # of the index
 _TAKEN_BACK = (("id", str), ("shard", type(None)))
-BATCH_SECONDS = 60.0  # sound encoded in one batch
 
 
 class FeatureStore:
@@ -54,7 +43,7 @@ class FeatureStore:
         self.encoder: dict[str, Any] = read_json(self.folder / "encoder.json")
         if encoder is not None:
             check_encoder(self.folder, self.encoder, encoder)
-        self.entries = _current(self.folder)
+        self.entries = current_entries(self.folder)
         self._open = lru_cache(maxsize=128)(self._open_shard)
 
     def __contains__(self, row_id: str) -> bool:
@@ -103,7 +92,7 @@ class FeatureStore:
             UserError: naming the first such row.
         """
         for row in rows:
-            if row.audio is not None and row.id in self.entries and self.entries[row.id]["stretch"] != _stretch(row):
+            if row.audio is not None and row.id in self.entries and self.entries[row.id]["stretch"] != stretch_of(row):
                 raise UserError(f"{self.folder}: row {row.id} is of other sound now; run `shala-audio features` again")
 
     def _entry(self, row_id: str) -> dict[str, Any]:
@@ -145,87 +134,9 @@ def pad_features(features: Sequence[Tensor]) -> tuple[Tensor, Tensor]:
     return padded, lengths
 
 
-@dataclass
-class Encoded:
-    """What `write_features` did: clips encoded, clips that were there, perturbed copies that became too short or too long to
-    be heard, and rows whose sound is bad, with the reason."""
-
-    new: int = 0
-    old: int = 0
-    unfit: int = 0
-    bad: dict[str, str] = field(default_factory=dict)
-
-
-def write_features(
-    rows: Sequence[Row],
-    root: Path,
-    encoder: AudioEncoder,
-    identity: dict[str, Any],
-    out: Path,
-    copies: int = 0,
-    seed: int = 0,
-) -> Encoded:
-    """Encode the clips that the folder lacks. A kill loses one shard at most.
-
-    Args:
-        rows: rows with sound.
-        root: what their paths are relative to.
-        encoder: the encoder.
-        identity: what features depend on beside the sound (`ModelConfig.encoder_identity`, and the weights' hash).
-        out: the folder.
-        copies: perturbed copies of each training row beside the clip itself.
-        seed: of the perturbation.
-
-    Raises:
-        UserError: the folder holds features of another encoder.
-    """
-    out.mkdir(parents=True, exist_ok=True)
-    with _locked(out):
-        if (out / "encoder.json").is_file():
-            check_encoder(out, read_json(out / "encoder.json"), identity)
-        else:
-            write_json(out / "encoder.json", identity)
-    known = _current(out)
-    done = Encoded()
-    with ThreadPoolExecutor() as pool:
-        keys = dict(zip((row.id for row in rows), pool.map(lambda row: _sound_key(row, root), rows), strict=True))
-    wanted: list[tuple[Row, int]] = []
-    for row in rows:
-        for copy in range(1 + (copies if row.split == "train" else 0)):
-            identifier = copy_id(row.id, copy)
-            if known.get(identifier, {}).get("sound") == _key(keys[row.id], copy, seed):
-                done.old += 1
-            else:
-                wanted.append((row, copy))
-    wanted.sort(key=lambda item: ((item[0].audio.duration or 0.0) if item[0].audio else 0.0, item[0].id, item[1]))
-    with tqdm(total=len(wanted), unit="clip", desc="features", disable=None) as bar:
-        for start in range(0, len(wanted), SHARD_CLIPS):
-            part = wanted[start : start + SHARD_CLIPS]
-            features: dict[str, Tensor] = {}
-            lines = []
-            for batch in _batches(part, root, encoder.longest, identity.get("trim_db"), seed, done):
-                for (row, copy, _), states in zip(batch, encoder.encode([clip for _, _, clip in batch]), strict=True):
-                    identifier = copy_id(row.id, copy)
-                    features[identifier] = states.to(torch.float16).contiguous()
-                    sound = _key(keys[row.id], copy, seed)
-                    lines.append(
-                        {"id": identifier, "frames": states.shape[1], "sound": sound, "stretch": _stretch(row)}
-                    )
-            bar.update(len(part))
-            if features:
-                shard = f"features-{hashlib.sha256(json.dumps(lines).encode()).hexdigest()[:16]}.safetensors"
-                with write_beside(out / shard) as beside:
-                    save_file(features, beside)
-                _add_lines(out, [{**line, "shard": shard} for line in lines])
-                done.new += len(features)
-    # What was there is of other sound than the file's now. Where there is no file, the root may not be the right one.
-    if gone := sorted(row_id for row_id in done.bad.keys() & known.keys() if keys[row_id]):
-        _add_lines(out, [{"id": row_id, "shard": None} for row_id in gone])
-    return done
-
-
-def _add_lines(out: Path, lines: list[dict[str, Any]]) -> None:
-    with _locked(out), open(out / "index.jsonl", "a+b") as file:
+def add_lines(out: Path, lines: list[dict[str, Any]]) -> None:
+    """Put entries at the end of the index, for good: their shard is in place."""
+    with locked(out), open(out / "index.jsonl", "a+b") as file:
         if file.tell():
             file.seek(-1, os.SEEK_END)
             if file.read(1) != b"\n":  # an interruption cut the last line short; it does not count
@@ -236,14 +147,14 @@ def _add_lines(out: Path, lines: list[dict[str, Any]]) -> None:
 
 
 @contextmanager
-def _locked(folder: Path) -> Iterator[None]:
-    """One process at a time; the lock goes when its holder does."""
+def locked(folder: Path) -> Iterator[None]:
+    """One process at a time in a folder of features; the lock goes when its holder does."""
     with open(folder / ".lock", "w") as file:
         fcntl.flock(file, fcntl.LOCK_EX)
         yield
 
 
-def _current(folder: Path) -> dict[str, dict[str, Any]]:
+def current_entries(folder: Path) -> dict[str, dict[str, Any]]:
     """The last entry of every id, but those that were taken back."""
     entries = {entry["id"]: entry for entry in _read_index(folder)}
     return {key: entry for key, entry in entries.items() if entry["shard"] is not None}
@@ -271,61 +182,7 @@ def _is_entry(entry: Any) -> bool:
     return all(isinstance(entry.get(name), kind) for name, kind in fields)
 
 
-def _stretch(row: Row) -> str:
+def stretch_of(row: Row) -> str:
     """Which sound a row is, as its manifest says it."""
     assert row.audio is not None
     return f"{row.audio.path} {row.audio.offset!r} {row.audio.duration!r}"
-
-
-def _sound_key(row: Row, root: Path) -> str:
-    """What a row's features depend on beside the encoder: the file's content and the stretch of it; "" where there is no
-    reading the file, of which `_batches` says more."""
-    assert row.audio is not None
-    try:
-        path = row_path(row.audio, root)
-        if not path.is_file():  # nor a pipe, nor a device that never ends
-            return ""
-        digest = hashlib.sha256(path.read_bytes())
-    except (UserError, OSError, ValueError):
-        return ""
-    digest.update(f"{row.audio.offset}:{row.audio.duration}".encode())
-    return digest.hexdigest()[:16]
-
-
-def _key(sound: str, copy: int, seed: int) -> str:
-    """Of a copy, the seed counts too."""
-    return f"{sound}:{seed}" if copy else sound
-
-
-def _batches(
-    wanted: Sequence[tuple[Row, int]], root: Path, longest: float, trim_db: float | None, seed: int, done: Encoded
-) -> Iterator[list[tuple[Row, int, Samples]]]:
-    """Clips in batches of similar length and bounded total length; what cannot be used is noted in `done`."""
-    clips: list[tuple[Row, int, Samples]] = []
-    for row, copy in wanted:
-        assert row.audio is not None
-        try:
-            samples = read_row_audio(row.audio, root)
-            if trim_db is not None:
-                samples = trim_silence(samples, trim_db)
-            if len(samples) > longest * SAMPLE_RATE:
-                seconds = len(samples) / SAMPLE_RATE
-                raise UserError(f"{row.audio.path} lasts {seconds:.1f} s; the encoder hears {longest:.0f} s at once")
-        except UserError as error:
-            done.bad[row.id] = str(error)
-            continue
-        if copy:
-            samples = perturb(samples, int(hashlib.sha256(f"{seed}:{row.id}".encode()).hexdigest()[:8], 16), copy)
-            if not SHORTEST <= len(samples) <= longest * SAMPLE_RATE:
-                done.unfit += 1
-                continue
-        clips.append((row, copy, samples))
-    clips.sort(key=lambda item: len(item[2]))
-    batch: list[tuple[Row, int, Samples]] = []
-    for item in clips:
-        if batch and len(item[2]) * (len(batch) + 1) > BATCH_SECONDS * SAMPLE_RATE:
-            yield batch
-            batch = []
-        batch.append(item)
-    if batch:
-        yield batch

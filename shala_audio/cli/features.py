@@ -49,7 +49,7 @@ def features(
     import torch
 
     from shala_audio.audio.encoders import load_encoder
-    from shala_audio.audio.features import write_features
+    from shala_audio.audio.encoding import write_features
     from shala_audio.data.rows import read_manifest, write_manifest
     from shala_audio.models.config import load_model_config
     from shala_audio.models.sources import locate

