@@ -178,13 +178,15 @@ class ShalaConfig(GRPOConfig):
         if self.readout not in METHODS[self.method].readouts:
             allowed = " or ".join(METHODS[self.method].readouts)
             raise UserError(f"method {self.method} goes with readout {allowed}, not {self.readout}")
-        grouped: list[str] = []  # settings of rollouts, where there are none
+        grouped: list[str] = []  # settings of rollouts that were given, where there are none
         group = self.num_generations
         reinforced = METHODS[self.method].loss == "reinforced"
         draws_labels = reinforced and self.readout == "label_token" and self.exact_loss == "off"
+        self.without_rollouts: frozenset[str] = frozenset()  # settings that are ours alone then, for TRL to accept
         if not reinforced or self.readout == "label_token":
             defaults = type(self).__dataclass_fields__
             names = ("steps_per_generation",) if draws_labels else ("num_generations", "steps_per_generation")
+            self.without_rollouts = frozenset({*names, "generation_batch_size"})
             grouped = [name for name in names if getattr(self, name) != defaults[name].default]
             # TRL generates nothing: whatever the batch, let it count as one group, so that TRL's checks of groups pass.
             rows = self.per_device_train_batch_size * self.gradient_accumulation_steps

@@ -23,7 +23,7 @@ from shala_audio.training.methods import METHODS, idle_weights, without_part
 NOT_SETTINGS = {
     "output_dir", "resume", "seed", "data_seed", "manifest", "features", "init", "task", "model", "method", "readout",
     "disable_tqdm", "report_to", "watch_dev", "patience_without_signal", "run_name", "use_cpu", "bf16",
-    "dataloader_pin_memory", "dataloader_num_workers", "per_device_eval_batch_size", "resume_from_checkpoint",
+    "activation_checkpointing", "pad_to_multiple_of", "dataloader_pin_memory", "dataloader_num_workers", "per_device_eval_batch_size", "resume_from_checkpoint",
 }  # fmt: skip
 QUIET = ("logging_", "save_", "hub_", "push_", "log_", "trackio_")
 
@@ -32,7 +32,7 @@ def settings(config: ShalaConfig) -> dict[str, Any]:
     """The settings of a run that differ from the defaults and change what it computes, and its learning rate."""
     found = {}
     idle = NOT_SETTINGS | without_part(config.method, config.readout, config.exact_loss) | {"few_shot_examples"}
-    idle |= idle_weights(config.ambiguity, config.ambiguity_entropy)
+    idle |= idle_weights(config.ambiguity, config.ambiguity_entropy) | config.without_rollouts
     if config.init or METHODS[config.method].loss != "supervised":
         idle |= {"ear_epochs"}
     for field in fields(config):

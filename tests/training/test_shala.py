@@ -9,6 +9,7 @@ from scipy.spatial.distance import jensenshannon
 
 from shala_audio.cli.train import parse
 from shala_audio.errors import UserError
+from shala_audio.training.config import ShalaConfig
 from shala_audio.training.data import build_dataset
 from shala_audio.training.objective import js_divergence
 from shala_audio.training.without_signal import WithoutSignal
@@ -364,6 +365,16 @@ def test_drawn_labels_read_the_settings_of_rollouts(tmp_path):
         config(tmp_path, method="grpo_jsd", epsilon=0.3)
     with pytest.raises(UserError, match="exact_loss: no part"):
         config(tmp_path, readout="slots", exact_loss="off")
+
+
+def test_the_record_has_what_was_set_and_nothing_that_was_not(tmp_path):
+    from shala_audio.training.record import settings
+
+    given = {"per_device_train_batch_size": 4, "learning_rate": 1e-3}
+    plain = ShalaConfig(output_dir=str(tmp_path), bf16=False, **given)
+    assert settings(plain) == given
+    drawn = ShalaConfig(output_dir=str(tmp_path), bf16=False, method="grpo_jsd", num_generations=2, **given)
+    assert settings(drawn) == {**given, "num_generations": 2, "exact_loss": "off", "ambiguity": "off"}
 
 
 def test_rollouts_have_no_part_in_the_exact_objective(tmp_path, capsys):
