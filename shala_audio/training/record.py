@@ -23,7 +23,8 @@ from shala_audio.training.methods import METHODS, idle_weights, without_part
 NOT_SETTINGS = {
     "output_dir", "resume", "seed", "data_seed", "manifest", "features", "init", "task", "model", "method", "readout",
     "disable_tqdm", "report_to", "watch_dev", "patience_without_signal", "run_name", "use_cpu", "bf16",
-    "activation_checkpointing", "pad_to_multiple_of", "dataloader_pin_memory", "dataloader_num_workers", "per_device_eval_batch_size", "resume_from_checkpoint",
+    "activation_checkpointing", "pad_to_multiple_of", "dataloader_pin_memory", "dataloader_num_workers",
+    "per_device_eval_batch_size", "resume_from_checkpoint",
 }  # fmt: skip
 QUIET = ("logging_", "save_", "hub_", "push_", "log_", "trackio_")
 
