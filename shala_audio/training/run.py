@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import time
 from collections.abc import Sequence
 from pathlib import Path
@@ -11,30 +10,29 @@ from typing import Any
 import numpy as np
 import torch
 from accelerate.utils import gather_object
-from transformers import TrainerCallback, set_seed
-from transformers.trainer_utils import get_last_checkpoint
+from transformers import set_seed
 
 from shala_audio.audio.features import FeatureStore
 from shala_audio.data.rows import Row, read_manifest
 from shala_audio.data.votes import human_distributions, vote_counts
 from shala_audio.distribution import Floats, jsd
 from shala_audio.errors import Stopped, UserError
-from shala_audio.files import clear_removed, keep_steps, read_json, remove_folder, write_json
+from shala_audio.files import clear_removed, remove_folder, write_json
 from shala_audio.inference.card import write_card
 from shala_audio.inference.predictor import Predictor
 from shala_audio.models.config import load_model_config
-from shala_audio.models.folder import TRAINED
 from shala_audio.models.readouts.verbalized import longest_answer
 from shala_audio.models.speech_lm import SpeechLM
 from shala_audio.tasks import load_task
 from shala_audio.training.ambiguity import AmbiguityWeights
-from shala_audio.training.checkpoints import UNFINISHED, checkpoints
+from shala_audio.training.checkpoints import UNFINISHED, checkpoints, is_finished, step_of, to_go_on_from
 from shala_audio.training.config import ShalaConfig
 from shala_audio.training.cost import revision
 from shala_audio.training.data import Batcher, build_dataset, few_shot_examples, hard_rows, training_rows
 from shala_audio.training.dev_watch import DevWatch
 from shala_audio.training.ear_warm_up import warm_up_ear
 from shala_audio.training.guard import Guard
+from shala_audio.training.json_log import JsonLog
 from shala_audio.training.methods import METHODS
 from shala_audio.training.record import fingerprint, run_record
 from shala_audio.training.shala import ShalaTrainer
@@ -162,10 +160,10 @@ def _fit(model: SpeechLM, config: ShalaConfig) -> tuple[bool, dict[str, Any] | N
     mine = fingerprint(config, model, features, rows)
     if config.process_index == 0:
         clear_removed(Path(str(config.output_dir)))
-    checkpoint = _checkpoint(config, mine)
+    checkpoint = to_go_on_from(config, mine)
     if config.resume and config.save_strategy == "no":
         say("save_strategy is no: an interrupted run will begin anew; with steps and save_steps it goes on")
-    if config.resume and checkpoint is None and _is_finished(Path(str(config.output_dir)), mine):
+    if config.resume and checkpoint is None and is_finished(Path(str(config.output_dir)), mine):
         return None
     supervised = METHODS[config.method].loss == "supervised"
     if supervised and not config.init and features is not None and config.ear_epochs and checkpoint is None:
@@ -189,10 +187,10 @@ def _fit(model: SpeechLM, config: ShalaConfig) -> tuple[bool, dict[str, Any] | N
             (out / "training.json").unlink(missing_ok=True)  # which says that an earlier run is finished
             remove_folder(out / UNFINISHED)
             write_json(out / "run.json", mine)
-        trainer.add_callback(_JsonLog(out / "log.jsonl", _step(checkpoint)))
+        trainer.add_callback(JsonLog(out / "log.jsonl", step_of(checkpoint)))
         if config.watch_dev and not trainer.is_fsdp_enabled and not trainer.is_deepspeed_enabled:
             dev = read_manifest(str(config.manifest), "dev")
-            watch = DevWatch(trainer, model, dev, features, config.watch_dev, out, _step(checkpoint))
+            watch = DevWatch(trainer, model, dev, features, config.watch_dev, out, step_of(checkpoint))
             trainer.add_callback(watch)
     spread = trainer.is_fsdp_enabled or trainer.is_deepspeed_enabled
     # Under FSDP and DeepSpeed gradients are spread; under fp16 they overflow now and then, and such steps are left out.
@@ -219,54 +217,9 @@ def _fit(model: SpeechLM, config: ShalaConfig) -> tuple[bool, dict[str, Any] | N
     return checkpoint is not None, state
 
 
-def _checkpoint(config: ShalaConfig, mine: dict[str, Any]) -> str | None:
-    """The newest checkpoint to go on from.
-
-    Raises:
-        UserError: there is one, but of other settings, rows or another start than `mine`, or it is not to be gone on from.
-    """
-    out = Path(str(config.output_dir))
-    found = get_last_checkpoint(str(out)) if out.is_dir() else None
-    if found is not None and not config.resume:
-        raise UserError(
-            f"{found}: of a run that was interrupted; --resume goes on from it, or remove {out} to start afresh"
-        )
-    if found is not None and (out / "run.json").is_file():
-        theirs = read_json(out / "run.json")
-        if other := sorted(key for key in mine.keys() | theirs.keys() if mine.get(key) != theirs.get(key)):
-            raise UserError(
-                f"{found}: of a run with other {', '.join(other)}; remove {out} to start afresh, or use the settings it had"
-            )
-    return found
-
-
-def _is_finished(out: Path, mine: dict[str, Any]) -> bool:
-    """Whether the folder holds the end of the very run that is asked for."""
-    names = ("run.json", "training.json", TRAINED)
-    return all((out / name).is_file() for name in names) and read_json(out / "run.json") == mine
-
-
-def _step(checkpoint: str | None) -> int:
-    """The step that a checkpoint was written after; 0 where there is none."""
-    return int(checkpoint.rsplit("-", 1)[1]) if checkpoint else 0
-
-
 def _distances(model: SpeechLM, rows: Sequence[Row], features: FeatureStore | None, config: ShalaConfig) -> Floats:
     """(rows,) jsd of what the model says before its training; each process asks it about its share of the rows."""
     mine = rows[config.process_index :: config.world_size]
     found = dict(gather_object(list(Predictor(model, str(config.device)).predict_rows(mine, features))))
     model.train()
     return jsd(human_distributions(rows, model.task.label_names), np.stack([found[row.id].probs for row in rows]))
-
-
-class _JsonLog(TrainerCallback):
-    """What the trainer logs, one JSON object a line, beside the model."""
-
-    def __init__(self, path: Path, step: int) -> None:
-        self.path = path
-        keep_steps(path, step)
-
-    def on_log(self, args: Any, state: Any, control: Any, logs: dict[str, Any] | None = None, **_: Any) -> None:
-        if state.is_world_process_zero and logs:
-            with open(self.path, "a", encoding="utf-8") as file:
-                file.write(json.dumps({"step": state.global_step, **logs}) + "\n")
