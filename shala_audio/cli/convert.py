@@ -35,7 +35,7 @@ def convert(
 
     shala-audio convert lhotse --from lhotse --task crema_d --out data/manifest.jsonl
     """
-    from shala_audio.data import interchange
+    from shala_audio.data import hf_datasets, lhotse
     from shala_audio.data.rows import read_manifest, write_manifest
     from shala_audio.tasks import load_task
 
@@ -53,18 +53,18 @@ def convert(
         if to == "lhotse":
             if audio_root is None:
                 raise UserError("--audio-root: name the folder of the sound")
-            recordings, supervisions = interchange.to_lhotse(rows, audio_root, out)
+            recordings, supervisions = lhotse.to_lhotse(rows, audio_root, out)
             print(f"{out}: {recordings} recordings, {supervisions} supervisions")
         else:
             labels = load_task(task or rows[0].task).label_names
-            counts = interchange.to_datasets(rows, labels, audio_root, out)
+            counts = hf_datasets.to_datasets(rows, labels, audio_root, out)
             print(f"{out}: {', '.join(f'{count} {split}' for split, count in counts.items())}")
         return
     name = load_task(task).name if task else None
     if not source.is_dir():
         raise UserError(f"{source}: no such folder")
     if source_format == "lhotse":
-        write_manifest(out, interchange.from_lhotse(source, name, audio_root))
+        write_manifest(out, lhotse.from_lhotse(source, name, audio_root))
     else:
-        write_manifest(out, interchange.from_datasets(source, name, audio_root))
+        write_manifest(out, hf_datasets.from_datasets(source, name, audio_root))
     print(out)
