@@ -275,6 +275,7 @@ if wants 4; then
       zero_shot | few_shot | warm_start) continue ;;
       sft_hard) start=${start}_hard ;;&
       sft_*) budget=($(equal_prompts "$settings")) ;;
+      grpo_*) [ "$readout" != label_token ] || budget=(--patience_without_signal 0) ;; # all on one label is a result, too
     esac
     learn() { # into a folder, with options of its own
       "${train_cmd[@]}" train --config "$settings" --method "$name" --init "$start" --output_dir "$1" \

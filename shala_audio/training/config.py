@@ -18,6 +18,8 @@ from shala_audio.files import read_json
 from shala_audio.training.ambiguity import AmbiguitySettings
 from shala_audio.training.methods import METHODS, idle_weights, without_part
 
+GROUPED = ("num_generations", "scale_rewards", "steps_per_generation")  # rollouts have them, whatever the reward
+
 
 @cache
 def bf16_slowdown() -> float:
@@ -62,7 +64,9 @@ class ShalaConfig(GRPOConfig):
         default=None,
         metadata={"help": "What goes in, where the task's prompt has a choice: audio, text or audio+text."},
     )
-    reward: str = field(default="jsd", metadata={"help": "Of sampled answers: jsd, bhattacharyya, brier or majority."})
+    reward: str = field(
+        default="jsd", metadata={"help": "Of sampled answers or labels: jsd, bhattacharyya, brier or majority."}
+    )
     invalid_reward: float = field(default=0.0, metadata={"help": "What an answer that does not parse earns."})
     exact_loss: str = field(
         default="divergence",
@@ -178,6 +182,10 @@ class ShalaConfig(GRPOConfig):
         if self.readout not in METHODS[self.method].readouts:
             allowed = " or ".join(METHODS[self.method].readouts)
             raise UserError(f"method {self.method} goes with readout {allowed}, not {self.readout}")
+        if self.method == "shala_exact" and self.exact_loss == "off":
+            raise UserError(
+                "exact_loss is off, which leaves out what method shala_exact is; use divergence or distance"
+            )
         grouped: list[str] = []  # settings of rollouts that were given, where there are none
         group = self.num_generations
         reinforced = METHODS[self.method].loss == "reinforced"
@@ -185,7 +193,7 @@ class ShalaConfig(GRPOConfig):
         self.without_rollouts: frozenset[str] = frozenset()  # settings that are ours alone then, for TRL to accept
         if not reinforced or self.readout == "label_token":
             defaults = type(self).__dataclass_fields__
-            names = ("steps_per_generation",) if draws_labels else ("num_generations", "steps_per_generation")
+            names = ("steps_per_generation",) if draws_labels else GROUPED
             self.without_rollouts = frozenset({*names, "generation_batch_size"})
             grouped = [name for name in names if getattr(self, name) != defaults[name].default]
             # TRL generates nothing: whatever the batch, let it count as one group, so that TRL's checks of groups pass.
@@ -194,6 +202,10 @@ class ShalaConfig(GRPOConfig):
             self.num_generations: int = max(rows, 2)
         super().__post_init__()
         if draws_labels:
+            if group < 2:
+                raise UserError(
+                    f"num_generations is {group}; labels are compared within a prompt's group: use 2 or more"
+                )
             self.num_generations = group
         self._check_idle(grouped)
 
@@ -215,7 +227,7 @@ class ShalaConfig(GRPOConfig):
             others = sorted(set(names) - of_method.keys())
             return [name for name in others if getattr(self, name) not in (defaults[name].default, None)]
 
-        unread = given(without_part(self.method, self.readout, self.exact_loss))
+        unread = given(without_part(self.method, self.readout, self.exact_loss) - set(grouped))
         if unread and loss == "reinforced":
             what = f"{', '.join(unread)}: no part in method {self.method} with readout {self.readout}"
             raise UserError(f"{what}; leave it out, or take another readout")

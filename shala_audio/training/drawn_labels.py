@@ -1,7 +1,7 @@
 """GRPO on single labels, with the readout `label_token`: an answer is one label, drawn from the model's distribution.
 
 It is how a language model is usually rewarded for a label, and what the exact objective is compared with. All G labels of a
-prompt are drawn after the one forward pass that gives their probabilities, so rollouts cost nothing.
+prompt are drawn after the one forward pass that gives their probabilities, so rollouts need no further one.
 """
 
 from __future__ import annotations
@@ -40,7 +40,8 @@ def advantages(earned: Tensor, scale: str) -> Tensor:
     """Rewards (B, G) less the mean of their group, over a standard deviation, as TRL's `GRPOTrainer` has it.
 
     Args:
-        scale: "group" or "batch", whose deviation it is, or "none".
+        scale: "group" or "batch", whose deviation it is, or "none". A batch is what goes through the model at once, in all
+            processes; TRL's is what is generated at once.
 
     >>> advantages(torch.tensor([[1.0, 0.0]]), "none").tolist()
     [[0.5, -0.5]]
@@ -48,7 +49,8 @@ def advantages(earned: Tensor, scale: str) -> Tensor:
     centred = earned - earned.mean(dim=1, keepdim=True)
     if scale == "none":
         return centred
-    return centred / ((earned.std(dim=1, keepdim=True) if scale == "group" else earned.std()) + 1e-4)
+    deviation = earned.std() if scale == "batch" else earned.std(dim=1, keepdim=True)
+    return centred / (deviation + 1e-4)
 
 
 def policy_loss(log_q: Tensor, drawn: Tensor, advantage: Tensor) -> Tensor:

@@ -34,6 +34,8 @@ class Method:
 OF_SAMPLES = frozenset(
     {
         "reward", "invalid_reward", "scale_rewards", "loss_type", "num_iterations", "temperature", "epsilon", "epsilon_high",
+        "delta", "importance_sampling_level", "reward_weights", "multi_objective_aggregation", "top_entropy_quantile",
+        "entropy_coef", "use_adaptive_entropy", "off_policy_mask_threshold", "mask_truncated_completions",
     }
 )  # fmt: skip
 OF_DRAWN_LABELS = frozenset({"reward", "scale_rewards"})

@@ -9,12 +9,16 @@ from shala_audio.models.speech_lm import SpeechLM
 from shala_audio.training.config import ShalaConfig
 from shala_audio.training.rewards import REWARDS
 
+SCALES = ("group", "batch", "none")
+
 
 def refuse_settings(args: ShalaConfig, prompts: int, model: SpeechLM) -> None:
     """Refuse settings that would be ignored, and those under which the ambiguity weight cancels out.
 
     Args:
+        args: the settings.
         prompts: of a step, over all processes.
+        model: that is to be trained.
 
     Raises:
         UserError: naming the setting and what to do.
@@ -23,6 +27,8 @@ def refuse_settings(args: ShalaConfig, prompts: int, model: SpeechLM) -> None:
         raise UserError("beta: no reference model is kept, so a KL term cannot be computed; leave it at 0")
     if args.reward not in REWARDS:
         raise not_one_of("reward", args.reward, REWARDS)
+    if args.scale_rewards not in SCALES:
+        raise not_one_of("scale_rewards", args.scale_rewards, SCALES)
     if args.use_vllm:
         if model.readout != "verbalized" or model.task.has_audio:
             raise UserError(

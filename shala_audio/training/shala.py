@@ -31,13 +31,14 @@ from shala_audio.training.checkpoints import CheckpointMoments
 from shala_audio.training.config import ShalaConfig
 from shala_audio.training.data import Batcher
 from shala_audio.training.drawn_labels import advantages, draw_labels, label_rewards, policy_loss
+from shala_audio.training.guard import check_loss
 from shala_audio.training.objective import js_distance, js_divergence
 from shala_audio.training.refusals import refuse_settings
 from shala_audio.training.rewards import REWARDS, text_of
 from shala_audio.training.sampling import RowSampler
 from shala_audio.training.slot_rollouts import SlotRollouts, rollout_slots
 from shala_audio.training.speech_trainer import SpeechTrainer
-from shala_audio.training.without_signal import WithoutSignal
+from shala_audio.training.without_signal import NO_SIGNAL, WithoutSignal
 
 
 class ShalaTrainer(SlotRollouts, SpeechTrainer, GRPOTrainer):
@@ -75,6 +76,7 @@ class ShalaTrainer(SlotRollouts, SpeechTrainer, GRPOTrainer):
         self._audio: dict[str, Tensor] = {}
         self._rows: Tensor | None = None
         self._shown: list[tuple[list[int], Floats]] = []  # of a step, what is not remembered yet
+        self._earned: list[Tensor] = []  # of a step, by drawn labels
         if self.one_pass:
             self.tree = label_tree(model)
         elif model.readout == "slots":
@@ -88,7 +90,8 @@ class ShalaTrainer(SlotRollouts, SpeechTrainer, GRPOTrainer):
             processing_class=model.tokenizer,
             **options,
         )
-        self.without_signal = WithoutSignal(args.patience_without_signal, self.accelerator.is_main_process)
+        advice = NO_SIGNAL + ("" if self.one_pass else " or a higher temperature")
+        self.without_signal = WithoutSignal(args.patience_without_signal, advice, self.accelerator.is_main_process)
         accumulated, used = args.gradient_accumulation_steps, args.steps_per_generation * args.num_iterations
         self.add_callback(CheckpointMoments(1 if self.one_pass else math.lcm(used, accumulated) // accumulated))
         if model.readout == "verbalized" and (self.is_fsdp_enabled or self.is_deepspeed_enabled):
@@ -213,25 +216,29 @@ class ShalaTrainer(SlotRollouts, SpeechTrainer, GRPOTrainer):
         loss = js_distance(divergence) if self.args.exact_loss == "distance" else divergence
         if mode == "eval":
             return loss.mean()
-        signal, gap = None, distances
+        signal: Tensor | float = 1.0
         if self.args.exact_loss == "off":
-            loss, signal, gap = self._drawn_loss(log_q, inputs["human"])
-        weights = self._weigh(inputs["row"], gap)
+            loss, signal = self._drawn_loss(log_q, inputs["human"])
+        weights = self._weigh(inputs["row"], distances)
         weighted = weights * loss
-        self.nothing_to_learn = not (weights if signal is None else weights * signal).any()
+        self.nothing_to_learn = not (weights * signal).any()
         whole = weighted.mean() + self._attribute_loss(stated, inputs)
         return whole / self.current_gradient_accumulation_steps
 
-    def _drawn_loss(self, log_q: Tensor, human: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """GRPO's loss on labels drawn from log-probabilities (B, K), whether there is any advantage, and 1 - r, each (B,)."""
+    def _drawn_loss(self, log_q: Tensor, human: Tensor) -> tuple[Tensor, Tensor]:
+        """GRPO's loss on labels drawn from log-probabilities (B, K), and whether there is any advantage, each (B,)."""
+        check_loss(log_q.detach().sum(), self.state.global_step + 1)  # nothing can be drawn from what is no number
         drawn = draw_labels(log_q, self.num_generations)
         earned = label_rewards(self.args.reward, human).gather(1, drawn)
         everyone = self.accelerator.gather(earned)
         self._metrics["train"]["reward"].append(everyone.mean().item())
-        self._watch(everyone)
+        self._earned.append(everyone)
+        if self.accelerator.sync_gradients:
+            self._watch(torch.cat(self._earned))
+            self._earned.clear()
         mine = slice(self.accelerator.process_index * len(earned), (self.accelerator.process_index + 1) * len(earned))
         advantage = advantages(everyone, self.scale_rewards)[mine]
-        return policy_loss(log_q, drawn, advantage), advantage.any(dim=1), 1 - earned.mean(dim=1)
+        return policy_loss(log_q, drawn, advantage), advantage.any(dim=1)
 
     def _get_per_token_logps_and_entropies(
         self, model: Any, input_ids: Tensor, attention_mask: Tensor, logits_to_keep: int, *rest: Any, **options: Any

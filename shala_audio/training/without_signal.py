@@ -8,7 +8,7 @@ from torch import Tensor
 
 from shala_audio.errors import Stopped
 
-ADVICE = "try a longer warm start, more rollouts (num_generations) or a higher temperature"
+NO_SIGNAL = "try a longer warm start or more rollouts (num_generations)"  # or what else the readout has
 
 
 class WithoutSignal:
@@ -16,11 +16,12 @@ class WithoutSignal:
 
     Args:
         patience: batches in a row that stop the run; 0 for never.
+        advice: what to try.
         aloud: whether this process is the one that says so.
     """
 
-    def __init__(self, patience: int, aloud: bool) -> None:
-        self.patience, self.aloud = patience, aloud
+    def __init__(self, patience: int, advice: str, aloud: bool) -> None:
+        self.patience, self.advice, self.aloud = patience, advice, aloud
         self.batches = self.in_a_row = 0
 
     def see(self, groups: Tensor, step: int) -> bool:
@@ -40,12 +41,12 @@ class WithoutSignal:
         if self.patience and self.in_a_row == self.patience:
             raise Stopped(
                 f"step {step}: all rollouts of every prompt have earned the same for {self.in_a_row} batches in a row "
-                f"{earned}, so nothing is learnt; {ADVICE}"
+                f"{earned}, so nothing is learnt; {self.advice}"
             )
         if silent and self.aloud and self.batches in (1, 10, 100, 1000):
             print(
                 f"step {step}: all rollouts of every prompt earned the same {earned}, so nothing is learnt from this batch "
-                f"(so far {self.batches} such); {ADVICE}",
+                f"(so far {self.batches} such); {self.advice}",
                 file=sys.stderr,
             )
         return silent

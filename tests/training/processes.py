@@ -11,26 +11,35 @@ from pathlib import Path
 import torch
 from accelerate import PartialState
 from safetensors.torch import save_file
+from torch import Tensor
 from torch.distributed.device_mesh import init_device_mesh
 from torch.distributed.fsdp import fully_shard
 
 from shala_audio.files import is_main_process, write_json
 from shala_audio.models.readouts import label_token
 from shala_audio.models.readouts.label_token import label_log_probs, label_tree
+from shala_audio.training import shala
 from tests.tiny import tiny_model
 from tests.training.helpers import shala_trainer, warm_start_trainer
 
 RUNS = {
     "warm_start_text": (warm_start_trainer, False, {}),
     "shala_text": (shala_trainer, False, {"ambiguity": "dynamic"}),
+    "drawn_text": (shala_trainer, False, {"method": "shala_dynamic", "exact_loss": "off", "scale_rewards": "batch"}),
     "shala_speech": (shala_trainer, True, {"gradient_accumulation_steps": 2}),
     "verbalized_text": (warm_start_trainer, False, {"readout": "verbalized"}),
     "slots_speech": (warm_start_trainer, True, {"readout": "slots"}),
 }
 
 
+def each_in_turn(log_q: Tensor, group: int) -> Tensor:
+    """Labels (B, G) from the likeliest to the least, and again: not by chance, so that processes can be compared."""
+    return log_q.argsort(dim=1, descending=True)[:, torch.arange(group) % log_q.shape[1]]
+
+
 def main(folder: Path, batch: int) -> None:
     """One run after another, into `folder`."""
+    shala.draw_labels = each_in_turn
     for name, (trainer_of, speech, given) in RUNS.items():
         options = {**given}
         encoder = folder / "encoder" if speech else None

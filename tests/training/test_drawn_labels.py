@@ -3,15 +3,16 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import torch
-from hypothesis import given, settings
-from hypothesis import strategies as st
-from trl.trainer.utils import nanstd
+from datasets import Dataset
+from transformers import AutoModelForCausalLM, AutoTokenizer
+from trl import GRPOConfig, GRPOTrainer
 
 from shala_audio.distribution import jsd
-from shala_audio.errors import Stopped
+from shala_audio.errors import Stopped, UserError
+from shala_audio.models.readouts.label_token import label_log_probs
 from shala_audio.training.drawn_labels import advantages, draw_labels, label_rewards, policy_loss
 from tests.tiny import tiny_model
-from tests.training.helpers import shala_trainer
+from tests.training.helpers import config, shala_trainer
 
 HUMAN = torch.tensor([[0.7, 0.3, 0.0], [0.1, 0.45, 0.45]])
 GRPO = {"method": "grpo_majority", "num_generations": 4}
@@ -31,24 +32,24 @@ def test_labels_are_drawn_as_often_as_the_model_says():
     torch.testing.assert_close(shares, log_q.exp(), atol=0.02, rtol=0)
 
 
-@settings(max_examples=50, deadline=None)
-@given(st.lists(st.lists(st.floats(0, 1, width=32), min_size=4, max_size=4), min_size=1, max_size=5))
-def test_advantages_are_trls(rewards):
-    """By the formula of TRL 1.16, `_generate_and_score_completions`, on its flat tensor."""
-    earned = torch.tensor(rewards)
-    flat = earned.flatten()
-    mean = earned.nanmean(dim=1).repeat_interleave(4)
-    deviations = {"group": nanstd(earned, dim=1).repeat_interleave(4), "batch": nanstd(flat).expand_as(flat)}
-    for scale, deviation in deviations.items():
-        expected = (flat - mean) / (deviation + 1e-4)
-        torch.testing.assert_close(advantages(earned, scale).flatten(), expected, atol=1e-4, rtol=1e-4)
-    torch.testing.assert_close(advantages(earned, "none").flatten(), flat - mean)
+@pytest.mark.parametrize("scale", ["group", "batch", "none"])
+def test_advantages_are_those_of_stock_trl(tiny_lm, tmp_path, scale):
+    earned = torch.tensor([[0.1, 0.9, 0.4, 0.4], [1.0, 0.0, 0.0, 0.0]])
+    rows = Dataset.from_list([{"prompt": "How do people feel?"}, {"prompt": "And now?"}])
+    given = GRPOConfig(
+        output_dir=str(tmp_path), per_device_train_batch_size=8, num_generations=4, max_completion_length=2, max_steps=1,
+        use_cpu=True, bf16=False, report_to="none", save_strategy="no", disable_tqdm=True, scale_rewards=scale,
+    )  # fmt: skip
+    trainer = GRPOTrainer(
+        AutoModelForCausalLM.from_pretrained(tiny_lm), [lambda completions, **_: earned.flatten().tolist()], given, rows,
+        processing_class=AutoTokenizer.from_pretrained(tiny_lm, padding_side="left"),
+    )  # fmt: skip
+    found = trainer._generate_and_score_completions([dict(rows[index // 4]) for index in range(8)])
+    torch.testing.assert_close(advantages(earned, scale).flatten(), found["advantages"])
 
 
 def test_the_loss_has_the_gradient_of_stock_trl(tiny_lm, tmp_path):
     """TRL's own `_compute_loss`, given one-token answers with these log-probabilities and advantages."""
-    from trl import GRPOTrainer
-
     trainer = shala_trainer(tiny_model(tiny_lm), tmp_path, **GRPO)
     trainer.current_gradient_accumulation_steps, trainer.loss_type = 1, "grpo"
     logits = torch.randn(2, 3, requires_grad=True)
@@ -97,6 +98,7 @@ def test_the_weight_multiplies_the_advantage_of_drawn_labels(tiny_lm, tmp_path):
         weights = trainer.weights.all(0.0)[:2]
         if options["method"] == "shala_static":
             expected = weights
+    assert min(losses[1]) > 0
     for row in range(2):
         assert losses[0][row] == pytest.approx(losses[1][row] * expected[row], rel=1e-4)
 
@@ -118,3 +120,45 @@ def test_draws_that_all_earn_the_same_stop_a_run(tiny_lm, tmp_path, capsys, monk
     with pytest.raises(Stopped, match="all rollouts of every prompt have earned the same for 3"):
         trainer.train()
     assert "all rollouts of every prompt earned the same" in capsys.readouterr().err
+
+
+def test_silence_is_watched_once_a_step(tiny_lm, tmp_path):
+    """Not once for every batch that a step accumulates: one prompt alone is silent often."""
+    options = {"per_device_train_batch_size": 2, "gradient_accumulation_steps": 4, "max_steps": 2}
+    trainer = shala_trainer(tiny_model(tiny_lm), tmp_path, **options, **GRPO)
+    seen = []
+    trainer._watch = lambda groups: seen.append(tuple(groups.shape))
+    trainer.train()
+    assert seen == [(8, 4)] * 2
+
+
+def test_a_model_that_says_no_number_stops_the_run(tiny_lm, tmp_path):
+    model = tiny_model(tiny_lm)
+    next(p for name, p in model.named_parameters() if "lora_B" in name).data.fill_(float("nan"))
+    with pytest.raises(Stopped, match="step 1: the loss is nan"):
+        shala_trainer(model, tmp_path, **GRPO).train()
+
+
+def test_dynamic_weights_follow_the_models_distance(tiny_lm, tmp_path):
+    """Not what single labels earn: on a row that people are divided about, none earns much."""
+    model = tiny_model(tiny_lm)
+    trainer = shala_trainer(model, tmp_path, method="shala_dynamic", exact_loss="off", num_generations=4)
+    inputs = trainer._prepare_inputs([trainer.train_dataset[index] for index in range(8)])
+    trainer.current_gradient_accumulation_steps = 1
+    trainer._compute_loss(model, inputs)
+    q = label_log_probs(model, trainer.tree, inputs["prompt"]).detach().double().exp().numpy()
+    np.testing.assert_allclose(trainer.weights.unlearnt, jsd(inputs["human"].double().numpy(), q), atol=1e-5)
+
+
+def test_wrong_settings_of_drawn_labels(tiny_lm, tmp_path):
+    for group in (0, 1):
+        with pytest.raises(UserError, match=f"num_generations is {group}.*2 or more"):
+            config(tmp_path, method="grpo_jsd", num_generations=group)
+    with pytest.raises(UserError, match="scale_rewards is 'bacth'; did you mean batch"):
+        shala_trainer(tiny_model(tiny_lm), tmp_path, method="grpo_jsd", num_generations=4, scale_rewards="bacth")
+    with pytest.raises(UserError, match="exact_loss is off, which leaves out what method shala_exact is"):
+        config(tmp_path, method="shala_exact", exact_loss="off")
+    with pytest.raises(UserError, match="entropy_coef: no part in method grpo_majority with readout label_token"):
+        config(tmp_path, method="grpo_majority", entropy_coef=0.1)
+    shared = config(tmp_path, method="shala_exact", scale_rewards="none")  # in a file for all methods
+    assert shared.idle == ["num_generations", "scale_rewards"]

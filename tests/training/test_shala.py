@@ -226,7 +226,7 @@ def test_the_same_reward_for_all_is_said(tiny_lm, tmp_path, capsys):
 
 
 def test_patience_of_0_never_stops_a_run():
-    watch = WithoutSignal(patience=0, aloud=False)
+    watch = WithoutSignal(patience=0, advice="", aloud=False)
     groups = [torch.tensor([[0.1, 0.2]]), *[torch.ones(2, 4)] * 60]
     assert [watch.see(group, step) for step, group in enumerate(groups, 1)] == [False] + [True] * 60
 
