@@ -106,14 +106,14 @@ def plot_confusion(system: System, path: Path) -> None:
 
 
 def plot_training(logs: Sequence[tuple[str, Path]], path: Path) -> None:
-    """Loss, reward of sampled answers, and jsd on dev by step of every training log; what a log has of them.
+    """Loss, reward of rollouts, and jsd on dev by step of every training log; what a log has of them.
 
     Args:
         logs: each with the name of its system; those of one have one colour.
         path: of the picture.
     """
     pyplot = _pyplot()
-    titles = {"loss": "loss", "reward": "reward of sampled answers", "eval_jsd": "jsd on dev rows"}
+    titles = {"loss": "loss", "reward": "reward of rollouts", "eval_jsd": "jsd on dev rows"}
     records = [
         (name, [json.loads(line) for line in log.read_text(encoding="utf-8").splitlines()]) for name, log in logs
     ]

@@ -233,7 +233,9 @@ def test_each_method_keeps_its_best_learning_rate(recipe, tmp_path):
     )  # another warm start
     run_copy(script, *options, *warm)
     assert not checkpoint.is_dir()
-    run_copy(script, *options[:-1], "1e-6", "--method", "sft_soft", "--stage", "4", "--stop_stage", "4")
+    run_copy(script, *options[:-1], "1e-6", "--method", "sft_soft,grpo_majority", "--stage", "4", "--stop_stage", "4")
+    rival = json.loads((exp / "grpo_majority" / "training.json").read_text())["settings"]
+    assert (rival["reward"], rival["exact_loss"], rival["ambiguity"]) == ("majority", "off", "off")
     record = json.loads((exp / "sft_soft" / "training.json").read_text())
     assert record["settings"]["learning_rate"] == 1e-6 and "tuned" not in record
 
