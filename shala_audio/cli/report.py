@@ -105,14 +105,20 @@ def _key(systems: Sequence[System]) -> str:
     from shala_audio.evaluation.score import FRESH, ONE_LABEL_EACH
 
     counts = sorted({len(system.runs) for system in systems})
-    spread = "jsd with its 95 % bootstrap interval over the rows, other measures have theirs in the CSV file"
+    groups = systems[0].score["jsd"].get("groups")
+    over = (
+        f"interval over {groups} groups of rows (speakers or premises)"
+        if groups
+        else "bootstrap interval over the rows"
+    )
+    spread = f"jsd with its 95 % {over}, other measures have theirs, over the rows, in the CSV file"
     if counts[-1] > 1:
         seeds = f"{counts[0]} to {counts[-1]} seeds" if counts[0] < counts[-1] else f"{counts[0]} seeds"
         most = max(systems, key=lambda system: len(system.rows)).rows
         if len(most) > 1:
             same = all(rows.keys() == most[0].keys() for rows in most)
             seeds += ", on the same test rows" if same else ", each with test rows of its own"
-        spread = f"mean ± standard deviation over {seeds}; jsd with its 95 % bootstrap interval over the rows too"
+        spread = f"mean ± standard deviation over {seeds}; jsd with its 95 % {over} too"
     ties = systems[0].score.get("ties", 0)
     lines = [
         f"Less is better for jsd, jsd_nats and kl, more for the rest; {spread}. Accuracy, F1 and UAR are against the "
@@ -141,7 +147,7 @@ def _key(systems: Sequence[System]) -> str:
 def _thirds(system: System) -> str:
     terciles = system.score.get("terciles", {})
     counts = ", ".join(str(terciles.get(third, {}).get("n", 0)) for third in ("low", "middle", "high"))
-    return f"Thirds of the rows by the raters' entropy ({counts} rows); rows of equal entropy stay together."
+    return f"Thirds of the rows by the raters' entropy ({counts} rows); rows of equal entropy stay together. Intervals here are over rows."
 
 
 def _pictures(systems: Sequence[System], drawn: System, rows: Any, out: Path) -> list[str]:

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from shala_audio.distribution import Floats
-from shala_audio.evaluation.bootstrap import DRAWS, percentiles
+from shala_audio.evaluation.intervals import DRAWS, percentiles
 
 
 def concordance(stated: Floats, true: Floats) -> float:

@@ -8,9 +8,13 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from shala_audio.data.rows import Row
+import numpy as np
 
-# By column ("jsd", "ceiling" and "split_half": distances; "group": the key of its group), by key of the row.
+from shala_audio.data.rows import Row
+from shala_audio.distribution import NATS_PER_BIT_ROOT
+from shala_audio.evaluation.intervals import mean_interval
+
+# By column ("jsd", "prior", "ceiling" and "split_half": distances; "group": the key of its group), by key of the row.
 ByRow = Mapping[str, Mapping[str, Any]]
 
 
@@ -45,6 +49,41 @@ def groups_of(rows: Sequence[Row]) -> list[str]:
     (True, 2)
     """
     return [_short_hash([row.task, *_shared(row)]) for row in rows]
+
+
+def mean_by_row(runs: Sequence[Mapping[str, float]]) -> dict[str, float]:
+    """jsd of every row, averaged over the runs that have it."""
+    found: dict[str, list[float]] = {}
+    for run in runs:
+        for key, value in run.items():
+            found.setdefault(key, []).append(value)
+    return {key: float(np.mean(values)) for key, values in found.items()}
+
+
+def set_jsd_intervals(measures: dict[str, Any], runs: Sequence[ByRow]) -> None:
+    """Give jsd and jsd_nats, also of the prior and the ceilings, their intervals over speakers (or premises), where rows
+    share them; of several runs, over the rows' means in any case, and `n` counts the rows that differ.
+
+    Args:
+        measures: of `score`, or means of several; changed in place.
+        runs: what each of one or more runs knows of single rows.
+    """
+    groups = {key: group for run in runs for key, group in run["group"].items()}
+    for column, found in (
+        ("jsd", measures),
+        *((name, measures.get(name)) for name in ("prior", "ceiling", "split_half")),
+    ):
+        if found is None or not all(column in run for run in runs):
+            continue
+        means = mean_by_row([run[column] for run in runs])
+        ends = mean_interval(np.array(list(means.values())), [groups[key] for key in means])
+        several = found["jsd"].get("sd") is not None
+        if several:
+            found["n"] = len(means)
+        if several or "groups" in ends:
+            found["jsd"] |= ends
+            if "jsd_nats" in found:
+                found["jsd_nats"] |= {end: ends[end] * NATS_PER_BIT_ROOT for end in ("low", "high")}
 
 
 def _shared(row: Row) -> tuple[str, str]:

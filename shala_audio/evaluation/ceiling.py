@@ -17,7 +17,7 @@ from typing import Any
 import numpy as np
 
 from shala_audio.distribution import NATS_PER_BIT_ROOT, Floats, jsd
-from shala_audio.evaluation.bootstrap import DRAWS
+from shala_audio.evaluation.intervals import DRAWS
 from shala_audio.evaluation.measures import all_measures
 
 SAMPLED_ROWS = 20_000  # small corpora are sampled several times over, until so many rows have been

@@ -12,18 +12,17 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from scipy.stats import t as student_t
 from tqdm import tqdm
 
 from shala_audio.distribution import Floats
 from shala_audio.errors import UserError
-from shala_audio.evaluation.by_row import groups_of
+from shala_audio.evaluation.by_row import groups_of, mean_by_row
+from shala_audio.evaluation.intervals import jackknife_interval, places
 from shala_audio.evaluation.measures import Measures
 from shala_audio.evaluation.score import load_judged
 from shala_audio.tasks import Task
 
 PERMUTATIONS = 10_000
-FEWEST_GROUPS = 6  # whose signs, flipped together, can give p = 2 / 2^6 = .03; fewer never reach .05
 CHUNK = 64  # permutations computed at once
 
 
@@ -78,8 +77,7 @@ class Paired:
 def paired_test(gaps: Floats, groups: Sequence[str]) -> Paired:
     """Test whether differences (rows,) are 0 on average, where rows of one group need not be independent.
 
-    The interval is Student's t with the jackknife's deviation, each group left out in turn (Tukey 1958): percentiles of a
-    bootstrap of few groups are too narrow.
+    The interval is that of `jackknife_interval`.
 
     Args:
         gaps: (rows,) first less second.
@@ -89,18 +87,12 @@ def paired_test(gaps: Floats, groups: Sequence[str]) -> Paired:
     >>> paired_test(gaps, list("abcdefgh")).p < 0.02, paired_test(gaps, list("aaaabbbb")).by_group
     (True, False)
     """
-    names, place = np.unique(list(groups), return_inverse=True)
-    by_group = FEWEST_GROUPS <= len(names) < len(gaps)
-    if not by_group:
-        place = np.arange(len(gaps))
-    sums: Floats = np.bincount(place, weights=gaps).astype(np.float64)
-    sizes: Floats = np.bincount(place).astype(np.float64)
-    mean, count = float(gaps.mean()), len(sums)
-    half = 0.0
-    if count > 1:
-        without = (sums.sum() - sums) / (sizes.sum() - sizes)  # the mean without each group in turn
-        half = float(student_t.ppf(0.975, count - 1) * np.sqrt((count - 1) / count * ((without - mean) ** 2).sum()))
-    return Paired(len(gaps), len(names), mean, mean - half, mean + half, paired_permutation(sums), by_group)
+    shared = places(groups)
+    place = np.arange(len(gaps)) if shared is None else shared
+    p = paired_permutation(np.bincount(place, weights=gaps).astype(np.float64))
+    return Paired(
+        len(gaps), len(set(groups)), float(gaps.mean()), *jackknife_interval(gaps, place), p, shared is not None
+    )
 
 
 def compare(
@@ -169,15 +161,6 @@ def paired(
     if not shared:
         return None
     return paired_test(np.array([ours[key] - theirs[key] for key in shared]), [groups[key] for key in shared])
-
-
-def mean_by_row(runs: Sequence[Mapping[str, float]]) -> dict[str, float]:
-    """jsd of every row, averaged over the runs that have it."""
-    found: dict[str, list[float]] = {}
-    for run in runs:
-        for key, value in run.items():
-            found.setdefault(key, []).append(value)
-    return {key: float(np.mean(values)) for key, values in found.items()}
 
 
 def holm(p_values: Sequence[float]) -> list[float]:

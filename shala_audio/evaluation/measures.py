@@ -16,7 +16,7 @@ from tqdm import tqdm
 
 from shala_audio.cores import usable_cores
 from shala_audio.distribution import NATS_PER_BIT_ROOT, Floats, bhattacharyya, entropy, jsd, kl, total_variation
-from shala_audio.evaluation.bootstrap import DRAWS, percentiles
+from shala_audio.evaluation.intervals import DRAWS, percentiles
 from shala_audio.evaluation.ranks import Counts, auroc, group_sums, mid_ranks, rank_correlation, rank_spread
 
 FLOOR = 1e-6  # the least probability a prediction is given before KL, so that one zero does not make it infinite

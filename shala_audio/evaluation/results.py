@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
+from copy import deepcopy
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
@@ -11,12 +12,9 @@ from typing import Any
 
 import numpy as np
 
-from shala_audio.distribution import NATS_PER_BIT_ROOT
 from shala_audio.errors import UserError
-from shala_audio.evaluation.bootstrap import mean_interval
-from shala_audio.evaluation.by_row import ByRow, distances_beside
+from shala_audio.evaluation.by_row import ByRow, distances_beside, set_jsd_intervals
 from shala_audio.evaluation.calibration import KINDS
-from shala_audio.evaluation.compare import mean_by_row
 from shala_audio.evaluation.tuning import without_choice
 from shala_audio.files import read_json
 
@@ -182,25 +180,15 @@ def merge(scores: Sequence[Mapping[str, Any]], rows: Sequence[ByRow] = ()) -> Ma
             its interval over them. Other counts are those of all runs together, or of one, where all were judged on the
             same rows.
     """
-    if len(scores) == 1:
-        return scores[0]
     known = [one for one in rows if one]
-    if len(known) < len(scores):
-        return {"runs": len(scores), **_merge(scores, alike=False)}
-    alike = all(one["jsd"].keys() == known[0]["jsd"].keys() for one in known)
-    merged = {"runs": len(scores), **_merge(scores, alike)}
-    for column, place in (
-        ("jsd", merged),
-        ("ceiling", merged.get("ceiling")),
-        ("split_half", merged.get("split_half")),
-    ):
-        if place is not None and place["jsd"].get("sd") is not None:
-            means = np.array(list(mean_by_row([one[column] for one in known]).values()))
-            ends = dict(zip(("low", "high"), mean_interval(means), strict=True))
-            place["n"] = len(means)
-            place["jsd"] |= ends
-            if "jsd_nats" in place:
-                place["jsd_nats"] |= {end: value * NATS_PER_BIT_ROOT for end, value in ends.items()}
+    complete = len(known) == len(scores)
+    if len(scores) == 1:
+        merged = deepcopy(dict(scores[0]))
+    else:
+        alike = complete and all(one["jsd"].keys() == known[0]["jsd"].keys() for one in known)
+        merged = {"runs": len(scores), **_merge(scores, alike)}
+    if complete:
+        set_jsd_intervals(merged, known)
     return merged
 
 

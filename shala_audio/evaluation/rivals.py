@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from shala_audio.errors import not_one_of
-from shala_audio.evaluation.compare import FEWEST_GROUPS, Paired, holm, paired
+from shala_audio.evaluation.compare import Paired, holm, paired
+from shala_audio.evaluation.intervals import FEWEST_GROUPS
 from shala_audio.evaluation.results import System
 
 # What SHALA is compared as, where a table has several forms of it: the first of these.

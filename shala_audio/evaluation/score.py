@@ -15,10 +15,10 @@ from shala_audio.data.votes import mean_distribution, vote_counts
 from shala_audio.distribution import Floats, jsd
 from shala_audio.errors import UserError
 from shala_audio.evaluation.attributes import attribute_measures
-from shala_audio.evaluation.bootstrap import DRAWS
-from shala_audio.evaluation.by_row import groups_of, row_key
+from shala_audio.evaluation.by_row import groups_of, row_key, set_jsd_intervals
 from shala_audio.evaluation.ceiling import human_ceiling, split_half_distance
 from shala_audio.evaluation.count_table import read_count_table
+from shala_audio.evaluation.intervals import DRAWS
 from shala_audio.evaluation.measures import all_measures
 from shala_audio.evaluation.predictions import read_attributes, read_predictions
 from shala_audio.tasks import Task, load_task
@@ -122,7 +122,8 @@ def score(
         predictions: JSON Lines or CSV; every id must be a row of `votes`. Rows without votes are counted, not scored.
         votes: manifest, or CSV of votes. Its `train` rows, where there are any, give the constant prior.
         task: labels and attributes; where not given, as in `load_judged`.
-        draws: bootstrap draws for the intervals; 0 for none.
+        draws: bootstrap draws for the intervals; 0 for none. Those of jsd are over speakers (or premises) where rows share
+            them (`evaluation.intervals`).
         split: score its rows alone.
 
     Returns:
@@ -153,8 +154,13 @@ def score(
     keys = list(map(row_key, judged.rows))
     found, by_row = ceilings(judged, keys, draws)
     by_row["jsd"] = _by_key(keys, jsd(human, judged.predicted))
+    if train:
+        by_row["prior"] = _by_key(keys, jsd(human, prior))
     by_row["group"] = dict(zip(keys, groups_of(judged.rows), strict=True))
-    return {**result, **found, "rows": by_row}
+    result |= found
+    if draws:
+        set_jsd_intervals(result, [by_row])
+    return {**result, "rows": by_row}
 
 
 def _by_key(keys: Sequence[str], distances: Floats) -> dict[str, Any]:

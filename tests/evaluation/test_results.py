@@ -98,7 +98,7 @@ def test_runs_that_differ_in_the_seed_are_one_system(experiments):
 
 def test_one_run_keeps_its_interval(experiments):
     score = scored(0, 0.2)
-    assert merge([score]) is score
+    assert merge([score]) == score
     text = markdown(table_rows([system("x", score)]))
     assert f"[{score['jsd']['low']:.3f}, {score['jsd']['high']:.3f}]" in text and "| x | 60 |" in text
 

@@ -125,7 +125,8 @@ def test_merged_scores_count_rows_and_not_runs():
         return {"n": 80, "ties": 3, "jsd": jsd, "ceiling": human}
 
     def rows(jsd: dict[str, float], ceiling: float) -> dict:
-        return {"jsd": jsd, "ceiling": {key: ceiling + 0.001 * index for index, key in enumerate(jsd)}}
+        ceilings = {key: ceiling + 0.001 * index for index, key in enumerate(jsd)}
+        return {"jsd": jsd, "ceiling": ceilings, "group": {key: key for key in jsd}}
 
     runs = [distances(seed) for seed in range(3)]
     same = merge([score(run, 0.2) for run in runs], [rows(run, 0.2) for run in runs])

@@ -1,0 +1,76 @@
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from scipy.stats import bootstrap, sem
+from scipy.stats import t as student_t
+
+from shala_audio.data.rows import Row, write_manifest
+from shala_audio.evaluation.by_row import set_jsd_intervals
+from shala_audio.evaluation.intervals import jackknife_interval, mean_interval, places
+from shala_audio.evaluation.score import score
+
+
+def test_groups_of_one_row_give_students_interval():
+    values = np.random.default_rng(0).random(20)
+    low, high = jackknife_interval(values, np.arange(20))
+    expected = student_t.interval(0.95, 19, loc=values.mean(), scale=sem(values))
+    assert (low, high) == pytest.approx(expected)
+
+
+def test_rows_that_share_nothing_have_the_bootstraps_interval():
+    values = np.random.default_rng(0).random(200)
+    found = mean_interval(values, [str(row) for row in range(200)])
+    expected = bootstrap((values,), np.mean, method="percentile", random_state=0).confidence_interval
+    assert "groups" not in found
+    assert (found["low"], found["high"]) == pytest.approx((expected.low, expected.high), abs=0.004)
+
+
+def test_the_interval_over_groups_holds_the_mean_as_often_as_it_says():
+    """Ten speakers of 30 clips each, who differ from each other: rows drawn one by one would be far too sure."""
+    rng = np.random.default_rng(0)
+    names = np.repeat([f"s{speaker}" for speaker in range(10)], 30)
+    hits = {"groups": 0, "rows": 0}
+    for _ in range(300):
+        values = np.repeat(rng.normal(0, 1, 10), 30) + rng.normal(0, 1, 300)
+        place = places(names.tolist())
+        low, high = jackknife_interval(values, place)
+        hits["groups"] += low <= 0 <= high
+        low, high = jackknife_interval(values, np.arange(300))
+        hits["rows"] += low <= 0 <= high
+    assert hits["groups"] / 300 == pytest.approx(0.95, abs=0.03) and hits["rows"] / 300 < 0.6
+
+
+@pytest.fixture
+def files(tmp_path):
+    """A manifest of 12 speakers with five rows each, and predictions that are nearer for some of them."""
+    rng = np.random.default_rng(0)
+    rows, lines = [], ["id,anger,disgust,fear,happy,neutral,sad"]
+    names = lines[0].split(",")[1:]
+    for index in range(60):
+        votes = dict(zip(names, rng.multinomial(10, rng.dirichlet(np.ones(6))).tolist(), strict=True))
+        rows.append(Row(f"r{index}", "crema_d", "test", f"s{index % 12}", text={"transcript": f"{index}"}, votes=votes))
+        probs = rng.dirichlet(np.full(6, 0.2 + index % 12))
+        lines.append(f"r{index}," + ",".join(f"{share:.9f}" for share in probs / probs.sum()))
+    train = Row("t", "crema_d", "train", "s99", text={"transcript": "no"}, votes={"anger": 3, "fear": 2})
+    write_manifest(tmp_path / "m.jsonl", [*rows, train])
+    (tmp_path / "p.csv").write_text("\n".join(lines) + "\n")
+    return tmp_path / "p.csv", tmp_path / "m.jsonl"
+
+
+def test_a_score_has_its_intervals_over_speakers(files):
+    found = score(*files, draws=50)
+    by_row = found["rows"]
+    for column, measures in (("jsd", found), *((name, found[name]) for name in ("prior", "ceiling", "split_half"))):
+        values = by_row[column]
+        groups = [by_row["group"][key] for key in values]
+        expected = jackknife_interval(np.array(list(values.values())), places(groups))
+        assert measures["jsd"]["groups"] == 12
+        assert (measures["jsd"]["low"], measures["jsd"]["high"]) == expected
+        assert measures["jsd"]["low"] < measures["jsd"]["value"] < measures["jsd"]["high"]
+    assert found["jsd_nats"]["low"] == pytest.approx(found["jsd"]["low"] * np.sqrt(np.log(2)))
+    assert "groups" not in found["accuracy"], "other measures have theirs over rows"
+    again = {**found, "jsd": dict(found["jsd"])}
+    set_jsd_intervals(again, [by_row])
+    assert again["jsd"] == found["jsd"]
+    assert score(*files, draws=0)["jsd"]["low"] is None
