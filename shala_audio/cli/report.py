@@ -147,7 +147,8 @@ def _key(systems: Sequence[System]) -> str:
 def _thirds(system: System) -> str:
     terciles = system.score.get("terciles", {})
     counts = ", ".join(str(terciles.get(third, {}).get("n", 0)) for third in ("low", "middle", "high"))
-    return f"Thirds of the rows by the raters' entropy ({counts} rows); rows of equal entropy stay together. Intervals here are over rows."
+    said = "rows of equal entropy stay together. Intervals here are over rows."
+    return f"Thirds of the rows by the raters' entropy ({counts} rows); {said}"
 
 
 def _pictures(systems: Sequence[System], drawn: System, rows: Any, out: Path) -> list[str]:
