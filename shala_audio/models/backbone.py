@@ -10,7 +10,9 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from transformers import PreTrainedModel
+from torch.distributed.tensor import DTensor
+from transformers import DynamicCache, PreTrainedModel
+from transformers.cache_utils import DynamicLayer
 from transformers.modeling_outputs import BaseModelOutputWithPast
 
 from shala_audio.models.ear import Ear
@@ -51,3 +53,22 @@ class SpeechBackbone(nn.Module):
             raise ValueError(f"places for sound {is_audio.sum(dim=1).tolist()}, tokens of sound {counts.tolist()}")
         valid = torch.arange(tokens.shape[1], device=tokens.device) < counts[:, None]
         return embeds.masked_scatter(is_audio[..., None], tokens[valid].to(embeds.dtype))
+
+    def shares_prompts(self) -> bool:
+        """Whether rows may share what was computed of their prompts, in a cache.
+
+        Not in models whose layers keep less than all keys and values; nor where FSDP spreads the layers, because it gathers
+        them for as many passes in every process, and for a backward pass through their outputs alone; nor in training where
+        activations are computed again.
+        """
+        if not keeps_everything(self.decoder.config) or any(isinstance(p, DTensor) for p in self.decoder.parameters()):
+            return False
+        return not self.training or not any(
+            getattr(module, "gradient_checkpointing", False) or hasattr(module, "_checkpoint_wrapped_module")
+            for module in self.decoder.modules()
+        )
+
+
+def keeps_everything(config: Any) -> bool:
+    """Whether every layer of a decoder keeps the keys and values of all tokens."""
+    return all(type(layer) is DynamicLayer for layer in DynamicCache(config=config).layers)

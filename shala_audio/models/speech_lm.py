@@ -11,20 +11,18 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 from torch.distributed.tensor import DTensor, distribute_tensor
-from torch.nn import functional as F
 from transformers import (
-    DynamicCache,
     GenerationMixin,
     PreTrainedModel,
     PreTrainedTokenizerBase,
 )
-from transformers.cache_utils import DynamicLayer
 from transformers.modeling_outputs import CausalLMOutputWithPast
 
 from shala_audio.audio.encoders import AudioEncoder, load_encoder
 from shala_audio.errors import UserError, not_one_of
 from shala_audio.files import read_json, write_beside, write_json
 from shala_audio.models.adapters import add_lora
+from shala_audio.models.attribute_head import AttributeHead
 from shala_audio.models.backbone import SpeechBackbone
 from shala_audio.models.config import ModelConfig, model_config_from_dict
 from shala_audio.models.ear import Ear
@@ -79,9 +77,7 @@ class SpeechLM(PreTrainedModel, GenerationMixin):
             add_lora(decoder, model_config.lora_r, model_config.lora_alpha)
         self.model = SpeechBackbone(decoder, ear, tokenizer.convert_tokens_to_ids(AUDIO_TOKEN))
         self.lm_head = lm.get_output_embeddings()
-        self.attribute_head = (
-            nn.Linear(lm.config.get_text_config().hidden_size, len(task.attributes)) if attributes else None
-        )
+        self.attribute_head = AttributeHead(lm.config.get_text_config().hidden_size, task) if attributes else None
         self.generation_config = lm.generation_config
         self._no_split_modules = lm._no_split_modules  # the layers that FSDP wraps
 
@@ -198,21 +194,6 @@ class SpeechLM(PreTrainedModel, GenerationMixin):
                 value = distribute_tensor(value.to(target.device), target.device_mesh, target.placements)
             target.copy_(value)
 
-    def shares_prompts(self) -> bool:
-        """Whether rows may share what was computed of their prompts, in a cache.
-
-        Not in models whose layers keep less than all keys and values; nor where FSDP spreads the layers, because it gathers
-        them for as many passes in every process, and for a backward pass through their outputs alone; nor in training where
-        activations are computed again.
-        """
-        decoder = self.model.decoder
-        if not _keeps_everything(decoder.config) or any(isinstance(p, DTensor) for p in decoder.parameters()):
-            return False
-        return not self.training or not any(
-            getattr(module, "gradient_checkpointing", False) or hasattr(module, "_checkpoint_wrapped_module")
-            for module in decoder.modules()
-        )
-
     def trained_names(self) -> list[str]:
         """Names of the parameters that training changes: the ear's and the adapter's."""
         return [name for name, parameter in self.named_parameters() if parameter.requires_grad]
@@ -264,15 +245,6 @@ class SpeechLM(PreTrainedModel, GenerationMixin):
         hidden = outputs.last_hidden_state[:, -logits_to_keep:] if logits_to_keep else outputs.last_hidden_state
         return CausalLMOutputWithPast(logits=self.lm_head(hidden), past_key_values=outputs.past_key_values)
 
-    def stated_attributes(self, hidden: Tensor) -> Tensor:
-        """(B, A) attributes on the task's scales, from the states (B, D) that the label words follow."""
-        assert self.attribute_head is not None
-        low = hidden.new_tensor([attribute.low for attribute in self.task.attributes], dtype=torch.float32)
-        high = hidden.new_tensor([attribute.high for attribute in self.task.attributes], dtype=torch.float32)
-        with torch.autocast(hidden.device.type, enabled=False):
-            head = self.attribute_head  # which may be in bfloat16, where the machine's settings say so
-            return low + (high - low) * F.linear(hidden.float(), head.weight.float(), head.bias.float()).sigmoid()
-
     def token_logits(self, hidden: Tensor, token_ids: Tensor) -> Tensor:
         """Logits (..., n) in float32 of n chosen tokens, without the rest of the vocabulary."""
         with torch.autocast(hidden.device.type, enabled=False):
@@ -280,8 +252,3 @@ class SpeechLM(PreTrainedModel, GenerationMixin):
             if isinstance(weight, DTensor):  # FSDP spreads a head of its own, and gathers it only for its own forward
                 weight = weight.full_tensor()
             return hidden.float() @ weight[token_ids].float().T
-
-
-def _keeps_everything(config: Any) -> bool:
-    """Whether every layer of a decoder keeps the keys and values of all tokens."""
-    return all(type(layer) is DynamicLayer for layer in DynamicCache(config=config).layers)

@@ -22,7 +22,7 @@ from trl.trainer.utils import RepeatSampler
 from shala_audio.distribution import Floats
 from shala_audio.errors import UserError
 from shala_audio.models.adapters import plain_parameters
-from shala_audio.models.readouts.label_token import label_answers, label_tree
+from shala_audio.models.readouts.label_token import label_tree
 from shala_audio.models.readouts.slots import slot_template
 from shala_audio.models.readouts.verbalized import parse_answer
 from shala_audio.models.speech_lm import SpeechLM
@@ -30,9 +30,7 @@ from shala_audio.training.ambiguity import AmbiguityWeights
 from shala_audio.training.checkpoints import CheckpointMoments
 from shala_audio.training.config import ShalaConfig
 from shala_audio.training.data import Batcher
-from shala_audio.training.drawn_labels import advantages, draw_labels, label_rewards, policy_loss
-from shala_audio.training.guard import check_loss
-from shala_audio.training.objective import js_distance, js_divergence
+from shala_audio.training.label_loss import LabelLoss
 from shala_audio.training.refusals import refuse_settings
 from shala_audio.training.rewards import REWARDS, text_of
 from shala_audio.training.sampling import RowSampler
@@ -41,7 +39,7 @@ from shala_audio.training.speech_trainer import SpeechTrainer
 from shala_audio.training.without_signal import NO_SIGNAL, WithoutSignal
 
 
-class ShalaTrainer(SlotRollouts, SpeechTrainer, GRPOTrainer):
+class ShalaTrainer(LabelLoss, SlotRollouts, SpeechTrainer, GRPOTrainer):
     """GRPO on distributions of annotators, for text and speech and all three readouts.
 
     Args:
@@ -203,42 +201,6 @@ class ShalaTrainer(SlotRollouts, SpeechTrainer, GRPOTrainer):
         self._rows = inputs["row"]
         self.nothing_to_learn = not inputs["advantages"].any()
         return super()._compute_loss(model, inputs)
-
-    def _label_loss(self, model: Any, inputs: dict[str, Any]) -> Tensor:
-        """Mean over rows of w · JS divergence in nats, of w · JS distance, or of w · GRPO's loss on drawn labels."""
-        log_q, stated = model(compute=lambda lm: label_answers(lm, self.tree, inputs["prompt"]))
-        divergence = js_divergence(inputs["human"], log_q)
-        distances = js_distance(divergence.detach())
-        mode = "train" if self.model.training else "eval"
-        self._metrics[mode]["jsd"].append(self.accelerator.gather(distances).mean().item())
-        bits = -(log_q.detach().exp() * log_q.detach()).sum(dim=-1) / math.log(2)
-        self._metrics[mode]["stated_entropy"].append(self.accelerator.gather(bits).mean().item())
-        loss = js_distance(divergence) if self.args.exact_loss == "distance" else divergence
-        if mode == "eval":
-            return loss.mean()
-        signal: Tensor | float = 1.0
-        if self.args.exact_loss == "off":
-            loss, signal = self._drawn_loss(log_q, inputs["human"])
-        weights = self._weigh(inputs["row"], distances)
-        weighted = weights * loss
-        self.nothing_to_learn = not (weights * signal).any()
-        whole = weighted.mean() + self._attribute_loss(stated, inputs)
-        return whole / self.current_gradient_accumulation_steps
-
-    def _drawn_loss(self, log_q: Tensor, human: Tensor) -> tuple[Tensor, Tensor]:
-        """GRPO's loss on labels drawn from log-probabilities (B, K), and whether there is any advantage, each (B,)."""
-        check_loss(log_q.detach().sum(), self.state.global_step + 1)  # nothing can be drawn from what is no number
-        drawn = draw_labels(log_q, self.num_generations)
-        earned = label_rewards(self.args.reward, human).gather(1, drawn)
-        everyone = self.accelerator.gather(earned)
-        self._metrics["train"]["reward"].append(everyone.mean().item())
-        self._earned.append(everyone)
-        if self.accelerator.sync_gradients:
-            self._watch(torch.cat(self._earned))
-            self._earned.clear()
-        mine = slice(self.accelerator.process_index * len(earned), (self.accelerator.process_index + 1) * len(earned))
-        advantage = advantages(everyone, self.scale_rewards)[mine]
-        return policy_loss(log_q, drawn, advantage), advantage.any(dim=1)
 
     def _get_per_token_logps_and_entropies(
         self, model: Any, input_ids: Tensor, attention_mask: Tensor, logits_to_keep: int, *rest: Any, **options: Any

@@ -123,6 +123,6 @@ def test_attention_that_adds_its_mask_hides_the_same(tiny_lm, monkeypatch):
 def test_a_sliding_window_shares_nothing():
     from transformers import LlamaConfig, MistralConfig
 
-    from shala_audio.models.speech_lm import _keeps_everything
+    from shala_audio.models.backbone import keeps_everything
 
-    assert _keeps_everything(LlamaConfig()) and not _keeps_everything(MistralConfig(sliding_window=64))
+    assert keeps_everything(LlamaConfig()) and not keeps_everything(MistralConfig(sliding_window=64))

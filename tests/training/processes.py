@@ -18,7 +18,7 @@ from torch.distributed.fsdp import fully_shard
 from shala_audio.files import is_main_process, write_json
 from shala_audio.models.readouts import label_token
 from shala_audio.models.readouts.label_token import label_log_probs, label_tree
-from shala_audio.training import shala
+from shala_audio.training import label_loss
 from tests.tiny import tiny_model
 from tests.training.helpers import shala_trainer, warm_start_trainer
 
@@ -39,7 +39,7 @@ def each_in_turn(log_q: Tensor, group: int) -> Tensor:
 
 def main(folder: Path, batch: int) -> None:
     """One run after another, into `folder`."""
-    shala.draw_labels = each_in_turn
+    label_loss.draw_labels = each_in_turn
     for name, (trainer_of, speech, given) in RUNS.items():
         options = {**given}
         encoder = folder / "encoder" if speech else None
@@ -80,7 +80,7 @@ def sharded(folder: Path) -> dict[str, float]:
             for layer in model.model.decoder.layers:
                 fully_shard(layer, mesh=mesh)
             fully_shard(model, mesh=mesh)
-            assert not model.eval().shares_prompts(), (
+            assert not model.eval().model.shares_prompts(), (
                 "how many passes there are must not depend on a process's own rows"
             )
             model.train()

@@ -116,7 +116,7 @@ def test_resuming_drawn_labels_is_exact(tiny_lm, tmp_path):
 
 def test_draws_that_all_earn_the_same_stop_a_run(tiny_lm, tmp_path, capsys, monkeypatch):
     trainer = shala_trainer(tiny_model(tiny_lm), tmp_path, patience_without_signal=3, max_steps=5, **GRPO)
-    monkeypatch.setattr("shala_audio.training.shala.label_rewards", lambda reward, human: torch.ones_like(human))
+    monkeypatch.setattr("shala_audio.training.label_loss.label_rewards", lambda reward, human: torch.ones_like(human))
     with pytest.raises(Stopped, match="all rollouts of every prompt have earned the same for 3"):
         trainer.train()
     assert "all rollouts of every prompt earned the same" in capsys.readouterr().err

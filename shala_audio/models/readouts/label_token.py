@@ -110,7 +110,7 @@ def label_log_probs(model: SpeechLM, tree: LabelTree, batch: dict[str, Any]) -> 
 def label_answers(model: SpeechLM, tree: LabelTree, batch: dict[str, Any]) -> tuple[Tensor, Tensor | None]:
     """`label_log_probs`, and the attributes (B, A) that a model with a head for them states."""
     hidden = label_states(model, tree, batch)
-    stated = None if model.attribute_head is None else model.stated_attributes(hidden[:, 0])
+    stated = None if model.attribute_head is None else model.attribute_head(hidden[:, 0])
     return tree_log_probs(model, tree, hidden), stated
 
 
@@ -156,7 +156,7 @@ def label_states(model: SpeechLM, tree: LabelTree, batch: dict[str, Any]) -> Ten
 
 def computed_once(model: SpeechLM, ids: Tensor, mask: Tensor) -> int:
     """How many tokens of a left-padded batch (B, L) are computed once for all rows: their common beginning, if it pays."""
-    if not model.shares_prompts():
+    if not model.model.shares_prompts():
         return 0
     shared = shared_beginning(ids, mask, model.model.audio_token_id)
     return shared if (len(ids) - 1) * shared >= WORTH_SHARING else 0

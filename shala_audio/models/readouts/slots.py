@@ -209,7 +209,7 @@ def digit_log_probs(
     mask = inputs["attention_mask"]
     positions = (mask.cumsum(dim=1) - 1).clamp(min=0)
     # The token at a place is predicted by the position before it.
-    if rows is None or not model.shares_prompts():
+    if rows is None or not model.model.shares_prompts():
         hidden = model.model(**inputs, position_ids=positions, use_cache=False).last_hidden_state
         hidden = hidden[:, hidden.shape[1] - len(sampled) + places - 1]
     else:
