@@ -147,8 +147,9 @@ def _key(systems: Sequence[System]) -> str:
 def _thirds(system: System) -> str:
     terciles = system.score.get("terciles", {})
     counts = ", ".join(str(terciles.get(third, {}).get("n", 0)) for third in ("low", "middle", "high"))
-    said = "rows of equal entropy stay together. Intervals here are over rows."
-    return f"Thirds of the rows by the raters' entropy ({counts} rows); {said}"
+    said = f"Thirds of the rows by the raters' entropy ({counts} rows); rows of equal entropy stay together."
+    by_group = system.score["jsd"].get("groups") and terciles.get("low", {}).get("jsd", {}).get("low") is not None
+    return said + (" Intervals here are over rows." if by_group else "")
 
 
 def _pictures(systems: Sequence[System], drawn: System, rows: Any, out: Path) -> list[str]:

@@ -56,7 +56,7 @@ class System:
 
     @cached_property
     def score(self) -> Mapping[str, Any]:
-        """Measures, as means over the runs; `sd` beside `value` and no interval where there are several."""
+        """Measures, as means over the runs; where there are several, `sd` beside `value`, and no interval but jsd's."""
         return merge([run.score for run in self.runs], [run.rows for run in self.runs])
 
     @property
@@ -172,13 +172,13 @@ def gather(runs: Sequence[Run]) -> list[System]:
 
 
 def merge(scores: Sequence[Mapping[str, Any]], rows: Sequence[ByRow] = ()) -> Mapping[str, Any]:
-    """Mean measures of several runs, with their deviation; one run, and what is the same in all, stays as it is.
+    """Mean measures of several runs, with their deviation; of one run, and where all have the same, those.
 
     Args:
         scores: one or more.
-        rows: what each knows of single rows. Where all do, `n` counts the rows that differ, and jsd (the ceiling's too) has
-            its interval over them. Other counts are those of all runs together, or of one, where all were judged on the
-            same rows.
+        rows: what each knows of single rows. Where all do, `n` counts the rows that differ, and jsd (the ceiling's too) has its
+            interval over them, or over the speakers or premises that they share. Other counts are those of all runs
+            together, or of one, where all were judged on the same rows.
     """
     known = [one for one in rows if one]
     complete = len(known) == len(scores)
@@ -197,7 +197,7 @@ def _merge(scores: Sequence[Mapping[str, Any]], alike: bool) -> dict[str, Any]:
     for key, first in scores[0].items():
         values: list[Any] = [score.get(key) for score in scores]
         if alike and all(value == first for value in values):
-            merged[key] = first
+            merged[key] = deepcopy(first)
         elif isinstance(first, Mapping) and "value" in first:
             merged[key] = _mean(values)
         elif isinstance(first, Mapping):

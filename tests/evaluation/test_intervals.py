@@ -4,11 +4,15 @@ import numpy as np
 import pytest
 from scipy.stats import bootstrap, sem
 from scipy.stats import t as student_t
+from typer.testing import CliRunner
 
+from shala_audio.cli.main import app
 from shala_audio.data.rows import Row, write_manifest
 from shala_audio.evaluation.by_row import set_jsd_intervals
 from shala_audio.evaluation.intervals import jackknife_interval, mean_interval, places
+from shala_audio.evaluation.results import merge
 from shala_audio.evaluation.score import score
+from shala_audio.files import write_json
 
 
 def test_groups_of_one_row_give_students_interval():
@@ -74,3 +78,38 @@ def test_a_score_has_its_intervals_over_speakers(files):
     set_jsd_intervals(again, [by_row])
     assert again["jsd"] == found["jsd"]
     assert score(*files, draws=0)["jsd"]["low"] is None
+
+
+def test_several_runs_have_their_interval_over_the_speakers_of_all(files):
+    """Two seeds, each with test rows of its own, whose speakers are partly the same."""
+    whole = score(*files, draws=50)
+    keys = list(whole["rows"]["jsd"])
+    scores, by_rows = [], []
+    for mine in (keys[:40], keys[20:]):
+        rows = {
+            column: {key: value for key, value in found.items() if key in mine}
+            for column, found in whole["rows"].items()
+        }
+        mean = float(np.mean(list(rows["jsd"].values())))
+        scores.append({"n": len(mine), "jsd": {"value": mean, "low": 0.0, "high": 1.0}})
+        by_rows.append(rows)
+    merged = merge(scores, by_rows)
+    groups = [whole["rows"]["group"][key] for key in keys]
+    expected = jackknife_interval(np.array([whole["rows"]["jsd"][key] for key in keys]), places(groups))
+    assert merged["n"] == 60 and merged["jsd"]["groups"] == 12
+    assert (merged["jsd"]["low"], merged["jsd"]["high"]) == pytest.approx(expected)
+    assert scores[0]["jsd"] == {"value": scores[0]["jsd"]["value"], "low": 0.0, "high": 1.0}, "left as they were"
+
+
+def test_a_report_says_what_its_interval_is_over(files, tmp_path):
+    found = score(*files, draws=50)
+    rows = found.pop("rows")
+    for name in ("score.json", "distances.json"):
+        write_json(tmp_path / "exp" / "mine" / name, found if name == "score.json" else rows)
+    done = CliRunner().invoke(app, ["report", str(tmp_path / "exp"), "--out", str(tmp_path / "R.md")])
+    assert done.exit_code == 0, done.output
+    text = (tmp_path / "R.md").read_text()
+    assert (
+        "95 % interval over 12 groups of rows (speakers or premises)" in text
+        and "Intervals here are over rows." in text
+    )
