@@ -176,8 +176,8 @@ def merge(scores: Sequence[Mapping[str, Any]], rows: Sequence[ByRow] = ()) -> Ma
 
     Args:
         scores: one or more.
-        rows: what each knows of single rows. Where all do, `n` counts the rows that differ, and jsd (the ceiling's too) has its
-            interval over them, or over the speakers or premises that they share. Other counts are those of all runs
+        rows: what each knows of single rows. Where all do, `n` counts the rows that differ, and jsd (the ceiling's too) has
+            its interval over them, or over the speakers or premises that they share. Other counts are those of all runs
             together, or of one, where all were judged on the same rows.
     """
     known = [one for one in rows if one]
