@@ -24,7 +24,7 @@ from tests.training.helpers import shala_trainer
 
 @pytest.mark.parametrize("method", ["warm_start", "shala"])
 def test_a_loss_that_is_no_number(settings, method, monkeypatch):  # noqa: F811
-    from shala_audio.training import shala, warm_start
+    from shala_audio.training import label_loss, warm_start
 
     steps = []
 
@@ -33,7 +33,7 @@ def test_a_loss_that_is_no_number(settings, method, monkeypatch):  # noqa: F811
         log_q, stated = label_token.label_answers(model, tree, batch)
         return log_q * (float("nan") if len(steps) == 3 else 1.0), stated
 
-    for module in (shala, warm_start):
+    for module in (label_loss, warm_start):
         monkeypatch.setattr(module, "label_answers", answers)
     with pytest.raises(Stopped, match="step 3: the loss is nan; use a lower learning_rate"):
         train(settings("run", method=method, max_steps=6, watch_dev=0))
