@@ -12,7 +12,7 @@ import numpy as np
 
 from shala_audio.data.rows import Row
 from shala_audio.distribution import NATS_PER_BIT_ROOT
-from shala_audio.evaluation.intervals import mean_interval
+from shala_audio.evaluation.intervals import mean_interval, places
 
 # By column ("jsd", "prior", "ceiling" and "split_half": distances; "group": the key of its group), by key of the row.
 ByRow = Mapping[str, Mapping[str, Any]]
@@ -75,15 +75,17 @@ def set_jsd_intervals(measures: dict[str, Any], runs: Sequence[ByRow]) -> None:
     ):
         if found is None or not all(column in run for run in runs):
             continue
-        means = mean_by_row([run[column] for run in runs])
-        ends = mean_interval(np.array(list(means.values())), [groups[key] for key in means])
+        means = runs[0][column] if len(runs) == 1 else mean_by_row([run[column] for run in runs])
+        shared = [groups[key] for key in means]
         several = found["jsd"].get("sd") is not None
         if several:
             found["n"] = len(means)
-        if several or "groups" in ends:
-            found["jsd"] |= ends
-            if "jsd_nats" in found:
-                found["jsd_nats"] |= {end: ends[end] * NATS_PER_BIT_ROOT for end in ("low", "high")}
+        elif places(shared) is None:
+            continue  # it has its interval over rows already
+        ends = mean_interval(np.array(list(means.values())), shared)
+        found["jsd"] |= ends
+        if "jsd_nats" in found:
+            found["jsd_nats"] |= {end: ends[end] * NATS_PER_BIT_ROOT for end in ("low", "high")}
 
 
 def _shared(row: Row) -> tuple[str, str]:
