@@ -6,6 +6,8 @@ prompt are drawn after the one forward pass that gives their probabilities, so r
 
 from __future__ import annotations
 
+from functools import lru_cache
+
 import numpy as np
 import torch
 from torch import Tensor
@@ -24,11 +26,15 @@ def label_rewards(reward: str, human: Tensor) -> Tensor:
     >>> label_rewards("majority", torch.tensor([[0.2, 0.8]])).tolist()
     [[0.0, 1.0]]
     """
-    names = [str(label) for label in range(human.shape[1])]  # numbers, since no text has to be written
-    answers = [write_answer(alone, names) for alone in np.eye(len(names)).tolist()]
-    judge = REWARDS[reward](names)
-    earned = [judge(completions=answers, human=[people] * len(names)) for people in human.tolist()]
+    earned = [_rewards_of(reward, tuple(people)) for people in human.tolist()]
     return torch.tensor(earned, dtype=torch.float32, device=human.device)
+
+
+@lru_cache(maxsize=100_000)  # a row comes every pass, and rows of few votes are often alike
+def _rewards_of(reward: str, people: tuple[float, ...]) -> list[float]:
+    names = [str(label) for label in range(len(people))]  # numbers, since no text has to be written
+    answers = [write_answer(alone, names) for alone in np.eye(len(names)).tolist()]
+    return REWARDS[reward](names)(completions=answers, human=[people] * len(names))
 
 
 def draw_labels(log_q: Tensor, group: int) -> Tensor:

@@ -30,6 +30,7 @@ class LabelLoss:
     _attribute_loss: Callable[[Tensor | None, dict[str, Any]], Tensor | float]
     _earned: list[Tensor]
     _metrics: Any
+    _mine: Callable[[Tensor, int], Tensor]
     _watch: Callable[[Tensor], None]
     _weigh: Callable[[Tensor, Tensor], Tensor]
 
@@ -65,6 +66,5 @@ class LabelLoss:
         if self.accelerator.sync_gradients:
             self._watch(torch.cat(self._earned))
             self._earned.clear()
-        mine = slice(self.accelerator.process_index * len(earned), (self.accelerator.process_index + 1) * len(earned))
-        advantage = advantages(everyone, self.scale_rewards)[mine]
+        advantage = self._mine(advantages(everyone, self.scale_rewards), len(earned))
         return policy_loss(log_q, drawn, advantage), advantage.any(dim=1)

@@ -147,10 +147,8 @@ class ShalaTrainer(LabelLoss, SlotRollouts, SpeechTrainer, GRPOTrainer):
         self._rows = torch.tensor([row["row"] for row in inputs], device=self.accelerator.device)
         output = super()._generate_and_score_completions(inputs)
         if self.model.training:
-            mine = slice(
-                self.accelerator.process_index * len(inputs), (self.accelerator.process_index + 1) * len(inputs)
-            )
-            output["advantages"] = output["advantages"] * self._weigh(self._rows, 1 - self._rewards[mine].clamp(0, 1))
+            earned = self._mine(self._rewards, len(inputs))
+            output["advantages"] = output["advantages"] * self._weigh(self._rows, 1 - earned.clamp(0, 1))
             self._watch(self._rewards.view(-1, self.num_generations))
         return {**output, **self._audio, "row": self._rows}
 

@@ -120,6 +120,12 @@ class SpeechTrainer:
         """Weights by which an epoch's rows are drawn; None visits each once."""
         return None
 
+    def _mine(self, everyone: Tensor, count: int) -> Tensor:
+        """This process's `count` rows of what was gathered from all."""
+        start = self.accelerator.process_index * count
+        mine: Tensor = everyone[start : start + count]
+        return mine
+
     def _attribute_loss(self, stated: Tensor | None, inputs: dict[str, Any]) -> Tensor | float:
         """What the attributes (B, A) that the model states add to the loss of a batch."""
         return 0.0 if stated is None else self.args.attribute_weight * concordance_loss(stated, inputs["attributes"])
