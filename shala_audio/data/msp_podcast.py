@@ -13,7 +13,8 @@ from pathlib import Path
 from typing import Any
 
 from shala_audio.data.licences import SOURCES
-from shala_audio.data.msp_labels import SECONDARY, Rating, Turn, read_ratings, read_turns
+from shala_audio.data.msp_ratings import SECONDARY, Rating, read_ratings
+from shala_audio.data.msp_turns import Turn, read_turns
 from shala_audio.data.prepare import Prepared, need_file, sound_durations
 from shala_audio.data.rows import Audio, Row
 from shala_audio.data.splits import shared_speakers

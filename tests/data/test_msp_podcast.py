@@ -9,7 +9,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from shala_audio.data import msp_podcast
-from shala_audio.data.msp_labels import Rating, Turn, read_ratings
+from shala_audio.data.msp_ratings import Rating, read_ratings
+from shala_audio.data.msp_turns import Turn
 from shala_audio.data.prepare import summarize
 from shala_audio.data.votes import human_distributions
 from shala_audio.errors import UserError

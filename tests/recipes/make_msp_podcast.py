@@ -19,7 +19,8 @@ import numpy as np
 import soundfile
 
 from shala_audio.data import crema_d
-from shala_audio.data.msp_labels import Rating, Turn
+from shala_audio.data.msp_ratings import Rating
+from shala_audio.data.msp_turns import Turn
 from shala_audio.data.synthesis import SAMPLE_RATE, Voice, speak
 
 CHOICES = ("Angry", "Happy", "Sad", "Neutral", "Surprise", "Fear", "Disgust", "Contempt")
