@@ -13,23 +13,18 @@ What the recipe has trained already need not be trained again: put its experimen
 from __future__ import annotations
 
 import argparse
-import csv
-import io
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
 
-import numpy as np
-from scipy.stats import t
-
+from benchmarks.to_the_truth import Distances, as_csv, table, to_the_truth
 from shala_audio.audio.encoders import load_encoder
 from shala_audio.audio.encoding import write_features
 from shala_audio.audio.features import FeatureStore
 from shala_audio.cli.train import parse
 from shala_audio.data.mini import prepare
 from shala_audio.data.prepare import write_prepared
-from shala_audio.data.rows import Row, read_manifest
-from shala_audio.distribution import entropy, jsd
-from shala_audio.evaluation.predictions import read_predictions, write_predictions
+from shala_audio.data.rows import read_manifest
+from shala_audio.evaluation.predictions import write_predictions
 from shala_audio.files import CONFIGS, write_text
 from shala_audio.inference.predictor import Predictor
 from shala_audio.models.config import load_model_config
@@ -74,30 +69,9 @@ def run(out: Path, seed: int) -> None:
             )
 
 
-def to_the_truth(predictions: Path, rows: Mapping[str, Row]) -> tuple[float, float]:
-    """Mean jsd to the true distributions: over all predicted rows, and over the third whose truth has most entropy."""
-    labels = load_task("mini").label_names
-    identities, said = read_predictions(predictions, labels)
-    truth = np.array([[rows[identity].extra["true"][label] for label in labels] for identity in identities])
-    distances, level = jsd(truth, said), entropy(truth)
-    return float(distances.mean()), float(distances[level >= np.quantile(level, 2 / 3)].mean())
-
-
-def difference(values: Sequence[float], plain: Sequence[float]) -> tuple[float, float, float]:
-    """Mean paired difference and its 95 % interval by Student's t over the seeds.
-
-    >>> mean, low, high = difference([0.2, 0.3, 0.25], [0.3, 0.38, 0.36])
-    >>> round(mean, 3), low < mean < high < 0
-    (-0.097, True)
-    """
-    gaps = np.array(values) - np.array(plain)
-    half = float(t.ppf(0.975, len(gaps) - 1) * gaps.std(ddof=1) / np.sqrt(len(gaps)))
-    return float(gaps.mean()), float(gaps.mean()) - half, float(gaps.mean()) + half
-
-
 def tables(out: Path) -> tuple[str, str]:
     """The table in Markdown, of every setting that all seeds have; and every seed's numbers as CSV."""
-    found: dict[str, list[tuple[float, float]]] = {}
+    found: dict[str, list[Distances]] = {}
     for name in SETTINGS:
         paths = [out / f"seed{seed}" / name.replace(" ", "_") / "predictions.jsonl" for seed in SEEDS]
         if all(path.is_file() for path in paths):
@@ -106,22 +80,8 @@ def tables(out: Path) -> tuple[str, str]:
                 to_the_truth(path, {row.id: row for row in read_manifest(manifest)})
                 for path, manifest in zip(paths, manifests, strict=True)
             ]
-    lines = [
-        "| weights, λ | jsd to the truth, all rows | difference to off | most ambiguous third | difference to off |",
-        "|---|---|---|---|---|",
-    ]
-    for name, runs in found.items():
-        cells = []
-        for values, plain in zip(zip(*runs, strict=True), zip(*found["off"], strict=True), strict=True):
-            mean, low, high = difference(values, plain)
-            cells += [f"{np.mean(values):.4f}", "–" if name == "off" else f"{mean:+.4f} [{low:+.4f}, {high:+.4f}]"]
-        lines.append(f"| {name} | " + " | ".join(cells) + " |")
-    text = io.StringIO()
-    writer = csv.writer(text, lineterminator="\n")
-    writer.writerow(["weights", "seed", "jsd_to_the_truth", "jsd_most_ambiguous_third"])
-    for name, runs in found.items():
-        writer.writerows([name, seed, *(f"{value:.6f}" for value in values)] for seed, values in enumerate(runs))
-    return "\n".join(lines) + "\n", text.getvalue()
+    shown = table(found, "off").replace("| |", "| weights, λ |", 1)
+    return shown, as_csv(found, "weights", SEEDS)
 
 
 def main() -> None:
@@ -130,10 +90,10 @@ def main() -> None:
     arguments = parser.parse_args()
     for seed in SEEDS:
         run(arguments.out, seed)
-    table, numbers = tables(arguments.out)
-    write_text(arguments.out / "weights.md", table)
+    shown, numbers = tables(arguments.out)
+    write_text(arguments.out / "weights.md", shown)
     write_text(arguments.out / "weights.csv", numbers)
-    print(table)
+    print(shown)
 
 
 if __name__ == "__main__":

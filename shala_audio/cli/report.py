@@ -130,9 +130,13 @@ def _key(systems: Sequence[System]) -> str:
         raters = f", of the {first['ceiling']['n']} rows with several votes" if fewer else ""
         lines.append(f"The ceiling is as many votes, drawn anew from each row's own{raters}.")
         lines.append(
-            "Other people would be somewhat further off; halves are smaller and still further, so a model can be nearer."
+            "Other people would be somewhat further off; it has no kl, since few votes leave labels at 0."
             if kind == FRESH
-            else "They name one label each, where raters could name several, so a model can be nearer."
+            else "They name one label each, where raters could name several, so a model can be nearer; it has no kl."
+        )
+    if "split_half" in first:
+        lines.append(
+            "Halves of the raters are small groups, so a model can be nearer to all than one half is to the other."
         )
     judged = [(system.name, set().union(*(rows.keys() for rows in system.rows))) for system in systems if system.rows]
     if odd := [name for name, keys in judged if keys != judged[0][1]]:

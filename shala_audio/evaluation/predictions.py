@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import csv
 import json
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
@@ -15,10 +16,17 @@ from shala_audio.files import write_beside
 
 
 def write_predictions(path: str | Path, predictions: Iterable[tuple[str, LabelDistribution]]) -> None:
-    """Write beside and rename."""
-    with write_beside(path) as beside, open(beside, "w", encoding="utf-8") as file:
-        for identity, distribution in predictions:
-            file.write(prediction_line(identity, distribution) + "\n")
+    """Write beside and rename: a CSV where the name ends in .csv, JSON Lines otherwise, as `read_predictions` reads them."""
+    with write_beside(path) as beside, open(beside, "w", encoding="utf-8", newline="") as file:
+        if Path(path).suffix.lower() == ".csv":
+            writer = csv.writer(file, lineterminator="\n")
+            for number, (identity, distribution) in enumerate(predictions):
+                found = {**distribution.to_dict(), **distribution.attributes}
+                if number == 0:
+                    writer.writerow(["id", *found])
+                writer.writerow([identity, *found.values()])
+        else:
+            file.writelines(prediction_line(identity, distribution) + "\n" for identity, distribution in predictions)
 
 
 def prediction_line(identity: str, distribution: LabelDistribution) -> str:

@@ -228,5 +228,5 @@ def table_rows(systems: Sequence[System]) -> list[tuple[str, Mapping[str, Any]]]
     if "ceiling" in first:
         rows.append((f"ceiling: {first['ceiling']['kind']}", first["ceiling"]))
     if "split_half" in first:
-        rows.append(("ceiling: half of the raters against the other", first["split_half"]))
+        rows.append(("raters: one half against the other", first["split_half"]))
     return rows

@@ -224,8 +224,9 @@ def test_calibrate_and_compare(tmp_path):
                 if row.split == split:
                     file.write(json.dumps({"id": row.id, "probs": probs}) + "\n")
     write_json(tmp_path / "shala.json", {"task": load_task("mini_text").to_dict()})
-    test, better = tmp_path / "test.jsonl", tmp_path / "calibrated.jsonl"
-    for kind in ("temperature", "temperature_jsd", "dirichlet"):
+    test = tmp_path / "test.jsonl"
+    for kind, better in (("temperature", "T.jsonl"), ("temperature_jsd", "T.csv"), ("dirichlet", "matrix.jsonl")):
+        better = tmp_path / better
         options = ("--kind", kind, "--apply", test, "--out", better)
         assert "fitted on" in invoke("calibrate", tmp_path, tmp_path / "dev.jsonl", manifest, *options)
         assert (tmp_path / f"calibration_{kind}.json").is_file()

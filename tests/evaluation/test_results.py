@@ -13,6 +13,7 @@ from shala_audio.errors import UserError
 from shala_audio.evaluation.measures import all_measures
 from shala_audio.evaluation.results import find_runs, gather, merge, table_rows
 from shala_audio.evaluation.tables import as_csv, latex, markdown
+from shala_audio.evaluation.trainings import what_they_were
 from shala_audio.files import write_json
 from tests.evaluation.helpers import system
 
@@ -92,8 +93,17 @@ def test_runs_that_differ_in_the_seed_are_one_system(experiments):
     names = [name for name, _ in table_rows(systems)]
     assert names[0] == "constant prior" and names[-2:] == [
         "ceiling: fresh sample of the raters",
-        "ceiling: half of the raters against the other",
+        "raters: one half against the other",
     ]
+
+
+def test_every_commit_is_named_once(experiments):
+    """Of folds, a run's record names all of its commits; several runs of that kind named each of them anew."""
+    for seed, joined in ((0, "aaaa, bbbb"), (1, "bbbb, aaaa")):
+        record = {**training("shala_static", seed), "revision": joined}
+        write_json(experiments / f"seed{seed}" / "shala_static" / "training.json", record)
+    text = "\n".join(what_they_were(find_runs([experiments / "seed0", experiments / "seed1"])))
+    assert [text.count(commit) for commit in ("0123456789ab", "aaaa", "bbbb")] == [1, 1, 1]
 
 
 def test_one_run_keeps_its_interval(experiments):
