@@ -179,6 +179,8 @@ def read_json(path: str | Path) -> Any:
         return found
     except FileNotFoundError:
         raise UserError(f"{path}: no such file") from None
+    except OSError as error:  # a folder, or a file that may not be read
+        raise UserError(f"{path}: cannot be read ({error.strerror})") from None
     except (ValueError, RecursionError) as error:
         raise UserError(f"{path}: not valid JSON ({error})") from None
 

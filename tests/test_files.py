@@ -6,7 +6,9 @@ import sys
 
 import pytest
 
+from shala_audio.data.rows import read_manifest
 from shala_audio.errors import UserError
+from shala_audio.evaluation.predictions import read_predictions
 from shala_audio.files import _HOST, clear_removed, read_json, read_yaml, remove_folder, write_beside
 
 
@@ -54,3 +56,13 @@ def test_a_removal_that_was_killed_is_ended(tmp_path):
     remove_folder(tmp_path / "checkpoint-6")
     clear_removed(tmp_path)
     assert not list(tmp_path.iterdir())
+
+
+def test_a_folder_where_a_file_is_read_is_a_users_error(tmp_path):
+    """It used to end as a full disk does, with status 1."""
+    for read in (read_json, read_manifest, lambda path: read_predictions(path, ["a"])):
+        with pytest.raises(UserError, match="cannot be read"):
+            read(tmp_path)
+    (tmp_path / "folder.csv").mkdir()
+    with pytest.raises(UserError, match="is a folder; a CSV file is needed"):
+        read_predictions(tmp_path / "folder.csv", ["a"])

@@ -48,7 +48,7 @@ def place(tiny_lm, tiny_encoder, tmp_path, monkeypatch):
     monkeypatch.setattr(files, "CONFIGS", tmp_path / "configs")
     for conf in (tmp_path / "configs" / "training").glob("*.yaml"):
         lines = [line for line in conf.read_text().splitlines() if "epochs" not in line and "max_steps" not in line]
-        conf.write_text("\n".join([*lines, "max_steps: 1", "per_device_train_batch_size: 8"]) + "\n")
+        conf.write_text("\n".join([*lines, "max_steps: 1", "warmup_steps: 0", "per_device_train_batch_size: 8"]) + "\n")
     (tmp_path / "configs" / "models" / "speech.yaml").write_text(
         f"lm: {tiny_lm}\nencoder: {tiny_encoder}\nencoder_layers: [1, 2]\nframe_stack: 8\nprojector_width: 16\nlora_r: 4\n"
     )

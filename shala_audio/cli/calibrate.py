@@ -29,6 +29,7 @@ def calibrate(
     Example: shala-audio calibrate exp/shala exp/shala/dev.jsonl data/manifest.jsonl --kind dirichlet
     """
     from shala_audio.distribution import LabelDistribution
+    from shala_audio.evaluation.by_row import groups_of
     from shala_audio.evaluation.calibration import fit
     from shala_audio.evaluation.predictions import read_predictions, write_predictions
     from shala_audio.evaluation.score import load_judged
@@ -48,7 +49,7 @@ def calibrate(
     judged = load_judged(dev_predictions, manifest, judged_by)
     if others := sorted({row.split for row in judged.rows} - {"dev"}):
         raise UserError(f"{dev_predictions}: has rows of {', '.join(others)}; a calibration is fitted on dev alone")
-    found = fit(kind, judged.predicted, judged.human, judged.labels)
+    found = fit(kind, judged.predicted, judged.human, judged.labels, groups_of(judged.rows))
     write_json(model / f"calibration_{kind}.json", found.to_dict())
     chosen = f"penalty {found.penalty:g}" if kind == "dirichlet" else f"temperature {1 / found.weight[0, 0]:.3f}"
     print(f"{model / f'calibration_{kind}.json'}: {chosen}, fitted on {found.rows} dev rows")

@@ -102,6 +102,7 @@ def _about(summary: dict[str, Any]) -> list[str]:
 
 def _key(systems: Sequence[System]) -> str:
     """What the columns and rows of the first table mean."""
+    from shala_audio.evaluation.intervals import FEWEST_GROUPS
     from shala_audio.evaluation.score import FRESH, ONE_LABEL_EACH
 
     counts = sorted({len(system.runs) for system in systems})
@@ -124,6 +125,11 @@ def _key(systems: Sequence[System]) -> str:
         f"Less is better for jsd, jsd_nats and kl, more for the rest; {spread}. Accuracy, F1 and UAR are against the "
         f"raters' plurality label; {ties} rows that have none are left out of them."
     ]
+    own = systems[0].groups  # of every row
+    if groups is None and (few := len(set(own.values()))) < min(len(own), FEWEST_GROUPS):
+        lines.append(
+            f"The rows are of {few} speakers (or premises), too few to say more than what other rows of theirs would give."
+        )
     first = systems[0].score
     if (kind := first.get("ceiling", {}).get("kind")) in (FRESH, ONE_LABEL_EACH):
         fewer = first["ceiling"]["n"] < first["n"]
@@ -170,13 +176,13 @@ def _pictures(systems: Sequence[System], drawn: System, rows: Any, out: Path) ->
     plots.plot_terciles(rows, place("terciles"))
     plots.plot_reliability(systems, place("reliability"))
     seeds = max(len(system.runs) for system in systems) > 1
-    first = f", seed {systems[0].runs[0].training.get('seed', 0)}" if seeds else ""
+    first, its = (f", seed {one.runs[0].training.get('seed', 0)}" if seeds else "" for one in (systems[0], drawn))
     shown["reliability"] = f"stated against human entropy, in bins{first}"
     plots.plot_entropy(drawn, place("entropy"))
     plots.plot_confusion(drawn, place("confusion"))
     shown |= {
-        "entropy": f"human and stated entropy, {drawn.name}{first}",
-        "confusion": f"plurality labels, {drawn.name}",
+        "entropy": f"human and stated entropy, {drawn.name}{its}",
+        "confusion": f"plurality labels, {drawn.name}{its}",
     }
     logs = [
         (system.name, log)

@@ -93,7 +93,7 @@ def compare(
         if name in result:
             found = result[name]
             numbers = [f"{found[part]:.4f}" for part in ("first", "second")]
-            interval = f"{found['low']:+.4f} to {found['high']:+.4f}"
+            interval = "–" if found["low"] is None else f"{found['low']:+.4f} to {found['high']:+.4f}"
             table.add_row(name, *numbers, f"{found['difference']:+.4f}", interval, f"{found['p']:.4f}")
     console = Console()
     console.print(table)

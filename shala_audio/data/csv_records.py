@@ -18,7 +18,7 @@ def csv_records(path: Path) -> Iterator[tuple[str, dict[str, str]]]:
             the message names the line.
     """
     if not path.is_file():
-        raise UserError(f"{path}: no such file")
+        raise UserError(f"{path}: {'is a folder' if path.is_dir() else 'no such file'}; a CSV file is needed")
     with open(path, newline="", encoding="utf-8-sig") as file:
         reader = csv.DictReader(file, skipinitialspace=True)
         try:

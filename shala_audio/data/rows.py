@@ -149,6 +149,8 @@ def iterate_manifest(path: str | Path) -> Iterator[Row]:
         raise UserError(f"{path}: no such manifest; `shala-audio prepare` makes one") from None
     except UnicodeDecodeError as error:
         raise UserError(f"{path}: not UTF-8 ({error})") from None
+    except OSError as error:  # a folder, or a file that may not be read
+        raise UserError(f"{path}: cannot be read ({error.strerror})") from None
 
 
 def read_manifest(path: str | Path, split: str | None = None) -> list[Row]:

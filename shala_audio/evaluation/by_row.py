@@ -85,7 +85,10 @@ def set_jsd_intervals(measures: dict[str, Any], runs: Sequence[ByRow]) -> None:
         ends = mean_interval(np.array(list(means.values())), shared)
         found["jsd"] |= ends
         if "jsd_nats" in found:
-            found["jsd_nats"] |= {end: ends[end] * NATS_PER_BIT_ROOT for end in ("low", "high")}
+            in_nats = {
+                end: None if at is None else at * NATS_PER_BIT_ROOT for end, at in ends.items() if end != "groups"
+            }
+            found["jsd_nats"] |= {**ends, **in_nats}
 
 
 def _shared(row: Row) -> tuple[str, str]:

@@ -13,7 +13,7 @@ often least for something sharper than that mean, where votes are few or little 
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -71,13 +71,17 @@ class Calibration:
         }
 
 
-def fit(kind: str, predicted: Floats, human: Floats, labels: tuple[str, ...]) -> Calibration:
+def fit(
+    kind: str, predicted: Floats, human: Floats, labels: tuple[str, ...], groups: Sequence[str] = ()
+) -> Calibration:
     """Fit a map on dev rows.
 
     Args:
         kind: one of `KINDS`.
         predicted, human: (rows, K).
         labels: the K labels in order.
+        groups: speaker or premise of every row; those of one stay together where the penalty is cross-validated, unless
+            there are fewer than folds.
 
     Raises:
         UserError: an unknown kind, or too few rows to cross-validate.
@@ -91,7 +95,10 @@ def fit(kind: str, predicted: Floats, human: Floats, labels: tuple[str, ...]) ->
     if len(human) < 2 * FOLDS:
         raise UserError(f"dirichlet calibration needs {2 * FOLDS} dev rows or more; there are {len(human)}")
     logs = _log(predicted)
-    fold = np.random.default_rng(0).permutation(len(human)) % FOLDS
+    _, place = np.unique(list(groups), return_inverse=True)
+    if not len(place) or place.max() + 1 < FOLDS:
+        place = np.arange(len(human))
+    fold = (np.random.default_rng(0).permutation(place.max() + 1) % FOLDS)[place]
 
     def held_out(penalty: float) -> float:
         losses = []

@@ -59,7 +59,7 @@ class Paired:
     Attributes:
         rows: that both were judged on; groups: of how many speakers (or premises) they are, as many as rows where none are
             shared.
-        difference: mean of the first less that of the second; low, high: its 95 % interval.
+        difference: mean of the first less that of the second; low, high: its 95 % interval, None of a single row.
         p: two-sided, of the permutation test.
         by_group: whether the signs of groups were flipped, and not those of single rows; where there are fewer groups than
             `FEWEST_GROUPS`, interval and p are about other rows of the same speakers alone.
@@ -68,8 +68,8 @@ class Paired:
     rows: int
     groups: int
     difference: float
-    low: float
-    high: float
+    low: float | None
+    high: float | None
     p: float
     by_group: bool
 

@@ -40,30 +40,33 @@ def places(groups: Sequence[str]) -> NDArray[np.int64] | None:
     return place.reshape(-1) if FEWEST_GROUPS <= len(names) < len(place) else None
 
 
-def jackknife_interval(values: Floats, place: NDArray[np.int64]) -> tuple[float, float]:
+def jackknife_interval(values: Floats, place: NDArray[np.int64]) -> tuple[float | None, float | None]:
     """Interval of a mean: Student's t with the jackknife's deviation, each group left out in turn (Tukey 1958).
 
-    Percentiles of a bootstrap of few groups are too narrow.
+    Percentiles of a bootstrap of few groups are too narrow. None where there is one group alone.
 
     Args:
         values: (rows,).
         place: (rows,) number of every row's group, from 0.
 
+    >>> jackknife_interval(np.array([0.1, 0.1, 0.3, 0.3]), np.array([0, 0, 1, 1]))
+    (-1.07..., 1.47...)
     >>> jackknife_interval(np.array([0.0, 1.0]), np.array([0, 0]))
-    (0.5, 0.5)
+    (None, None)
     """
     sums: Floats = np.bincount(place, weights=values).astype(np.float64)
     sizes: Floats = np.bincount(place).astype(np.float64)
-    mean, count, half = float(values.mean()), len(sums), 0.0
-    if count > 1:
-        without = (sums.sum() - sums) / (sizes.sum() - sizes)  # the mean without each group in turn
-        half = float(student_t.ppf(0.975, count - 1) * np.sqrt((count - 1) / count * ((without - mean) ** 2).sum()))
+    mean, count = float(values.mean()), len(sums)
+    if count == 1:
+        return None, None
+    without = (sums.sum() - sums) / (sizes.sum() - sizes)  # the mean without each group in turn
+    half = float(student_t.ppf(0.975, count - 1) * np.sqrt((count - 1) / count * ((without - mean) ** 2).sum()))
     return mean - half, mean + half
 
 
-def mean_interval(values: Floats, groups: Sequence[str], draws: int = DRAWS, seed: int = 0) -> dict[str, float]:
+def mean_interval(values: Floats, groups: Sequence[str], draws: int = DRAWS, seed: int = 0) -> dict[str, float | None]:
     """Interval of the mean of values (rows,), `low` and `high`: over their groups, with their number as `groups`; where rows
-    count as independent (`places`), percentiles of means of rows drawn with replacement.
+    count as independent (`places`), percentiles of means of rows drawn with replacement. None of a single row.
 
     >>> sorted(mean_interval(np.arange(12.0), list("aabbccddeeff")))
     ['groups', 'high', 'low']
@@ -72,6 +75,8 @@ def mean_interval(values: Floats, groups: Sequence[str], draws: int = DRAWS, see
     if place is not None:
         low, high = jackknife_interval(values, place)
         return {"low": low, "high": high, "groups": int(place.max()) + 1}
+    if len(values) == 1:
+        return {"low": None, "high": None}
     rng = np.random.default_rng(seed)
     means = [values[rng.integers(len(values), size=len(values))].mean() for _ in range(draws)]
     low, high = np.percentile(means, [2.5, 97.5])

@@ -172,7 +172,7 @@ def all_measures(
 
     Args:
         human, predicted: (rows, K).
-        draws: how many; 0 gives no intervals.
+        draws: how many; 0 gives no intervals, and a single row has none.
         seed: of the draws.
         repeats: see `Measures`.
         name: of the progress bar.
@@ -186,6 +186,7 @@ def all_measures(
     """
     measures = Measures(human, predicted, repeats)
     values = measures.values()
+    draws = draws if measures.rows > 1 else 0
     drawn: dict[str, list[float]] = {key: [] for key in values}
 
     def draw(number: int) -> dict[str, float]:

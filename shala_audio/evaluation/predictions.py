@@ -125,6 +125,8 @@ def _read_jsonl(path: Path, labels: Sequence[str]) -> Iterator[tuple[str, str, l
         raise UserError(f"{path}: no such file") from None
     except UnicodeDecodeError as error:
         raise UserError(f"{path}: not UTF-8 ({error})") from None
+    except OSError as error:  # a folder, or a file that may not be read
+        raise UserError(f"{path}: cannot be read ({error.strerror})") from None
 
 
 def _read_csv(path: Path, labels: Sequence[str]) -> Iterator[tuple[str, str, list[float]]]:

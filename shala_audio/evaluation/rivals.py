@@ -61,7 +61,7 @@ def table_of_tests(ours: System, against: Sequence[tuple[System, Paired, float]]
         "|---|---|---|---|---|---|",
     ]
     for other, one, corrected in against:
-        gap = f"{one.difference:+.3f} [{one.low:+.3f}, {one.high:+.3f}]"
+        gap = f"{one.difference:+.3f}" + ("" if one.low is None else f" [{one.low:+.3f}, {one.high:+.3f}]")
         groups = one.groups if one.by_group else "–"
         lines.append(f"| {other.name} | {one.rows} | {groups} | {gap} | {one.p:.4f} | {corrected:.4f} |")
     return lines

@@ -50,12 +50,12 @@ def section(tested: System | None, systems: Sequence[System], sharpened: Sequenc
         cells = [_span([t for t, _ in fitted], ".2f"), _span([rows for _, rows in fitted], ",d"), *numbers]
         lines.append(f"| {system.name} | {system.score['n']} | " + " | ".join(cells) + " |")
     said = [
-        "Each with a temperature T of its own (of every run or fold) that brings jsd down on dev: below 1 it sharpens, above "
-        "it flattens; 0.02 and 50 are the ends of the search. Nobody knows exactly how a few people will vote, and the "
-        "answer that then has the least expected jsd is often surer than an honest guess at their shares. SHALA's loss teaches some "
-        "of that sureness and cross-entropy none, so the first table compares sureness, too. Here the sureness of all is "
-        "fitted alike, and what is left are differences from row to row. These answers are nearer to the votes, not to what "
-        "people would say; kl says more of that. T counts as known in intervals and p."
+        "Each with a temperature T of its own (of every run or fold) that brings jsd down on dev: below 1 it sharpens, "
+        "above it flattens; 0.02 and 50 are the ends of the search. Nobody knows exactly how a few people will vote, and "
+        "the answer that then has the least expected jsd is often surer than an honest guess at their shares. SHALA's "
+        "loss teaches some of that sureness and cross-entropy none, so the first table compares sureness, too. Here the "
+        "sureness of all is fitted alike, and what is left are differences from row to row. These answers are nearer to "
+        "the votes, not to what people would say; kl says more of that. T counts as known in intervals and p."
     ]
     places = {_folders(one) for one in sharpened}
     if missing := [

@@ -49,10 +49,11 @@ def markdown(rows: Rows, columns: Sequence[str] = CLOSENESS) -> str:
 
 
 def as_csv(rows: Rows) -> str:
-    """Every measure with its interval (or deviation over seeds), one line a system and measure."""
+    """Every measure with its interval (or deviation over seeds), one line a system and measure. `groups`: how many speakers
+    or premises the interval is over; where it is empty, the interval is over rows."""
     out = io.StringIO()
     writer = csv.writer(out, lineterminator="\n")
-    writer.writerow(["system", "n", "measure", "value", "low", "high", "sd"])
+    writer.writerow(["system", "n", "measure", "value", "low", "high", "sd", "groups"])
     for name, measures in rows:
         attributes = sorted(key for key in measures if key.startswith("ccc_"))
         for column in (*CLOSENESS, "total_variation", *AMBIGUITY, *attributes):
@@ -61,7 +62,7 @@ def as_csv(rows: Rows) -> str:
                 label = f"jsd_{column}_tercile" if column in ("low", "middle", "high") else column
                 ends = [found.get(end) for end in ("value", "low", "high", "sd")]
                 numbers = ["" if number is None else f"{number:.6f}" for number in ends]
-                writer.writerow([name, measures["n"], label, *numbers])
+                writer.writerow([name, measures["n"], label, *numbers, found.get("groups", "")])
     return out.getvalue()
 
 

@@ -114,8 +114,13 @@ class AmbiguityWeights:
             self._draws = (epoch, self.all(progress))
         return self._draws[1]
 
+    @property
+    def drawn(self) -> tuple[int, Floats] | None:
+        """The epoch at hand and the weights (rows,) that its rows were drawn by; None where they are not drawn so."""
+        return self._draws
+
     def statistics(self, weights: Floats) -> dict[str, float]:
-        """Spread of a batch's weights, and to how many rows of equal weight they amount (Kish's effective size)."""
+        """Spread of weights, and to how many rows of equal weight they amount (Kish's effective size)."""
         found = {
             "weight/mean": float(weights.mean()),
             "weight/max": float(weights.max()),

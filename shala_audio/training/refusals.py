@@ -12,12 +12,18 @@ from shala_audio.training.rewards import REWARDS
 SCALES = ("group", "batch", "none")
 
 
-def refuse_settings(args: ShalaConfig, prompts: int, model: SpeechLM) -> None:
+def sampled_prompts(args: ShalaConfig) -> int:
+    """How many prompts are answered at once, over all processes, where answers are sampled."""
+    return int(args.generation_batch_size or 0) // args.num_generations
+
+
+def refuse_settings(args: ShalaConfig, prompts: int, rows: int, model: SpeechLM) -> None:
     """Refuse settings that would be ignored, and those under which the ambiguity weight cancels out.
 
     Args:
         args: the settings.
         prompts: of a step, over all processes.
+        rows: of training.
         model: that is to be trained.
 
     Raises:
@@ -41,8 +47,16 @@ def refuse_settings(args: ShalaConfig, prompts: int, model: SpeechLM) -> None:
             f"per_device_train_batch_size: each process samples whole groups of {args.num_generations} answers "
             "(num_generations), so make it a multiple of that"
         )
+    one_pass = model.readout == "label_token"
+    if not one_pass and rows < sampled_prompts(args):
+        most = rows * args.num_generations // (args.world_size * args.steps_per_generation)
+        raise UserError(
+            f"per_device_train_batch_size: {sampled_prompts(args)} prompts are answered at once, and there are {rows} "
+            f"training rows; use {most} or less"
+        )
+    mixed = prompts if one_pass else max(prompts, sampled_prompts(args))  # TRL shuffles what is answered at once
     plain = str(args.optim).lower().endswith("sgd") and not args.max_grad_norm
-    if args.ambiguity != "off" and not args.ambiguity_sampling and prompts < 2 and not plain:
+    if args.ambiguity != "off" and not args.ambiguity_sampling and mixed < 2 and not plain:
         raise UserError(
             "ambiguity: each step holds one prompt, and the optimizer or the clipping of gradients divides a factor on the "
             "whole gradient out again; use a larger per_device_train_batch_size or gradient_accumulation_steps, "

@@ -21,7 +21,7 @@ from shala_audio.files import clear_removed, remove_folder, write_json
 from shala_audio.inference.card import write_card
 from shala_audio.inference.predictor import Predictor
 from shala_audio.models.config import load_model_config
-from shala_audio.models.readouts.verbalized import longest_answer
+from shala_audio.models.readouts.verbalized import longest_answer, write_answer
 from shala_audio.models.speech_lm import SpeechLM
 from shala_audio.tasks import load_task
 from shala_audio.training.ambiguity import AmbiguityWeights
@@ -35,6 +35,8 @@ from shala_audio.training.guard import Guard
 from shala_audio.training.json_log import JsonLog
 from shala_audio.training.methods import METHODS
 from shala_audio.training.record import fingerprint, run_record
+from shala_audio.training.refusals import sampled_prompts
+from shala_audio.training.rewards import REWARDS
 from shala_audio.training.shala import ShalaTrainer
 from shala_audio.training.warm_start import WarmStartTrainer
 
@@ -178,9 +180,12 @@ def _fit(model: SpeechLM, config: ShalaConfig) -> tuple[bool, dict[str, Any] | N
         trainer = ShalaTrainer(model, config, dataset, batcher, weights)
         if idle := int((weights.all(0) == 0).sum()):
             say(f"ambiguity: {idle} of {len(rows)} rows weigh 0 at first, so nothing is learnt from them")
+        together = 1 if trainer.one_pass else sampled_prompts(config)
+        if left := len(rows) % together:
+            say(f"{left} of {len(rows)} rows, others each time, are left out of a pass: {together} go together")
         if config.ambiguity == "dynamic" and checkpoint is None:
             say(f"dynamic weights: first, what the model says of all {len(rows)} training rows")
-            weights.begin(_distances(model, rows, features, config))
+            weights.begin(_gaps(model, rows, features, config))
     out = Path(str(config.output_dir))
     if config.process_index == 0:
         if checkpoint is None:
@@ -208,18 +213,25 @@ def _fit(model: SpeechLM, config: ShalaConfig) -> tuple[bool, dict[str, Any] | N
     main = config.process_index == 0  # which alone has gathered them
     if main and (wrong := [name for name in before if not bool(torch.isfinite(after[name]).all())]):
         raise Stopped(f"parameter {wrong[0]} is not a number after the last step; use a lower learning_rate")
-    if (
-        main
-        and trainer.state.global_step > 1  # the first step has a learning rate of 0
-        and all(torch.equal(after[name].to(value), value) for name, value in before.items())
-    ):
+    if main and all(torch.equal(after[name].to(value), value) for name, value in before.items()):
+        if trainer.state.global_step == 1 and trainer.args.get_warmup_steps(1):
+            raise Stopped("one step alone has a learning rate of 0; take more rows or passes, or set warmup_steps to 0")
         raise Stopped("training changed no parameter: no gradient reached the ear or the adapter")
     return checkpoint is not None, state
 
 
-def _distances(model: SpeechLM, rows: Sequence[Row], features: FeatureStore | None, config: ShalaConfig) -> Floats:
-    """(rows,) jsd of what the model says before its training; each process asks it about its share of the rows."""
+def _gaps(model: SpeechLM, rows: Sequence[Row], features: FeatureStore | None, config: ShalaConfig) -> Floats:
+    """(rows,) 1 - r of what the model says before its training; each process asks it about its share of the rows.
+
+    r is the reward that sampled answers earn, so that dynamic weights go on in the unit they began in; with `label_token`
+    it is 1 - jsd, whatever the loss.
+    """
     mine = rows[config.process_index :: config.world_size]
     found = dict(gather_object(list(Predictor(model, str(config.device)).predict_rows(mine, features))))
     model.train()
-    return jsd(human_distributions(rows, model.task.label_names), np.stack([found[row.id].probs for row in rows]))
+    names = model.task.label_names
+    human, stated = human_distributions(rows, names), np.stack([found[row.id].probs for row in rows])
+    if model.readout == "label_token" or config.reward == "jsd":
+        return jsd(human, stated)
+    answers = [write_answer(answer, names) for answer in stated.tolist()]
+    return 1 - np.array(REWARDS[config.reward](names)(completions=answers, human=human.tolist()))

@@ -31,7 +31,7 @@ from shala_audio.training.checkpoints import CheckpointMoments
 from shala_audio.training.config import ShalaConfig
 from shala_audio.training.data import Batcher
 from shala_audio.training.label_loss import LabelLoss
-from shala_audio.training.refusals import refuse_settings
+from shala_audio.training.refusals import refuse_settings, sampled_prompts
 from shala_audio.training.rewards import REWARDS, text_of
 from shala_audio.training.sampling import RowSampler
 from shala_audio.training.slot_rollouts import SlotRollouts, rollout_slots
@@ -65,7 +65,7 @@ class ShalaTrainer(LabelLoss, SlotRollouts, SpeechTrainer, GRPOTrainer):
         self.one_pass = model.readout == "label_token"  # nothing is generated, and rows are prompts
         rows = args.per_device_train_batch_size * args.gradient_accumulation_steps * args.world_size
         self.prompts_per_step = rows if self.one_pass else rows // args.num_generations
-        refuse_settings(args, self.prompts_per_step, model)
+        refuse_settings(args, self.prompts_per_step, len(train_dataset), model)
         self.batcher, self.weights = batcher, weights
         self.nothing_to_learn = (
             False  # of the batch at hand: all advantages or weights are 0, so no gradient is no fault
@@ -121,16 +121,25 @@ class ShalaTrainer(LabelLoss, SlotRollouts, SpeechTrainer, GRPOTrainer):
         if self.one_pass:
             return super()._get_train_sampler(dataset)
         lengths, group = self.train_dataset["length"], self.num_generations
-        prompts = self.args.generation_batch_size // group
+        prompts = sampled_prompts(self.args)
         repeat = self.num_iterations * self.args.steps_per_generation
         repeats = RepeatSampler(range(len(lengths)), group, prompts, repeat, shuffle=False)
         return RowSampler(lambda epoch: self._order(lengths, prompts, epoch), len(lengths), repeats)
 
     def _draws(self, epoch: int) -> Floats | None:
-        # An epoch's draws are fixed when it begins, so they take λ as it will be in the middle of it.
-        steps = len(self.weights) / self.prompts_per_step
+        return self.weights.draws(epoch, self._middle(epoch))
+
+    def _middle(self, epoch: int) -> float:
+        """Share of the training that is done in the middle of an epoch: its draws are fixed when it begins, and take λ as
+        it will be then."""
+        rows, accumulated = len(self.weights), self.args.gradient_accumulation_steps
+        if self.one_pass:
+            steps = math.ceil(rows / self.prompts_per_step)
+        else:  # TRL's sampler leaves out what does not fill a generation, and repeats what does
+            batches = rows // sampled_prompts(self.args) * self.args.steps_per_generation * self.num_iterations
+            steps = math.ceil(batches / accumulated)
         start, last = epoch * steps, max(self.state.max_steps, 1)
-        return self.weights.draws(epoch, (start + min(start + steps, last)) / 2 / last)
+        return (start + min(start + steps, last)) / 2 / last
 
     def _progress(self) -> float:
         """Share of the training that is done."""
@@ -169,7 +178,9 @@ class ShalaTrainer(LabelLoss, SlotRollouts, SpeechTrainer, GRPOTrainer):
         """
         weights = self.weights.of(rows.tolist(), self._progress())
         every = self.accelerator.gather(rows).tolist()
-        shown = self.weights.all(self._progress())[every]  # also where rows were drawn by weight
+        drawn = self.weights.drawn  # by weight, where rows are: what the batch's weights are of all rows
+        progress = self._progress() if drawn is None else self._middle(drawn[0])
+        shown = self.weights.all(progress)[every] if drawn is None else drawn[1]
         self._shown.append((every, self.accelerator.gather(gap.float()).cpu().numpy()))
         if not self.one_pass or self.accelerator.sync_gradients:
             # Once a step, so that its last rows are not weighted by what its first have shown.
@@ -179,7 +190,7 @@ class ShalaTrainer(LabelLoss, SlotRollouts, SpeechTrainer, GRPOTrainer):
         for name, value in self.weights.statistics(shown).items():
             self._metrics["train"][name].append(value)
         if self.weights.settings.kind != "off":
-            self._metrics["train"]["weight/lambda"].append(self.weights.strength(self._progress()))
+            self._metrics["train"]["weight/lambda"].append(self.weights.strength(progress))
         return torch.tensor(weights, dtype=torch.float32, device=rows.device)
 
     def _watch(self, groups: Tensor) -> None:

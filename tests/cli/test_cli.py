@@ -278,10 +278,10 @@ def test_train_by_yaml_and_flags(tiny_lm, tmp_path):
     )
     record = json.loads((tmp_path / "warm" / "training.json").read_text())
     assert record["method"] == "warm_start" and record["seed"] == 42
-    shala = ("--method", "shala", "--max_steps", 1, "--per_device_train_batch_size", 8, "--bf16", "false")
+    shala = ("--method", "shala", "--max_steps", 2, "--per_device_train_batch_size", 8, "--bf16", "false")
     invoke("train", "--init", tmp_path / "warm", *manifest, "--output_dir", tmp_path / "shala", *shala)
     log = [json.loads(line) for line in (tmp_path / "shala" / "log.jsonl").read_text().splitlines()]
-    assert log[-1]["step"] == 1
+    assert log[-1]["step"] == 2
     out = tmp_path / "p.jsonl"
     invoke("predict", tmp_path / "shala", manifest[1], "--split", "test", "--format", "jsonl", "--out", out)
     assert invoke("score", out, manifest[1]).startswith("{")

@@ -73,6 +73,21 @@ def test_answers_that_no_temperature_moves_stay_and_none_is_worse_for_it(predict
         assert found.weight[0, 0] == pytest.approx(1.0)
 
 
+def test_the_penalty_is_chosen_for_speakers_who_were_not_heard():
+    """Each of ten speakers is heard with a bias of their own: rows of one in both parts would tell it."""
+    rng = np.random.default_rng(3)
+    logits = rng.standard_normal((200, 3))
+    speakers = np.repeat(np.arange(10), 20)
+    predicted = softmax(logits + rng.normal(0, 1.5, (10, 3))[speakers])
+    human = softmax(logits)
+    by_row, by_speaker = (
+        fit("dirichlet", predicted, human, LABELS, groups) for groups in ([], [f"s{one}" for one in speakers])
+    )
+    assert by_speaker.penalty > by_row.penalty
+    few = fit("dirichlet", predicted, human, LABELS, ["a"] * 100 + ["b"] * 100)
+    assert few.penalty == by_row.penalty, "two speakers cannot be parted into five"
+
+
 def test_dirichlet_undoes_a_linear_map():
     """A temperature cannot mend labels that are confused in one direction; a matrix can."""
     rng = np.random.default_rng(1)

@@ -1,7 +1,10 @@
 from __future__ import annotations
 
+from itertools import product
+
 import numpy as np
 import pytest
+from scipy.stats import multinomial
 
 from shala_audio.distribution import jsd
 from shala_audio.evaluation.ceiling import fresh_sample, human_ceiling, split_half_distance, split_halves
@@ -52,6 +55,19 @@ def test_kl_has_no_ceiling():
     found, by_row = human_ceiling(COUNTS, draws=0)
     assert by_row.mean() == pytest.approx(found["jsd"]["value"])
     assert "kl" not in found and found["jsd"]["value"] > 0
+
+
+def test_ties_of_a_fresh_sample_go_to_no_label_in_particular():
+    """Four raters who said 2, 1, 1: the first label is as likely to win a tie where it stands last."""
+    ways = {
+        split: multinomial.pmf(split, 4, [0.5, 0.25, 0.25]) for split in product(range(5), repeat=3) if sum(split) == 4
+    }
+    right = sum(p / split.count(max(split)) for split, p in ways.items() if split[0] == max(split))
+    for order in ([0, 1, 2], [2, 1, 0]):
+        counts = np.tile(np.array([2.0, 1.0, 1.0])[order], (1000, 1))
+        found, _ = human_ceiling(counts, draws=0)
+        assert found["accuracy"]["value"] == pytest.approx(right, abs=0.01)
+        assert "confusion" not in found and "reliability" not in found, "of rows sampled 20 times over"
 
 
 def test_many_raters_agree_with_themselves():

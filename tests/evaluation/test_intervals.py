@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+import csv
+
 import numpy as np
 import pytest
 from scipy.stats import bootstrap, sem
@@ -9,7 +11,9 @@ from typer.testing import CliRunner
 from shala_audio.cli.main import app
 from shala_audio.data.rows import Row, write_manifest
 from shala_audio.evaluation.by_row import set_jsd_intervals
+from shala_audio.evaluation.compare import paired_test
 from shala_audio.evaluation.intervals import jackknife_interval, mean_interval, places
+from shala_audio.evaluation.measures import all_measures
 from shala_audio.evaluation.results import merge
 from shala_audio.evaluation.score import score
 from shala_audio.files import write_json
@@ -28,6 +32,14 @@ def test_rows_that_share_nothing_have_the_bootstraps_interval():
     expected = bootstrap((values,), np.mean, method="percentile", random_state=0).confidence_interval
     assert "groups" not in found
     assert (found["low"], found["high"]) == pytest.approx((expected.low, expected.high), abs=0.004)
+
+
+def test_a_single_row_tells_nothing_of_others():
+    assert jackknife_interval(np.array([0.3]), np.array([0])) == (None, None)
+    assert mean_interval(np.array([0.3]), ["a"]) == {"low": None, "high": None}
+    found = all_measures(np.array([[0.5, 0.5]]), np.array([[0.9, 0.1]]))
+    assert found["jsd"]["value"] > 0 and found["jsd"]["low"] is found["jsd"]["high"] is None
+    assert paired_test(np.array([0.1]), ["a"]).low is None
 
 
 def test_the_interval_over_groups_holds_the_mean_as_often_as_it_says():
@@ -113,3 +125,11 @@ def test_a_report_says_what_its_interval_is_over(files, tmp_path):
         "95 % interval over 12 groups of rows (speakers or premises)" in text
         and "Intervals here are over rows." in text
     )
+    groups = {row["measure"]: row["groups"] for row in csv.DictReader((tmp_path / "R.csv").open())}
+    assert (groups["jsd"], groups["jsd_nats"], groups["accuracy"]) == ("12", "12", "")
+    few = {**rows, "group": dict.fromkeys(rows["group"], "one")}
+    over_rows = {**found, "jsd": {**found["jsd"], "groups": None}}
+    write_json(tmp_path / "exp" / "mine" / "score.json", over_rows)
+    write_json(tmp_path / "exp" / "mine" / "distances.json", few)
+    CliRunner().invoke(app, ["report", str(tmp_path / "exp"), "--out", str(tmp_path / "R.md")])
+    assert "The rows are of 1 speakers (or premises), too few" in (tmp_path / "R.md").read_text()

@@ -158,7 +158,7 @@ def test_the_ceiling_is_the_raters_own_agreement(tmp_path, manifest):
     result = score(predictions(tmp_path / "p.jsonl", c=[0.5, 0.5, 0], d=[0, 0.2, 0.8]), manifest)
     assert result["ceiling"]["kind"] == "fresh sample of the raters" and result["ceiling"]["jsd"]["value"] > 0
     assert result["split_half"]["n"] == 2
-    assert set(result["prior"]) - {"kl"} <= set(result["ceiling"]), "the same keys"
+    assert set(result["prior"]) - {"kl", "confusion", "reliability"} <= set(result["ceiling"]), "the same keys"
 
 
 def test_aggregated_labels_have_no_ceiling(tmp_path):

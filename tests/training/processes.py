@@ -18,7 +18,9 @@ from torch.distributed.fsdp import fully_shard
 from shala_audio.files import is_main_process, write_json
 from shala_audio.models.readouts import label_token
 from shala_audio.models.readouts.label_token import label_log_probs, label_tree
-from shala_audio.training import label_loss
+from shala_audio.models.readouts.slots import SlotTemplate
+from shala_audio.models.speech_lm import SpeechLM
+from shala_audio.training import label_loss, slot_rollouts
 from tests.tiny import tiny_model
 from tests.training.helpers import shala_trainer, warm_start_trainer
 
@@ -37,6 +39,13 @@ def each_in_turn(log_q: Tensor, group: int) -> Tensor:
     return log_q.argsort(dim=1, descending=True)[:, torch.arange(group) % log_q.shape[1]]
 
 
+def the_same_digits(model: SpeechLM, template: SlotTemplate, batch: dict[str, Tensor], group: int, *_: float):
+    """Digits (B · G, K, 2) that differ among a prompt's answers, not by chance either."""
+    labels, place = torch.arange(len(model.task.label_names))[:, None], torch.arange(2)
+    digits = torch.stack([(3 * answer + 7 * labels + place) % 10 for answer in range(group)])
+    return digits.repeat(len(batch["input_ids"]), 1, 1), None
+
+
 def main(folder: Path, batch: int) -> None:
     """One run after another, into `folder`."""
     label_loss.draw_labels = each_in_turn
@@ -52,16 +61,21 @@ def main(folder: Path, batch: int) -> None:
             losses = [entry["loss"] for entry in trainer.state.log_history if "loss" in entry]
             extra = {} if trainer_of is warm_start_trainer else {"unlearnt": trainer.weights.unlearnt.tolist()}
             write_json(folder / f"{name}.json", {"losses": losses, **extra})
-    # Rollouts are drawn anew in every process, so that only their sameness of weights can be held against one process.
+    slot_rollouts.fill_slots = the_same_digits
     torch.manual_seed(0)
     model = tiny_model(folder / "lm", readout="slots")
-    trainer = shala_trainer(model, folder / "slots", count=8, max_steps=3, per_device_train_batch_size=batch)
+    options = {"count": 8, "max_steps": 5, "per_device_train_batch_size": batch, "ambiguity": "dynamic"}
+    trainer = shala_trainer(model, folder / "slots", **options)
     trainer.train()
     mine = torch.cat([value.detach().flatten() for value in model.parameters() if value.requires_grad])
     everyone = trainer.accelerator.gather(mine[None])
     if is_main_process():
+        trained = {key: value.detach().clone() for key, value in model.named_parameters() if value.requires_grad}
+        save_file(trained, folder / "slots.safetensors")
         reward = [entry["reward"] for entry in trainer.state.log_history if "reward" in entry]
-        write_json(folder / "slots.json", {"reward": reward, "spread": float((everyone - everyone[:1]).abs().max())})
+        spread = float((everyone - everyone[:1]).abs().max())
+        unlearnt = trainer.weights.unlearnt.tolist()
+        write_json(folder / "slots.json", {"reward": reward, "spread": spread, "unlearnt": unlearnt})
     if PartialState().num_processes > 1:
         write_json(folder / f"sharded_{PartialState().process_index}.json", sharded(folder))
 

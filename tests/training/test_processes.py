@@ -60,9 +60,15 @@ def test_two_processes_train_as_one_does(folders, name):
         torch.testing.assert_close(theirs[key], value, atol=1e-5, rtol=0)
 
 
-def test_two_processes_draw_rollouts_and_keep_the_same_weights(folders):
-    two = read_json(folders[0] / "slots.json")
-    assert two["spread"] == 0 and len(two["reward"]) == 3 and min(two["reward"]) > 0
+def test_two_processes_learn_from_rollouts_as_one_does(folders):
+    """Each has the rewards, weights and advantages of its own prompts."""
+    two, one = (read_json(folder / "slots.json") for folder in folders)
+    assert two["spread"] == 0 and len(two["reward"]) == 5 and min(two["reward"]) > 0
+    assert two["reward"] == pytest.approx(one["reward"], abs=1e-5)
+    assert two["unlearnt"] == pytest.approx(one["unlearnt"], abs=1e-5) and len(set(one["unlearnt"])) > 2
+    theirs, ours = (load_file(folder / "slots.safetensors") for folder in folders)
+    for key, value in ours.items():
+        torch.testing.assert_close(theirs[key], value, atol=1e-5, rtol=0)
 
 
 @pytest.mark.parametrize("process", [0, 1])

@@ -1,14 +1,21 @@
 from __future__ import annotations
 
 import json
+import re
 import shutil
 from types import SimpleNamespace
 
+import numpy as np
 import pytest
+from scipy.spatial.distance import jensenshannon
 
-from shala_audio.errors import UserError
+from shala_audio.data.votes import human_distributions
+from shala_audio.errors import Stopped, UserError
 from shala_audio.files import read_json
-from shala_audio.training.run import train
+from shala_audio.inference.predictor import Predictor
+from shala_audio.training.run import _gaps, train
+from tests.tiny import tiny_model
+from tests.training.helpers import config, tiny_rows
 
 
 def test_dynamic_weights_start_from_what_the_model_says(settings, tmp_path):
@@ -22,6 +29,36 @@ def test_dynamic_weights_start_from_what_the_model_says(settings, tmp_path):
     record = read_json(tmp_path / "dynamic" / "training.json")
     assert record["settings"]["ambiguity"] == "dynamic" and record["settings"]["ambiguity_lambda"] == 0.9
     assert record["before"] and record["peak_mb"] > 0 and str(tmp_path) not in json.dumps(record)
+
+
+@pytest.mark.parametrize("reward", ["jsd", "brier"])
+def test_dynamic_weights_begin_in_the_unit_that_rollouts_go_on_in(tiny_lm, tmp_path, reward):
+    model = tiny_model(tiny_lm, readout="slots")
+    rows, _ = tiny_rows(model)
+    found = _gaps(model, rows, None, config(tmp_path, readout="slots", reward=reward))
+    stated = np.stack([answer.probs for _, answer in Predictor(model, "cpu").predict_rows(rows)])
+    order = [identity for identity, _ in Predictor(model, "cpu").predict_rows(rows)]
+    human = human_distributions(
+        [next(row for row in rows if row.id == identity) for identity in order], model.task.label_names
+    )
+    jsd, brier = jensenshannon(human, stated, axis=1, base=2), np.square(human - stated).sum(axis=1) / 2
+    expected = dict(zip(order, jsd if reward == "jsd" else brier, strict=True))
+    assert found == pytest.approx([expected[row.id] for row in rows], abs=0.01), "answers are whole per cent"
+
+
+def test_a_single_step_that_learns_nothing_is_no_model(settings, tmp_path):
+    """The one step of a run is all warm-up."""
+    with pytest.raises(Stopped, match="one step alone has a learning rate of 0"):
+        train(settings("run", method="warm_start", max_steps=1, warmup_steps=0.06, lr_scheduler_type="linear"))
+    assert not (tmp_path / "run" / "training.json").exists()
+
+
+def test_rows_that_a_pass_of_rollouts_leaves_out_are_counted(settings, capsys):
+    options = {"max_steps": 1, "per_device_train_batch_size": 12, "num_generations": 4}
+    train(settings("run", method="shala_static", readout="slots", **options))
+    assert re.search(
+        r"\d of \d+ rows, others each time, are left out of a pass: 3 go together", capsys.readouterr().out
+    )
 
 
 def test_a_checkpoint_of_other_settings_is_not_gone_on_from(settings, tmp_path):

@@ -6,6 +6,7 @@ from zlib import crc32
 import pytest
 import torch
 from scipy.spatial.distance import jensenshannon
+from transformers import TrainerCallback
 
 from shala_audio.cli.train import parse
 from shala_audio.errors import UserError
@@ -131,7 +132,7 @@ def test_accumulated_batches_give_the_same_losses(tiny_lm, tmp_path):
         torch.testing.assert_close(results[0][name], results[1][name], atol=2e-4, rtol=2e-3)
 
 
-@pytest.mark.parametrize("readout", ["label_token", "slots"])
+@pytest.mark.parametrize("readout", ["label_token", "slots", "verbalized"])
 def test_resuming_is_exact(tiny_lm, tiny_encoder, tmp_path, readout):
     options = {"save_strategy": "steps", "save_steps": 2, "max_steps": 4}
     whole = tiny_model(tiny_lm, tiny_encoder, readout=readout)
@@ -191,6 +192,46 @@ def test_resuming_dynamic_weights_and_draws_is_exact(tiny_lm, tmp_path, readout)
         assert at[0] == at[1], name
     logs = [[logged(record) for record in run.state.log_history if record["step"] > 4] for run in (trainer, resumed)]
     assert logs[0] == logs[1] and len(logs[0]) > 2
+
+
+@pytest.mark.parametrize(
+    ("readout", "options"),
+    [
+        ("slots", {"num_iterations": 2}),  # every answer trains twice
+        ("slots", {"gradient_accumulation_steps": 3, "steps_per_generation": 3, "per_device_train_batch_size": 4}),
+        ("label_token", {"per_device_train_batch_size": 4}),
+    ],
+)
+def test_draws_take_lambda_as_it_is_in_the_middle_of_their_epoch(tiny_lm, tmp_path, readout, options, monkeypatch):
+    """Of seven rows a pass of rollouts leaves out what does not fill a generation."""
+    weights = {"ambiguity_sampling": True, "ambiguity_lambda": 0.9, "ambiguity_lambda_end": 0.1, "num_train_epochs": 3}
+    trainer = shala_trainer(
+        tiny_model(tiny_lm, readout=readout), tmp_path, count=7, **{"max_steps": -1, **weights, **options}
+    )
+    asked, ends = {}, []
+    draws = trainer.weights.draws
+    monkeypatch.setattr(trainer.weights, "draws", lambda epoch, at: asked.setdefault(epoch, at) and draws(epoch, at))
+
+    class Ends(TrainerCallback):
+        def on_epoch_end(self, args, state, control, **_):
+            ends.append(state.global_step)
+
+    trainer.add_callback(Ends())
+    trainer.train()
+    middles = [(begin + end) / 2 / ends[-1] for begin, end in zip([0, *ends], ends, strict=False)]
+    assert len(ends) == 3 and [asked[epoch] for epoch in range(3)] == pytest.approx(middles)
+    shown = [record for record in trainer.state.log_history if "weight/lambda" in record]
+    assert [record["weight/lambda"] for record in shown] == pytest.approx(
+        [0.9 - 0.8 * middles[sum(record["step"] > end for end in ends)] for record in shown]
+    )
+    assert [record["weight/mean"] for record in shown] == pytest.approx([1.0] * len(shown)), "of all rows, as drawn"
+
+
+def test_rows_too_few_to_be_answered_at_once_are_refused(tiny_lm, tmp_path):
+    model = tiny_model(tiny_lm, readout="slots")
+    with pytest.raises(UserError, match="2 prompts are answered at once, and there are 1 training rows; use 4 or less"):
+        shala_trainer(model, tmp_path, count=1, ambiguity="off")
+    shala_trainer(model, tmp_path, count=1, ambiguity="off", per_device_train_batch_size=4)
 
 
 def logged(record):
@@ -298,6 +339,8 @@ def test_a_weight_that_would_cancel_out_is_refused(tiny_lm, tmp_path, readout):
             shala_trainer(model, tmp_path, **options, **more)
     shala_trainer(model, tmp_path, **options, ambiguity="off")
     shala_trainer(model, tmp_path, **options, optim="sgd", max_grad_norm=0)
+    if readout == "slots":  # TRL shuffles what is answered at once, so that the steps after it mix prompts
+        shala_trainer(model, tmp_path, **options, steps_per_generation=2)
 
 
 @pytest.mark.parametrize(
