@@ -77,13 +77,13 @@ def human_ceiling(counts: Floats, draws: int = DRAWS, seed: int = 0) -> tuple[di
 
 
 def _without_ties(sampled: Floats, seed: int) -> Floats:
-    """Distributions (n, K) whose first place is shared by nobody, and otherwise the same to eight digits; 0 stays 0.
+    """Distributions (n, K) whose first place is shared by nobody, and otherwise the same to twelve digits; 0 stays 0.
 
     A few votes often tie. The label that stands first among the task's would win each of them, and so would the measures of
     the first label depend on the labels' order.
     """
     chance = np.random.default_rng([seed, 1]).random(sampled.shape)
-    nudged = sampled + np.where(sampled >= sampled.max(axis=1, keepdims=True) - TIE, 1e-9 * chance, 0.0)
+    nudged = sampled + np.where(sampled >= sampled.max(axis=1, keepdims=True) - TIE, 1e-13 * chance, 0.0)
     return nudged / nudged.sum(axis=1, keepdims=True)
 
 

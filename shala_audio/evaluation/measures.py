@@ -42,11 +42,11 @@ class Measures:
             raise ValueError(f"human {human.shape}, predicted {predicted.shape}, {repeats} times the same rows")
         self.rows, self.repeats, self.labels = len(human) // repeats, repeats, human.shape[1]
         # Everything below is in the order of stated entropy, so that ranks are running sums and bins are stretches.
-        stated = entropy(predicted).round(12)
+        stated = entropy(predicted).round(10)
         order = np.argsort(stated, kind="stable")
         human, predicted = human[order], predicted[order]
         self.row = order % self.rows
-        self.stated, self.actual = stated[order], entropy(human).round(12)
+        self.stated, self.actual = stated[order], entropy(human).round(10)
         self.gap = self.stated - self.actual
         floored = np.maximum(predicted, FLOOR)
         self.row_means = {
