@@ -34,7 +34,7 @@ usage="Usage: $(basename "$(dirname "$0")")/run.sh [options]
 Methods: zero_shot (for sound, heard through an untrained ear), few_shot (text), warm_start, sft_hard, sft_soft, shala,
 grpo_majority, grpo_jsd, shala_unweighted, shala_static, shala_dynamic; with label_token shala_exact.
 All have as many passes in stage 4, after the same warm start (sft_hard after one on hard labels, and it leaves out rows whose
-first place is tied). Every one is also sharpened by a temperature fitted on dev; the method named last is calibrated in other
+first place is tied). Every one also gets a temperature fitted to jsd on dev; the method named last is calibrated in other
 ways too, and packed. The constant prior, and for sound a linear and an attentive classifier, stand in every table (prior,
 linear, attentive: for a table of these and zero_shot alone)."
 

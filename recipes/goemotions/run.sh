@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
 # GoEmotions: comments, 27 emotions and neutral.
-#   recipes/goemotions/run.sh --corpus_root goemotions --max_rows 3000
+#   recipes/goemotions/run.sh --corpus_root goemotions --max_rows 2400
 set -euo pipefail
 recipe=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)
 exec "$recipe/../TEMPLATE/shala.sh" --recipe "$recipe" --corpus goemotions --modality text "$@"
