@@ -2,10 +2,17 @@ from __future__ import annotations
 
 import time
 
+import numpy as np
 import pytest
+from scipy.spatial.distance import jensenshannon
+from scipy.stats import entropy
 
-from benchmarks import bench
+from benchmarks import bench, to_the_truth
 from benchmarks.turns import Turns, take_turns
+from shala_audio.data.rows import Audio, Row, write_manifest
+from shala_audio.distribution import LabelDistribution
+from shala_audio.evaluation.predictions import write_predictions
+from shala_audio.tasks import load_task
 
 
 def quick(turns: Turns) -> None:
@@ -38,3 +45,28 @@ def test_a_comparison_gives_records_and_a_table():
 def test_a_side_that_ends_is_named(capfd):
     with pytest.raises(SystemExit, match="broken: the process ended"):
         take_turns({"broken": broken}, 1)
+
+
+def test_distances_to_the_truth_are_scipys_over_all_and_over_the_most_ambiguous_third(tmp_path):
+    labels = load_task("mini").label_names
+    rng = np.random.default_rng(0)
+    for seed in (0, 1):
+        truth, said = rng.dirichlet(np.ones(len(labels)), 30), rng.dirichlet(np.ones(len(labels)), 30)
+        known = [{"true": dict(zip(labels, p, strict=True))} for p in truth.tolist()]
+        rows = [
+            Row(f"r{at}", "mini", "test", None, Audio(f"{at}.wav"), {}, {labels[0]: 1}, extra)
+            for at, extra in enumerate(known)
+        ]
+        write_manifest(tmp_path / f"data{seed}" / "manifest.jsonl", rows)
+        answers = LabelDistribution.of_rows(labels, said)
+        folder = tmp_path / f"exp{seed}" / "mine"
+        folder.mkdir(parents=True)
+        write_predictions(folder / "predictions.jsonl", zip([row.id for row in rows], answers, strict=True))
+    found = to_the_truth.measured([tmp_path / "exp0", tmp_path / "exp1"], [tmp_path / "data0", tmp_path / "data1"])
+    distances, level = jensenshannon(truth, said, axis=1, base=2), entropy(truth, axis=1)
+    expected = (distances.mean(), distances[np.argsort(level)[-10:]].mean())
+    assert list(found) == ["mine"] and found["mine"][1] == pytest.approx(expected)
+    assert (
+        "| mine | " in to_the_truth.table(found, "mine")
+        and to_the_truth.as_csv(found, "system", [0, 1]).count("mine") == 2
+    )
