@@ -206,6 +206,8 @@ def read_yaml(path: str | Path) -> dict[str, Any]:
         value = yaml.load(Path(path).read_text(encoding="utf-8"), Loader=_PlainLoader)  # noqa: S506
     except FileNotFoundError:
         raise UserError(f"{path}: no such file") from None
+    except OSError as error:  # a folder, or a file that may not be read
+        raise UserError(f"{path}: cannot be read ({error.strerror})") from None
     except (yaml.YAMLError, ValueError, AttributeError, TypeError, RecursionError) as error:
         raise UserError(f"{path}: not valid YAML ({' '.join(str(error).split())})") from None
     if not isinstance(value, dict):

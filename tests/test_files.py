@@ -60,9 +60,8 @@ def test_a_removal_that_was_killed_is_ended(tmp_path):
 
 def test_a_folder_where_a_file_is_read_is_a_users_error(tmp_path):
     """It used to end as a full disk does, with status 1."""
-    for read in (read_json, read_manifest, lambda path: read_predictions(path, ["a"])):
-        with pytest.raises(UserError, match="cannot be read"):
-            read(tmp_path)
     (tmp_path / "folder.csv").mkdir()
-    with pytest.raises(UserError, match="is a folder; a CSV file is needed"):
-        read_predictions(tmp_path / "folder.csv", ["a"])
+    for read in (read_json, read_yaml, read_manifest, lambda path: read_predictions(path, ["a"])):
+        for folder in (tmp_path, tmp_path / "folder.csv"):
+            with pytest.raises(UserError, match="cannot be read"):
+                read(folder)

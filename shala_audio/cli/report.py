@@ -182,7 +182,7 @@ def _pictures(systems: Sequence[System], drawn: System, rows: Any, out: Path) ->
     plots.plot_confusion(drawn, place("confusion"))
     shown |= {
         "entropy": f"human and stated entropy, {drawn.name}{its}",
-        "confusion": f"plurality labels, {drawn.name}{its}",
+        "confusion": f"plurality labels, {drawn.name}" + (", every seed" if seeds else ""),
     }
     logs = [
         (system.name, log)

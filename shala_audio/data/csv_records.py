@@ -17,9 +17,13 @@ def csv_records(path: Path) -> Iterator[tuple[str, dict[str, str]]]:
         UserError: no such file, not CSV in UTF-8, two columns of one name, or a line with more or fewer values than columns;
             the message names the line.
     """
-    if not path.is_file():
-        raise UserError(f"{path}: {'is a folder' if path.is_dir() else 'no such file'}; a CSV file is needed")
-    with open(path, newline="", encoding="utf-8-sig") as file:
+    if not path.exists():
+        raise UserError(f"{path}: no such file")
+    try:
+        file = open(path, newline="", encoding="utf-8-sig")  # noqa: SIM115
+    except OSError as error:  # a folder, or a file that may not be read
+        raise UserError(f"{path}: cannot be read ({error.strerror})") from None
+    with file:
         reader = csv.DictReader(file, skipinitialspace=True)
         try:
             header = [(name or "").strip() for name in reader.fieldnames or []]

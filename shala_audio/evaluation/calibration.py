@@ -22,6 +22,7 @@ import numpy as np
 
 from shala_audio.distribution import Floats, jsd
 from shala_audio.errors import UserError, not_one_of
+from shala_audio.evaluation.intervals import places
 from shala_audio.files import read_json
 
 KINDS = ("temperature", "temperature_jsd", "dirichlet")
@@ -81,7 +82,7 @@ def fit(
         predicted, human: (rows, K).
         labels: the K labels in order.
         groups: speaker or premise of every row; those of one stay together where the penalty is cross-validated, unless
-            there are fewer than folds.
+            they are too few (`intervals.places`) or one has most of the rows.
 
     Raises:
         UserError: an unknown kind, or too few rows to cross-validate.
@@ -95,17 +96,17 @@ def fit(
     if len(human) < 2 * FOLDS:
         raise UserError(f"dirichlet calibration needs {2 * FOLDS} dev rows or more; there are {len(human)}")
     logs = _log(predicted)
-    _, place = np.unique(list(groups), return_inverse=True)
-    if not len(place) or place.max() + 1 < FOLDS:
+    place = places(groups) if groups else None
+    if place is None or np.bincount(place).max() > len(human) / 2:
         place = np.arange(len(human))
     fold = (np.random.default_rng(0).permutation(place.max() + 1) % FOLDS)[place]
 
     def held_out(penalty: float) -> float:
-        losses = []
+        losses, sizes = [], np.bincount(fold)
         for index in range(FOLDS):
             weight, bias = _fit_dirichlet(logs[fold != index], human[fold != index], penalty)
             losses.append(_cross_entropy(logs[fold == index] @ weight.T + bias, human[fold == index]))
-        return float(np.mean(losses))
+        return float(np.average(losses, weights=sizes))
 
     penalty = min(PENALTIES, key=held_out)
     weight, bias = _fit_dirichlet(logs, human, penalty)

@@ -59,7 +59,7 @@ def human_ceiling(counts: Floats, draws: int = DRAWS, seed: int = 0) -> tuple[di
     """Measures of a fresh sample of the raters against the raters; and the mean jsd (rows,) of every row's samples.
 
     Without `kl`: a handful of votes leaves labels at 0, and what that costs is set by the floor under the logarithm, not by
-    the raters.
+    the raters. Without `confusion` and `reliability` too, in which every row would count as often as it was sampled.
 
     Args:
         counts: (rows, K) votes.
@@ -71,7 +71,7 @@ def human_ceiling(counts: Floats, draws: int = DRAWS, seed: int = 0) -> tuple[di
     predicted = np.concatenate([fresh_sample(counts, rng) for _ in range(repeats)])
     human = np.tile(counts / counts.sum(axis=1, keepdims=True), (repeats, 1))
     found = all_measures(human, _without_ties(predicted, seed), draws, seed, repeats, name="ceiling")
-    for name in ("kl", "confusion", "reliability"):  # the latter two count every row as often as it was sampled
+    for name in ("kl", "confusion", "reliability"):
         del found[name]
     return found, jsd(human, predicted).reshape(repeats, -1).mean(axis=0)
 
@@ -107,7 +107,7 @@ def split_half_distance(counts: Floats, draws: int = DRAWS, seed: int = 0) -> tu
         distances.append(jsd(*halves))
     mean = np.mean(distances, axis=0)  # of each row, over the ways to part its raters
     found: dict[str, Any] = {"value": float(mean.mean()), "low": None, "high": None}
-    if draws:
+    if draws and len(mean) > 1:
         sampled = [float(mean[rng.integers(len(mean), size=len(mean))].mean()) for _ in range(draws)]
         found["low"], found["high"] = map(float, np.percentile(sampled, [2.5, 97.5]))
     in_nats = {end: None if value is None else value * NATS_PER_BIT_ROOT for end, value in found.items()}

@@ -41,7 +41,8 @@ class Measures:
         if human.shape != predicted.shape or len(human) % repeats:
             raise ValueError(f"human {human.shape}, predicted {predicted.shape}, {repeats} times the same rows")
         self.rows, self.repeats, self.labels = len(human) // repeats, repeats, human.shape[1]
-        # Everything below is in the order of stated entropy, so that ranks are running sums and bins are stretches.
+        # Everything below is in the order of stated entropy, so that ranks are running sums and bins are stretches. Entropies
+        # are rounded more coarsely than sums in another order, or ties that were parted by 1e-13, can change them.
         stated = entropy(predicted).round(10)
         order = np.argsort(stated, kind="stable")
         human, predicted = human[order], predicted[order]
@@ -205,6 +206,9 @@ def all_measures(
                 drawn[key].append(value)
     # A mean of absolute gaps is larger in every draw than in the whole: its percentiles are no interval.
     drawn["entropy_error"] = []
+    for index, third in enumerate(TERCILES):
+        if (measures.tercile == index).sum() <= repeats:
+            drawn[f"tercile/{third}/jsd"], drawn[f"tercile/{third}/accuracy"] = [], []  # of a single row
     intervals = {key: percentiles(value, drawn[key]) for key, value in values.items()}
     result: dict[str, Any] = {"n": measures.rows, "ties": measures.ties}
     result |= {key: found for key, found in intervals.items() if not key.startswith("tercile/")}

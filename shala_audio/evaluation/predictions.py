@@ -19,12 +19,11 @@ def write_predictions(path: str | Path, predictions: Iterable[tuple[str, LabelDi
     """Write beside and rename: a CSV where the name ends in .csv, JSON Lines otherwise, as `read_predictions` reads them."""
     with write_beside(path) as beside, open(beside, "w", encoding="utf-8", newline="") as file:
         if Path(path).suffix.lower() == ".csv":
-            writer = csv.writer(file, lineterminator="\n")
+            writer = csv.writer(file, lineterminator="\n", quoting=csv.QUOTE_NONNUMERIC)  # ids may begin with a space
             for number, (identity, distribution) in enumerate(predictions):
-                found = {**distribution.to_dict(), **distribution.attributes}
                 if number == 0:
-                    writer.writerow(["id", *found])
-                writer.writerow([identity, *found.values()])
+                    writer.writerow(["id", *distribution.labels])
+                writer.writerow([identity, *map(float, distribution.probs)])
         else:
             file.writelines(prediction_line(identity, distribution) + "\n" for identity, distribution in predictions)
 

@@ -205,7 +205,7 @@ def _merge(scores: Sequence[Mapping[str, Any]], alike: bool) -> dict[str, Any]:
         elif key in COUNTS:
             merged[key] = first if alike else sum(value for value in values if value is not None)
         elif key == "confusion":
-            merged[key] = np.sum(values, axis=0).tolist()
+            merged[key] = np.sum([value for value in values if value is not None], axis=0).tolist()
         else:
             merged[key] = first
     return merged

@@ -49,10 +49,9 @@ def refuse_settings(args: ShalaConfig, prompts: int, rows: int, model: SpeechLM)
         )
     one_pass = model.readout == "label_token"
     if not one_pass and rows < sampled_prompts(args):
-        most = rows * args.num_generations // (args.world_size * args.steps_per_generation)
         raise UserError(
-            f"per_device_train_batch_size: {sampled_prompts(args)} prompts are answered at once, and there are {rows} "
-            f"training rows; use {most} or less"
+            f"per_device_train_batch_size: {sampled_prompts(args)} prompts are answered at once, over all processes and "
+            f"accumulated batches, and there are {rows} training rows; lower it, gradient_accumulation_steps or the processes"
         )
     mixed = prompts if one_pass else max(prompts, sampled_prompts(args))  # TRL shuffles what is answered at once
     plain = str(args.optim).lower().endswith("sgd") and not args.max_grad_norm

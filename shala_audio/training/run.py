@@ -215,7 +215,9 @@ def _fit(model: SpeechLM, config: ShalaConfig) -> tuple[bool, dict[str, Any] | N
         raise Stopped(f"parameter {wrong[0]} is not a number after the last step; use a lower learning_rate")
     if main and all(torch.equal(after[name].to(value), value) for name, value in before.items()):
         if trainer.state.global_step == 1 and trainer.args.get_warmup_steps(1):
-            raise Stopped("one step alone has a learning rate of 0; take more rows or passes, or set warmup_steps to 0")
+            raise Stopped(
+                "one step alone has a learning rate of 0; take more (max_steps, passes or rows), or warmup_steps 0"
+            )
         raise Stopped("training changed no parameter: no gradient reached the ear or the adapter")
     return checkpoint is not None, state
 
@@ -224,7 +226,7 @@ def _gaps(model: SpeechLM, rows: Sequence[Row], features: FeatureStore | None, c
     """(rows,) 1 - r of what the model says before its training; each process asks it about its share of the rows.
 
     r is the reward that sampled answers earn, so that dynamic weights go on in the unit they began in; with `label_token`
-    it is 1 - jsd, whatever the loss.
+    it is 1 - jsd, whatever the loss. What does not parse counts as uniform here, as in any prediction.
     """
     mine = rows[config.process_index :: config.world_size]
     found = dict(gather_object(list(Predictor(model, str(config.device)).predict_rows(mine, features))))

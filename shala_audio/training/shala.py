@@ -178,7 +178,7 @@ class ShalaTrainer(LabelLoss, SlotRollouts, SpeechTrainer, GRPOTrainer):
         """
         weights = self.weights.of(rows.tolist(), self._progress())
         every = self.accelerator.gather(rows).tolist()
-        drawn = self.weights.drawn  # by weight, where rows are: what the batch's weights are of all rows
+        drawn = self.weights.drawn  # where rows are drawn by weight, all count 1: logged is what they were drawn by
         progress = self._progress() if drawn is None else self._middle(drawn[0])
         shown = self.weights.all(progress)[every] if drawn is None else drawn[1]
         self._shown.append((every, self.accelerator.gather(gap.float()).cpu().numpy()))

@@ -11,6 +11,7 @@ from typer.testing import CliRunner
 from shala_audio.cli.main import app
 from shala_audio.data.rows import Row, write_manifest
 from shala_audio.evaluation.by_row import set_jsd_intervals
+from shala_audio.evaluation.ceiling import split_half_distance
 from shala_audio.evaluation.compare import paired_test
 from shala_audio.evaluation.intervals import jackknife_interval, mean_interval, places
 from shala_audio.evaluation.measures import all_measures
@@ -40,6 +41,9 @@ def test_a_single_row_tells_nothing_of_others():
     found = all_measures(np.array([[0.5, 0.5]]), np.array([[0.9, 0.1]]))
     assert found["jsd"]["value"] > 0 and found["jsd"]["low"] is found["jsd"]["high"] is None
     assert paired_test(np.array([0.1]), ["a"]).low is None
+    assert split_half_distance(np.array([[6.0, 4.0]]))[0]["jsd"]["low"] is None
+    thirds = all_measures(np.array([[1.0, 0.0], [0.8, 0.2], [0.5, 0.5]]), np.full((3, 2), 0.5), draws=20)["terciles"]
+    assert [(third["n"], third["jsd"]["low"]) for third in thirds.values()] == [(1, None)] * 3
 
 
 def test_the_interval_over_groups_holds_the_mean_as_often_as_it_says():

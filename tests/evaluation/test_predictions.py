@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from shala_audio.distribution import LabelDistribution
-from shala_audio.evaluation.predictions import read_attributes, read_predictions, write_predictions
+from shala_audio.evaluation.predictions import read_predictions, write_predictions
 
 LABELS = ["anger", "joy, or so", "ärger"]  # a comma must not part a column
 
@@ -19,10 +19,8 @@ LABELS = ["anger", "joy, or so", "ärger"]  # a comma must not part a column
 def test_what_is_written_is_read_again(tmp_path_factory, name, votes):
     path = tmp_path_factory.mktemp("written") / name
     probs = np.array(votes) / np.sum(votes, axis=1, keepdims=True)
-    arousal = {"arousal": 3.5}
-    written = [(f"row {at}", LabelDistribution(LABELS, row, arousal)) for at, row in enumerate(probs)]
+    written = [(f" row {at}", LabelDistribution(LABELS, row)) for at, row in enumerate(probs)]
     write_predictions(path, written)
     identities, read = read_predictions(path, LABELS)
     assert identities == [identity for identity, _ in written]
     np.testing.assert_allclose(read, probs, atol=1e-12)
-    assert read_attributes(path, ["arousal"]).tolist() == [[3.5]] * len(votes)
