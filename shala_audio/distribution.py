@@ -189,13 +189,14 @@ class LabelDistribution(Mapping[str, float]):
 
     def __rich__(self) -> Any:
         from rich.table import Table
+        from rich.text import Text
 
         table = Table.grid(padding=(0, 1))
         for label, p in self._likeliest_first():
             eighths = round(p * 40 * 8)
             bar = "█" * (eighths // 8) + " ▏▎▍▌▋▊▉"[eighths % 8].strip()
-            table.add_row(label, f"{p:6.1%}", f"[cyan]{bar}[/cyan]")
+            table.add_row(Text(label), f"{p:6.1%}", f"[cyan]{bar}[/cyan]")  # [laughs] is a label, and no markup
         for name, value in self.attributes.items():
-            table.add_row(name, f"{value:6.2f}")
+            table.add_row(Text(name), f"{value:6.2f}")
         table.add_row("", "", f"[dim]{self._in_short()}[/dim]")
         return table

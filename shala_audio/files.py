@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import fcntl
 import hashlib
 import json
 import os
@@ -72,6 +73,14 @@ def write_beside(path: str | Path) -> Iterator[Path]:
         sync_file(path.parent)
     finally:
         beside.unlink(missing_ok=True)
+
+
+@contextmanager
+def locked(folder: Path) -> Iterator[None]:
+    """One process at a time in a folder; the lock goes when its holder does."""
+    with open(folder / ".lock", "w") as file:
+        fcntl.flock(file, fcntl.LOCK_EX)
+        yield
 
 
 def sync_file(path: Path) -> None:

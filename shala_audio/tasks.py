@@ -166,10 +166,13 @@ def task_from_dict(fields: Mapping[str, Any], source: str) -> Task:
         label = dict(label) if isinstance(label, Mapping) else {"name": label, "word": label}
         if (
             set(label) - {"name", "word"}
-            or not all(isinstance(value, (str, int, float)) for value in label.values())
+            or not all(isinstance(value, (str, int, float)) and not isinstance(value, bool) for value in label.values())
             or not all(str(label.get(key, label.get("name", ""))).strip() for key in ("name", "word"))
         ):
-            raise UserError(f"{source}: each label is a name, or a mapping of `name` and `word`; found {label}")
+            raise UserError(
+                f"{source}: each label is a name, or a mapping of `name` and `word`; found {label} (yes, no, on and off need "
+                "quotes in YAML)"
+            )
         labels.append(Label(str(label["name"]), str(label.get("word", label["name"]))))
     for what in ("name", "word"):
         values = [getattr(label, what) for label in labels]
@@ -179,8 +182,9 @@ def task_from_dict(fields: Mapping[str, Any], source: str) -> Task:
         raise UserError(f"{source}: a task needs two labels or more")
     prompt, answer = str(fields["prompt"]), str(fields["answer"])
     tree = _parsed(prompt, source)
-    if "audio" in fields["modality"] and "audio" not in meta.find_undeclared_variables(tree):
-        raise UserError(f"{source}: sound goes in, but the prompt has no {{{{ audio }}}}")
+    for part, place in (("audio", "{{ audio }}"), ("text", "{{ text.<field> }}")):
+        if part in fields["modality"] and part not in meta.find_undeclared_variables(tree):
+            raise UserError(f"{source}: {part} goes in, but the prompt has no {place}")
     attributes = tuple(_attribute(attribute, source) for attribute in fields.get("attributes") or ())
     return Task(str(fields["name"]), fields["modality"], tuple(labels), prompt, answer, attributes)
 

@@ -70,6 +70,14 @@ def test_label_distribution_is_a_mapping():
         d["d"]
 
 
+def test_a_label_in_brackets_is_shown():
+    from rich.console import Console
+
+    with (console := Console(width=80)).capture() as shown:
+        console.print(LabelDistribution(("[laughs]", "b"), np.array([0.9, 0.1])))
+    assert "[laughs]" in shown.get()
+
+
 def test_label_distribution_refuses_what_is_none():
     with pytest.raises(ValueError):
         LabelDistribution(("a", "b"), np.array([0.5, 0.6]))

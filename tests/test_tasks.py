@@ -25,6 +25,8 @@ def test_every_task_file_is_sound(path):
         ({"labels": ["a", "a"]}, "same name"),
         ({"labels": [{"name": "a", "word": "x"}, {"name": "b", "word": "x"}]}, "same word"),
         ({"labels": ["a", ""]}, "each label"),
+        ({"labels": [True, False]}, "need quotes in YAML"),  # yes and no, to YAML
+        ({"prompt": "How?"}, "text goes in, but the prompt has no"),
         ({"colour": "red"}, "unknown fields"),
     ],
 )
@@ -39,7 +41,7 @@ def test_a_missing_text_field_is_named():
 
 
 def test_prompts_run_in_a_sandbox():
-    task = task_from_dict(FIELDS | {"prompt": "{{ ''.__class__.__mro__ }}"}, "some.yaml")
+    task = task_from_dict(FIELDS | {"prompt": "{{ text }} {{ ''.__class__.__mro__ }}"}, "some.yaml")
     with pytest.raises(UserError):
         task.question({})
 

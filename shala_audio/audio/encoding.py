@@ -7,6 +7,7 @@ import json
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
+from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -16,11 +17,11 @@ from torch import Tensor
 from tqdm import tqdm
 
 from shala_audio.audio.augment import perturb
-from shala_audio.audio.features import add_lines, check_encoder, copy_id, current_entries, locked, stretch_of
+from shala_audio.audio.features import add_lines, check_encoder, copy_id, current_entries, stretch_of
 from shala_audio.audio.sound import SAMPLE_RATE, SHORTEST, Samples, read_row_audio, row_path, trim_silence
 from shala_audio.data.rows import Row
 from shala_audio.errors import UserError
-from shala_audio.files import read_json, write_beside, write_json
+from shala_audio.files import locked, read_json, write_beside, write_json
 
 if TYPE_CHECKING:
     from shala_audio.audio.encoders import AudioEncoder  # loads transformers
@@ -116,11 +117,19 @@ def _sound_key(row: Row, root: Path) -> str:
         path = row_path(row.audio, root)
         if not path.is_file():  # nor a pipe, nor a device that never ends
             return ""
-        digest = hashlib.sha256(path.read_bytes())
+        about = path.stat()
+        digest = _digest(path, about.st_size, about.st_mtime_ns).copy()
     except (UserError, OSError, ValueError):
         return ""
     digest.update(f"{row.audio.offset}:{row.audio.duration}".encode())
     return digest.hexdigest()[:16]
+
+
+@lru_cache(maxsize=64)  # rows of one recording come one after the other
+def _digest(path: Path, size: int, changed: int) -> Any:
+    """The running sha256 of a file's content; size and time of its last change tell another content."""
+    with open(path, "rb") as file:
+        return hashlib.file_digest(file, "sha256")
 
 
 def _key(sound: str, copy: int, seed: int) -> str:

@@ -7,12 +7,10 @@ under a lock, after their shard is in place, so that two processes may fill a fo
 
 from __future__ import annotations
 
-import fcntl
 import hashlib
 import json
 import os
 from collections.abc import Iterable, Iterator, Sequence
-from contextlib import contextmanager
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
@@ -23,7 +21,7 @@ from torch import Tensor
 
 from shala_audio.data.rows import Row
 from shala_audio.errors import UserError
-from shala_audio.files import read_json
+from shala_audio.files import locked, read_json
 
 _ENTRY = (("id", str), ("shard", str), ("frames", int), ("sound", str), ("stretch", str))  # of the index
 _TAKEN_BACK = (("id", str), ("shard", type(None)))
@@ -144,14 +142,6 @@ def add_lines(out: Path, lines: list[dict[str, Any]]) -> None:
         file.write("".join(json.dumps(line) + "\n" for line in lines).encode())
         file.flush()
         os.fsync(file.fileno())
-
-
-@contextmanager
-def locked(folder: Path) -> Iterator[None]:
-    """One process at a time in a folder of features; the lock goes when its holder does."""
-    with open(folder / ".lock", "w") as file:
-        fcntl.flock(file, fcntl.LOCK_EX)
-        yield
 
 
 def current_entries(folder: Path) -> dict[str, dict[str, Any]]:

@@ -89,7 +89,7 @@ def read_sound(
         source = io.BytesIO(source.read())
     try:
         with _opened(source) as file:
-            _check_wav_header(file)
+            check_wav_header(file)
             return _heard(_read(file, offset, duration, longest))
     except UserError as error:
         raise UserError(f"{name}: {error}") from None
@@ -116,8 +116,8 @@ def _opened(source: str | Path | BinaryIO) -> Iterator[BinaryIO]:
         ) from None
 
 
-def _check_wav_header(file: BinaryIO) -> None:
-    """Raise where a wav file promises more sound than it holds: libsndfile would read what is there and say nothing."""
+def check_wav_header(file: BinaryIO) -> None:
+    """Raise UserError where a wav file promises more than it holds: libsndfile would read what is there and say nothing."""
     head = file.read(12)
     if head[:4] == b"RIFF" and head[8:12] == b"WAVE":
         while len(chunk := file.read(8)) == 8:
@@ -156,12 +156,15 @@ def _read(source: BinaryIO, offset: float, duration: float | None, longest: floa
                 parts.append(mono if rate == SAMPLE_RATE else stream.resample_chunk(mono, last=last))
                 if last:
                     break
-            guessed = file.format == "MP3"  # whose length libsndfile estimates
+            guessed = file.format == "MP3"  # whose length libsndfile estimates, and reads no further
+            behind = source.read(2) if guessed and duration is None else b""
     except UserError:
         raise
     except (soundfile.LibsndfileError, OSError, TypeError, ValueError, MemoryError) as error:
         reason = getattr(error, "error_string", str(error)).strip().rstrip(".")
         raise UserError(f"cannot be read as sound ({reason})") from None
+    if len(behind) == 2 and behind[0] == 0xFF and behind[1] >= 0xE0:  # another frame of MP3, and not a tag
+        raise UserError(f"goes on after the {read / rate:.1f} s that its header tells of; convert it to wav or flac")
     # A stretch may end a rounding error after the file does, not more.
     if read < wanted - max(2, rate // 100):
         if duration is not None:

@@ -103,4 +103,4 @@ def _in_processes(count: int, manifest: Path, model: str) -> None:
     ]
     status = [process.wait() for process in running]
     if any(status):
-        raise typer.Exit(max(status))
+        raise typer.Exit(max(1, *status))  # a process that was killed has a status below 0

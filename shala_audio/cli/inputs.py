@@ -14,8 +14,6 @@ from shala_audio.errors import UserError
 if TYPE_CHECKING:
     from shala_audio.data.rows import Row
 
-SOUND = (".wav", ".flac", ".ogg", ".opus", ".mp3", ".aiff", ".aif")  # what a file in a folder must be called
-
 
 class ManifestRows:
     """The rows of a manifest's split that a job predicts, read anew whenever they are gone through."""
@@ -44,10 +42,15 @@ def sound_files(names: Iterable[str], complain: Callable[[UserError], None]) -> 
         complain: hears of a folder that holds none.
     """
 
+    from shala_audio.audio.sound import SUFFIXES
+
     def unreadable(error: OSError) -> None:
         complain(UserError(f"{error.filename}: cannot be read ({error.strerror})"))
 
     for name in names:
+        if not _can_be_written(name):
+            complain(UserError(f"{name!r}: this name is not UTF-8; rename the file"))
+            continue
         if not os.path.isdir(name):
             yield name
             continue
@@ -56,14 +59,25 @@ def sound_files(names: Iterable[str], complain: Callable[[UserError], None]) -> 
             folders.sort()
             linked += sum(os.path.islink(os.path.join(folder, inner)) for inner in folders)
             for file in sorted(files):
-                if file.lower().endswith(SOUND):
+                if not _can_be_written(file):
+                    complain(UserError(f"{os.path.join(folder, file)!r}: this name is not UTF-8; rename the file"))
+                elif file.lower().endswith(SUFFIXES):
                     found += 1
                     yield os.path.join(folder, file)
                 else:
                     other += 1
         if not found:
-            complain(UserError(f"{name}: holds no sound file ({', '.join(SOUND)})"))
+            complain(UserError(f"{name}: holds no sound file ({', '.join(SUFFIXES)})"))
         if other:
             print(f"{name}: {other} files that are not sound by their names are left out", file=sys.stderr)
         if linked:
             print(f"{name}: {linked} links to folders are not followed; name their targets too", file=sys.stderr)
+
+
+def _can_be_written(name: str) -> bool:
+    """Whether a file's name can stand in an output; Linux allows any bytes."""
+    try:
+        name.encode()
+    except UnicodeEncodeError:
+        return False
+    return True

@@ -90,6 +90,8 @@ def predict(
     if not inputs and not fields:
         raise UserError("nothing to predict: name sound files or a manifest, or give --text")
     manifests = [name for name in inputs or [] if name.endswith(".jsonl")]
+    if manifests and fields:
+        raise UserError("--text: rows of a manifest have their own text; give it with sound files, or alone")
     share, launched = parse_shard(shard), launched_shard()
     if share[1] > 1 and len(manifests) < len(inputs or []):
         raise UserError("--shard is for manifests; name sound files to the job that shall hear them")

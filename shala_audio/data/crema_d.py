@@ -11,6 +11,7 @@ from collections import Counter
 from dataclasses import replace
 from pathlib import Path
 
+from shala_audio.audio.sound import SUFFIXES
 from shala_audio.data.licences import SOURCES
 from shala_audio.data.prepare import Prepared, as_mapping, need_file, sound_duration
 from shala_audio.data.rows import Audio, Row
@@ -18,7 +19,6 @@ from shala_audio.data.splits import SHARES, fold_split, split_by_group
 from shala_audio.errors import UserError
 
 TASK = "crema_d"
-SUFFIXES = (".wav", ".flac", ".ogg", ".mp3")
 COLUMNS = {"A": "anger", "D": "disgust", "F": "fear", "H": "happy", "N": "neutral", "S": "sad"}
 SENTENCES = {
     "IEO": "It's eleven o'clock.",
@@ -48,7 +48,7 @@ def prepare(source: Path, seed: int, fold: int | None = None) -> Prepared:
     with open(need_file(source, "VideoDemographics.csv"), newline="", encoding="utf-8") as file:
         sex = {record["ActorID"]: record["Sex"] for record in csv.DictReader(file)}
     sounds = need_file(source, "AudioWAV")
-    present = {path.stem: path.name for path in sorted(sounds.iterdir()) if path.suffix in SUFFIXES}
+    present = {path.stem: path.name for path in sorted(sounds.iterdir()) if path.suffix.lower() in SUFFIXES}
 
     rows: list[Row] = []
     left_out: Counter[str] = Counter()

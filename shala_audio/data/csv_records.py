@@ -24,7 +24,7 @@ def csv_records(path: Path) -> Iterator[tuple[str, dict[str, str]]]:
     except OSError as error:  # a folder, or a file that may not be read
         raise UserError(f"{path}: cannot be read ({error.strerror})") from None
     with file:
-        reader = csv.DictReader(file, skipinitialspace=True)
+        reader = csv.DictReader(file, skipinitialspace=True, strict=True)
         try:
             header = [(name or "").strip() for name in reader.fieldnames or []]
             if twice := [name for name, count in Counter(header).items() if count > 1]:

@@ -5,13 +5,14 @@ from __future__ import annotations
 import json
 import re
 from collections import Counter
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import replace
 from pathlib import Path, PurePosixPath
 from typing import Any
 from urllib.parse import parse_qs, unquote, urlsplit
 
 from shala_audio.audio.sound import SUFFIXES
+from shala_audio.data.csv_records import csv_records
 from shala_audio.data.vote_table import Columns, Rating, csv_ratings
 from shala_audio.errors import UserError, not_one_of
 from shala_audio.files import read_json
@@ -65,13 +66,17 @@ def _label_studio(path: Path, columns: Columns, left_out: Counter[str]) -> Itera
             f"{path}: name the key of the clip with --item, or of the text with --text: {', '.join(data[0])}"
         )
     control = columns.label if small else columns.label or _only_control(path, tasks)
+    addresses: dict[str, str] = {}
     for number, (task, fields) in enumerate(zip(tasks, data, strict=True), start=1):
         where = f"{path}: task {task.get('id', number)}"
-        name = str(task.get("id", number)) if item is None else _file_name(_value(fields, item, where))
+        name = str(task.get("id", number))
+        if item is not None:
+            name = _own_name(addresses, _file_name, _value(fields, item, where), where)
         head = {kind: _value(fields, key, where) for kind, key in _more(columns)}
         annotations = [task] if small else task["annotations"]
         for order, annotation in enumerate(annotations, start=1):
-            rater = str(annotation.get("annotator", order) if small else _rater(annotation.get("completed_by", order)))
+            known = annotation.get("annotator") if small else _rater(annotation.get("completed_by"))
+            rater = str(order if known is None else known)
             if annotation.get("was_cancelled"):
                 left_out["annotations that were skipped"] += 1
                 continue
@@ -137,6 +142,18 @@ def _file_name(address: str) -> str:
     return _UPLOADED.sub("", name) if "/data/upload/" in address else name
 
 
+def _own_name(names: dict[str, str], shorten: Callable[[str], str], address: str, where: str) -> str:
+    """The name of the clip at an address; `names` remembers whose each is.
+
+    Raises:
+        UserError: a clip at another address has the same name, so that their votes would be taken together.
+    """
+    name = shorten(address)
+    if names.setdefault(name, address) != address:
+        raise UserError(f"{where}: {address} and {names[name]} would both be {name}; give the files names of their own")
+    return name
+
+
 def _potato(path: Path, columns: Columns, items: Path | None, left_out: Counter[str]) -> Iterator[Rating]:
     states = sorted(path.glob("*/user_state.json"))
     if not states:
@@ -156,13 +173,17 @@ def _potato(path: Path, columns: Columns, items: Path | None, left_out: Counter[
     data = _potato_items(items) if items is not None else {}
     if not items and (columns.item or columns.text or columns.speaker or columns.split):
         raise UserError("--items: name the data file that was annotated, whose keys --item, --text and --speaker are")
+    addresses: dict[str, str] = {}
     for state, source in answers:
         for name, pairs in state.get("instance_id_to_label_to_value", {}).items():
             where = f"{source}: {name}"
             if items is not None and name not in data:
                 raise UserError(f"{where}: not in {items}")
             fields = data.get(name, {})
-            item = PurePosixPath(_value(fields, columns.item, where)).name if columns.item else name
+            item = name
+            if columns.item:
+                address = _value(fields, columns.item, where)
+                item = _own_name(addresses, lambda address: PurePosixPath(address).name, address, where)
             head = {kind: _value(fields, key, where) for kind, key in _more(columns)}
             chosen = [label for schema, label, value in _pairs(pairs) if schema == scheme and value not in _NO_CHOICE]
             if not chosen:
@@ -187,23 +208,19 @@ def _pairs(answers: Any) -> Iterator[tuple[str, str, Any]]:
 
 def _potato_items(path: Path) -> dict[str, Mapping[str, Any]]:
     """Items by id, of JSON, JSON Lines or CSV."""
-    try:
-        text = path.read_text(encoding="utf-8")
-    except (OSError, UnicodeDecodeError) as error:
-        raise UserError(f"{path}: cannot be read ({error})") from None
+    rows: list[Any]
     if path.suffix == ".csv":
-        import csv
-
-        rows: list[Any] = list(csv.DictReader(text.splitlines()))
+        rows = [record for _, record in csv_records(path)]
     else:
         try:
-            rows = (
-                json.loads(text)
-                if text.lstrip().startswith("[")
-                else [json.loads(line) for line in text.splitlines() if line]
-            )
+            text = path.read_text(encoding="utf-8-sig")
+            lines = [text] if text.lstrip().startswith("[") else [line for line in text.split("\n") if line.strip()]
+            rows = [json.loads(line) for line in lines]
+        except (OSError, UnicodeDecodeError) as error:
+            raise UserError(f"{path}: cannot be read ({error})") from None
         except json.JSONDecodeError as error:
             raise UserError(f"{path}: not JSON ({error})") from None
+        rows = rows[0] if rows and isinstance(rows[0], list) else rows
     if not all(isinstance(row, dict) and "id" in row for row in rows):
         raise UserError(f"{path}: every item needs an `id`")
     return {str(row["id"]): row for row in rows}

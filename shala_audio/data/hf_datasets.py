@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import io
 import json
 import os
@@ -11,10 +12,11 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import soundfile
 from tqdm import tqdm
 
-from shala_audio.audio.sound import row_path
+from shala_audio.audio.sound import check_wav_header, row_path
 from shala_audio.data.lhotse import sound_info
 from shala_audio.data.rows import SPLITS, Audio, Row, row_from_json
 from shala_audio.data.vote_table import SPLITS as SPLIT_NAMES
@@ -124,7 +126,7 @@ def from_datasets(folder: Path, task: str | None, clips: Path | None) -> Iterato
             audio = None
             if record.get("audio") is not None:
                 assert clips is not None
-                audio = {"path": _keep(record["audio"], clips, f"{split}_{number:06d}", where)}
+                audio = {"path": _keep(record["audio"], clips, where)}
             fields = {"id": identity, "task": named, "split": split, "text": text, "votes": votes, "audio": audio}
             if isinstance(record.get("extra"), str):
                 fields["extra"] = json.loads(record["extra"])
@@ -141,19 +143,26 @@ def _cut(audio: Audio, root: Path | None, identity: str) -> dict[str, Any]:
     info = sound_info(path, identity)
     start = round(audio.offset * info.samplerate)
     frames = -1 if audio.duration is None else round(audio.duration * info.samplerate)
-    samples, rate = soundfile.read(path, start=start, frames=frames, dtype="int32")
+    whole = info.subtype not in ("FLOAT", "DOUBLE")  # what is read as integers is not scaled where it is none
+    with open(path, "rb") as sound:
+        check_wav_header(sound)
+        samples, rate = soundfile.read(sound, start=start, frames=frames, dtype="int32" if whole else "float64")
+    if len(samples) < frames - max(2, rate // 100):
+        raise UserError(f"row {identity}: {path} ends {(frames - len(samples)) / rate:.2f} s before the row does")
+    if not whole and np.abs(samples).max(initial=0) > 1:
+        raise UserError(f"row {identity}: {path}: has values beyond full scale, which FLAC cannot hold; make it softer")
     file = io.BytesIO()
     subtype = "PCM_16" if info.subtype in ("PCM_16", "PCM_U8", "PCM_S8", "ULAW", "ALAW") else "PCM_24"
     soundfile.write(file, samples, rate, format="FLAC", subtype=subtype)
     return {"bytes": file.getvalue(), "path": re.sub(r"[^\w.-]", "_", identity) + ".flac"}
 
 
-def _keep(audio: Mapping[str, Any], clips: Path, stem: str, where: str) -> str:
-    """Write a dataset's sound into a folder; return its name there."""
+def _keep(audio: Mapping[str, Any], clips: Path, where: str) -> str:
+    """Write a dataset's sound into a folder; return its name there, of its content, so that no other's is replaced."""
     content = audio.get("bytes")
     if content is None:
         raise UserError(f"{where}: names a sound file and does not hold it; save the dataset with its sound in it")
-    name = stem + (Path(audio.get("path") or "").suffix or ".wav")
+    name = hashlib.sha256(content).hexdigest()[:16] + (Path(audio.get("path") or "").suffix or ".wav")
     with write_beside(clips / name) as beside:
         beside.write_bytes(content)
     return name

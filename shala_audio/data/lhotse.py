@@ -86,16 +86,25 @@ def from_lhotse(folder: Path, task: str | None, audio_root: Path | None = None) 
             path = Path(record["sources"][0]["source"])
             if audio_root is not None and path.is_relative_to(audio_root.absolute()):
                 path = path.relative_to(audio_root.absolute())
-            sources[record["id"]] = path.as_posix()
+            sources[record["id"]] = path.as_posix(), set(_channels(record["sources"][0].get("channels", 0)))
+            several = len(record["sources"]) > 1
         except (KeyError, IndexError, TypeError):
             raise UserError(f"{where}: not a recording of Lhotse's") from None
+        if several:
+            raise UserError(f"{where}: a recording of several files; make one recording of each")
     for where, record in _lines(_one_of(folder, "supervisions")):
         try:
-            source = sources[record["recording_id"]]
+            source, channels = sources[record["recording_id"]]
+            heard = set(_channels(record.get("channel", 0)))
             audio = {"path": source, "offset": record["start"], "duration": record["duration"]}
             identity = record["id"]
         except (KeyError, TypeError):
             raise UserError(f"{where}: not a supervision of one of the recordings") from None
+        if heard != channels:
+            raise UserError(
+                f"{where}: of channel {', '.join(map(str, sorted(heard)))} of {len(channels)}; all channels of a file are "
+                "heard together here, so make a file of each"
+            )
         custom = record.get("custom") or {}
         named = custom.get("task", task)
         if named is None:
@@ -106,6 +115,10 @@ def from_lhotse(folder: Path, task: str | None, audio_root: Path | None = None) 
         if record.get("speaker"):
             fields["speaker"] = str(record["speaker"])
         yield row_from_json(json.dumps(fields), where)
+
+
+def _channels(named: int | list[int]) -> list[int]:
+    return [named] if isinstance(named, int) else named
 
 
 def sound_info(path: Path, identity: str) -> Any:

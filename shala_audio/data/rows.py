@@ -100,7 +100,7 @@ def row_from_json(line: str, where: str) -> Row:
         raise UserError(f"{where}: split is {fields['split']!r}; use one of {', '.join(SPLITS)}")
     if not fields.get("audio") and not fields.get("text"):
         raise UserError(f"{where}: neither `audio` nor `text`")
-    if fields.get("audio"):
+    if fields.get("audio") is not None:
         fields["audio"] = _audio(fields["audio"], where)
     for name in ("text", "votes", "extra"):
         if not isinstance(fields.get(name, {}), dict):

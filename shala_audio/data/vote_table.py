@@ -79,6 +79,8 @@ def gather(
             if column and item.fields.setdefault(kind, record[column].strip()) != record[column].strip():
                 raise UserError(f"{where}: {column} of {name} is {record[column]!r}, and {item.fields[kind]!r} before")
         rater = record[columns.rater].strip() if columns.rater else where
+        if not rater:
+            raise UserError(f"{where}: {columns.rater} is empty; ratings of nobody known would count as one person's")
         if label.lower() in ignored:
             left_out[f"ratings as {label}"] += 1
         elif label in item.choices[rater]:
@@ -144,7 +146,8 @@ def prepare(
     Raises:
         UserError: a choice is no label of the task, a split has an unknown name, or two clips have an item's name.
     """
-    known = {spelling.lower(): label.name for label in task.labels for spelling in (label.word, label.name)}
+    known = {label.word.lower(): label.name for label in task.labels}
+    known |= {label.name.lower(): label.name for label in task.labels}  # which count for more than another label's word
     found = _clips(clips, items) if clips is not None else {}
     durations = dict(zip(found, sound_durations(list(found.values())), strict=True))
     field = (*task.text_fields(), "text")[0]

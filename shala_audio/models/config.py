@@ -75,7 +75,10 @@ def model_config_from_dict(values: Mapping[str, Any], source: str) -> ModelConfi
         raise UserError(f"{source}: unknown fields {', '.join(unknown)}; known are {', '.join(sorted(known))}")
     if not isinstance(values.get("lm"), str):
         raise UserError(f"{source}: `lm` is needed: a default model's name, a folder or a hub id")
-    config = ModelConfig(**{**values, "encoder_layers": tuple(values.get("encoder_layers") or ())})
+    layers = values.get("encoder_layers") or ()
+    if not isinstance(layers, (list, tuple)) or not all(type(layer) is int and layer >= 0 for layer in layers):
+        raise UserError(f"{source}: encoder_layers is {layers!r}; a list of whole numbers is needed, such as [3, 4, 5]")
+    config = ModelConfig(**{**values, "encoder_layers": tuple(layers)})
     for name in ("frame_stack", "projector_width"):
         if not isinstance(getattr(config, name), int) or getattr(config, name) < 1:
             raise UserError(f"{source}: {name} must be a whole number of 1 or more")

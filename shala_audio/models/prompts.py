@@ -37,6 +37,7 @@ class PromptBuilder:
         self.task, self.readout, self.examples = model.task, model.readout, model.examples
         self.ear = model.model.ear
         self.system_prompt = model.model_config.system_prompt
+        self.longest = getattr(model.config.get_text_config(), "max_position_embeddings", None)
 
     def prompt(self, text: Mapping[str, str], frames: int | None) -> str:
         """The whole text before the answer, in the language model's chat format.
@@ -87,9 +88,16 @@ class PromptBuilder:
         return self.tokenizer(list(prompts), add_special_tokens=False)["input_ids"]
 
     def batch(self, prompts: Sequence[str], features: Sequence[Tensor] | None = None) -> dict[str, Any]:
-        """Left-padded `input_ids`, `attention_mask` (B, L), and the padded features with their lengths."""
+        """Left-padded `input_ids`, `attention_mask` (B, L), and the padded features with their lengths.
+
+        Raises:
+            UserError: a prompt is longer than the language model was made for.
+        """
+        tokens = self.token_ids(prompts)
+        if self.longest and (most := max(map(len, tokens))) > self.longest:
+            raise UserError(f"a prompt of {most:,} tokens; the language model takes {self.longest:,}: shorten the text")
         batch: dict[str, Any] = dict(
-            self.tokenizer.pad({"input_ids": self.token_ids(prompts)}, return_tensors="pt", padding_side="left")
+            self.tokenizer.pad({"input_ids": tokens}, return_tensors="pt", padding_side="left")
         )
         if features is not None:
             batch["audio_features"], batch["audio_lengths"] = pad_features(features)

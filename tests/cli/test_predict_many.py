@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from itertools import chain, islice
 
 import numpy as np
@@ -110,6 +111,9 @@ def test_a_folder_is_gone_through(tiny_lm, tiny_encoder, tmp_path):
     names = [json.loads(line)["id"].removeprefix(f"{sounds}/") for line in result.stdout.splitlines()]
     assert names == ["z.wav", "b/a.FLAC", "b/deep/c.ogg"] and "1 files that are not sound" in result.stderr
     assert "1 links to folders are not followed" in result.stderr
+    (sounds / os.fsdecode(b"caf\xe9.wav")).write_bytes((sounds / "z.wav").read_bytes())  # as an old system named it
+    result = CliRunner().invoke(app, [*command, "--skip-errors"])
+    assert result.exit_code == 2 and "this name is not UTF-8" in result.stderr and result.stdout.count('"id"') == 3
     (tmp_path / "empty").mkdir()
     with pytest.raises(UserError, match="holds no sound file"):
         invoke("predict", tmp_path / "model", tmp_path / "empty")

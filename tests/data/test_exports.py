@@ -106,6 +106,23 @@ def test_two_controls_must_be_told_apart(tmp_path):
     assert collect(export, "label-studio", Columns("", "noise"))[0] == {"one.wav": {"7": ["none"]}}
 
 
+def test_people_whom_label_studio_no_longer_names_are_still_several(tmp_path):
+    """All of them were the rater None, with one vote together."""
+    answers = [(None, ["Happy"], False), (None, ["Happy"], False), (None, ["Sad"], False)]
+    export = write(tmp_path / "e.json", [task(1, {"audio": "/data/local-files/?d=a.wav"}, *answers)])
+    assert collect(export, "label-studio", Columns("", ""))[0] == {
+        "a.wav": {"1": ["Happy"], "2": ["Happy"], "3": ["Sad"]}
+    }
+
+
+def test_two_clips_that_would_have_one_name_are_refused(tmp_path):
+    addresses = ("https://lab/spkA/001.wav", "https://lab/spkB/001.wav")
+    tasks = [task(n, {"audio": address}, (7, ["Happy"], False)) for n, address in enumerate(addresses)]
+    export = write(tmp_path / "e.json", tasks)
+    with pytest.raises(UserError, match="spkB/001.wav and https://lab/spkA/001.wav would both be 001.wav"):
+        collect(export, "label-studio", Columns("audio", ""))
+
+
 @pytest.fixture
 def potato(tmp_path):
     """Potato's folder, as versions 2 and (carol) early 2 write it."""
@@ -144,6 +161,24 @@ def test_potato(potato):
     for items in ("items.jsonl", "items.json", "items.csv"):
         by_file, _ = collect(folder, "potato", Columns("audio", "emotion", text="text"), potato / items)
         assert by_file == {"one.wav": found["i1"], "two.wav": found["i2"]}
+
+
+@pytest.mark.parametrize("name", ["items.csv", "items.jsonl"])
+def test_potatos_texts_are_as_they_are_written(potato, name):
+    """With line breaks in them, a Unicode line separator, and a byte order mark before all."""
+    said = "Oh no.\nNot again.\u2028So."
+    lines = [json.dumps({"id": f"i{n}", "text": said, "audio": f"{n}.wav"}, ensure_ascii=False) for n in (1, 2)]
+    table = f'id,text,audio\ni1,"{said}",1.wav\ni2,"{said}",2.wav\n'
+    (potato / name).write_text("\ufeff" + (table if name.endswith("csv") else "\n".join(lines)), encoding="utf-8")
+    columns = Columns("audio", "emotion", text="text")
+    found = list(ratings(potato / "annotation_output", "potato", columns, potato / name, Counter()))
+    assert found and {record["text"] for _, record in found} == {said}
+
+
+def test_potato_refuses_two_clips_of_one_name(potato):
+    write(potato / "items.json", [{"id": "i1", "audio": "A/1.wav"}, {"id": "i2", "audio": "B/1.wav"}])
+    with pytest.raises(UserError, match="would both be 1.wav"):
+        collect(potato / "annotation_output", "potato", Columns("audio", "emotion"), potato / "items.json")
 
 
 def test_potato_says_what_is_missing(potato):

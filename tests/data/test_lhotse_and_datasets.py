@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 from dataclasses import replace
 
@@ -9,6 +10,7 @@ import numpy as np
 import pytest
 import soundfile
 
+from shala_audio.data.hf_datasets import _cut
 from shala_audio.data.rows import Audio, Row, read_manifest, write_manifest
 from shala_audio.errors import UserError
 from shala_audio.tasks import load_task
@@ -59,9 +61,15 @@ def test_lhotse_of_others_becomes_rows_to_predict(corpus, tmp_path):
     recording = Recording.from_file((folder / "clips" / "one.wav").absolute())
     (tmp_path / "theirs").mkdir()
     RecordingSet.from_recordings([recording]).to_file(tmp_path / "theirs" / "x_recordings_dev.jsonl.gz")
-    SupervisionSet.from_segments([SupervisionSegment("u", recording.id, 0.1, 0.4, text="Hello", speaker="p")]).to_file(
-        tmp_path / "theirs" / "x_supervisions_dev.jsonl.gz"
-    )
+
+    def write(channel):
+        segment = SupervisionSegment("u", recording.id, 0.1, 0.4, channel=channel, text="Hello", speaker="p")
+        SupervisionSet.from_segments([segment]).to_file(tmp_path / "theirs" / "x_supervisions_dev.jsonl.gz")
+
+    write(0)
+    with pytest.raises(UserError, match="of channel 0 of 2; all channels of a file are heard together"):
+        invoke("convert", tmp_path / "theirs", "--from", "lhotse", "--task", "crema_d", "--out", tmp_path / "n.jsonl")
+    write([0, 1])
     with pytest.raises(UserError, match="names no task; give one with --task"):
         invoke("convert", tmp_path / "theirs", "--from", "lhotse", "--out", tmp_path / "n.jsonl")
     command = ("convert", tmp_path / "theirs", "--from", "lhotse", "--task", "crema_d", "--out", tmp_path / "n.jsonl")
@@ -70,6 +78,38 @@ def test_lhotse_of_others_becomes_rows_to_predict(corpus, tmp_path):
     invoke(*command, "--audio-root", folder / "clips")
     (row,) = read_manifest(tmp_path / "n.jsonl")
     assert row == Row("u", "crema_d", "predict", "p", Audio("one.wav", 0.1, 0.4), {"transcript": "Hello"})
+
+
+@pytest.mark.parametrize("subtype", ["PCM_16", "PCM_24", "FLOAT", "DOUBLE"])
+def test_a_dataset_holds_sound_as_loud_as_the_file(tmp_path, subtype):
+    """Float files used to become silence."""
+    samples = 0.5 * np.sin(np.arange(16_000) / 20)
+    soundfile.write(tmp_path / "a.wav", samples, 16_000, subtype=subtype)
+    held, _ = soundfile.read(io.BytesIO(_cut(Audio("a.wav", 0.25, 0.5), tmp_path, "a")["bytes"]))
+    np.testing.assert_allclose(held, samples[4000:12_000], atol=1e-4)
+    with pytest.raises(UserError, match="row a: .*a.wav ends 1.00 s before the row does"):
+        _cut(Audio("a.wav", 0.0, 2.0), tmp_path, "a")
+    if subtype == "FLOAT":
+        soundfile.write(tmp_path / "b.wav", 3 * samples, 16_000, subtype=subtype)
+        with pytest.raises(UserError, match="beyond full scale, which FLAC cannot hold"):
+            _cut(Audio("b.wav"), tmp_path, "b")
+
+
+def test_two_datasets_share_a_folder_of_clips(corpus, tmp_path):
+    """The second used to overwrite the first one's."""
+    folder, _ = corpus
+    options = ("--to", "datasets", "--audio-root", folder / "clips", "--out")
+    invoke("convert", folder / "m.jsonl", *options, folder / "first")
+    for clip in (folder / "clips").glob("*.wav"):
+        samples, rate = soundfile.read(clip)
+        soundfile.write(clip, samples / 2, rate)
+    invoke("convert", folder / "m.jsonl", *options, folder / "second")
+    for name in ("first", "second"):
+        invoke(
+            "convert", folder / name, "--from", "datasets", "--audio-root", tmp_path, "--out", folder / f"{name}.jsonl"
+        )
+    paths = [{row.audio.path for row in read_manifest(folder / f"{name}.jsonl")} for name in ("first", "second")]
+    assert len(paths[0] & paths[1]) == 1 and all((tmp_path / path).is_file() for path in paths[0] | paths[1])
 
 
 def test_datasets_reads_what_is_written_and_it_comes_back(corpus):

@@ -42,6 +42,7 @@ GOOD = {"id": "a", "task": "t", "split": "train", "audio": {"path": "a.wav"}, "v
         ({"split": "training"}, "split"),
         ({"audio": None}, "neither"),
         ({"audio": {"path": "/etc/passwd"}}, "relative"),
+        ({"audio": {}, "text": {"x": "y"}}, "audio"),
         ({"audio": {"path": "a/../../b.wav"}}, "relative"),
         ({"audio": {"path": "a.wav", "offset": -1}}, "offset"),
         ({"votes": {"x": -1}}, "votes"),

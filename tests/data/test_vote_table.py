@@ -13,7 +13,7 @@ from shala_audio.data.rows import read_manifest
 from shala_audio.data.vote_table import Columns, csv_ratings, gather, prepare, task_of
 from shala_audio.errors import UserError
 from shala_audio.files import read_json
-from shala_audio.tasks import load_task
+from shala_audio.tasks import Label, Task, load_task
 from tests.cli.test_cli import invoke
 
 HEADER = "who, file ,feels,speaker,said"
@@ -117,12 +117,28 @@ def test_texts_go_through_to_a_score(tmp_path):
         ("file,feels\na,x\n,y\n", ":3: file is empty"),
         ("file,feels\na,x\nb, \n", ":3: feels is empty"),
         ("file,feels\na,\xff\n", "cannot be read as CSV in UTF-8"),
+        ('file,feels\na,x\nb,"y\nc,z\nd,x\n', "cannot be read as CSV"),  # a quote that nobody closes
     ],
 )
 def test_what_is_wrong_with_a_table_is_named(tmp_path, text, message):
     (tmp_path / "v.csv").write_bytes(text.encode("latin-1"))
     with pytest.raises(UserError, match=message):
         task_of("t", read_ratings(tmp_path / "v.csv", Columns("file", "feels"))[0], "text")
+
+
+def test_ratings_of_nobody_are_refused(tmp_path):
+    """They would have one vote together."""
+    (tmp_path / "v.csv").write_text("file,feels,who\na,x,r1\na,y,\n")
+    with pytest.raises(UserError, match=r"v.csv:3: who is empty"):
+        read_ratings(tmp_path / "v.csv", Columns("file", "feels", "who"))
+
+
+def test_a_labels_name_counts_for_more_than_anothers_word(tmp_path):
+    (tmp_path / "v.csv").write_text("file,feels\na,calm\na,joy\nb,neutral\n")
+    items, left_out = read_ratings(tmp_path / "v.csv", Columns("file", "feels"))
+    task = Task("t", "text", (Label("calm", "neutral"), Label("joy", "calm")), "{{ text.text }}", "A")
+    rows = {row.id: dict(row.votes) for row in prepare(items, left_out, task, None, 0, "").rows}
+    assert rows == {"a": {"calm": 1, "joy": 1}, "b": {"calm": 1}}
 
 
 def test_contradictions_and_unknown_splits_are_named(tmp_path):

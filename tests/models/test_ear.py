@@ -105,6 +105,7 @@ def test_features_are_masked_in_training_alone(tiny_encoder):
         ({"encoder_trained_layers": 4}, "from 0 to 3"),
         ({"trim_db": -1.0}, "trim_db"),
         ({"encoder_layers": []}, "encoder_layers is empty"),
+        ({"encoder_layers": 4}, "a list of whole numbers is needed"),
     ],
 )
 def test_wrong_settings_are_refused_by_name(change, message):

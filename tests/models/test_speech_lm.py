@@ -143,3 +143,13 @@ def test_plain_parameters_make_the_language_model_without_us(tiny_lm, tiny_encod
     ids = torch.randint(2, 200, (2, 9), generator=torch.Generator().manual_seed(0))
     with torch.no_grad():
         assert torch.allclose(plain(input_ids=ids).logits, model(input_ids=ids).logits, atol=1e-4)
+
+
+def test_a_prompt_beyond_the_language_models_positions_is_refused(tiny_lm):
+    """It would be answered from positions that the model has never seen."""
+    model = tiny_model(tiny_lm)
+    builder = PromptBuilder(model)
+    assert builder.longest == model.config.max_position_embeddings
+    builder.longest = 20
+    with pytest.raises(UserError, match=r"a prompt of \d+ tokens; the language model takes 20: shorten the text"):
+        builder.batch([builder.prompt({"comment": "word " * 30}, None)])
