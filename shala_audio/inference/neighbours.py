@@ -23,7 +23,6 @@ from shala_audio.data.rows import Row
 from shala_audio.distribution import Floats, entropy
 from shala_audio.errors import UserError
 from shala_audio.files import write_beside
-from shala_audio.inference.inputs import Clip, Text
 from shala_audio.inference.predictor import Predictor
 
 FILE = "neighbours.safetensors"
@@ -135,17 +134,6 @@ def find_neighbours(
     return Neighbours.fit([row for row, _ in found], np.stack([state for _, state in found]))
 
 
-def state_of(predictor: Predictor, clip: Clip | None, text: Text | None) -> Floats:
-    """The state (D,) of one input; the mean over windows where its sound is long."""
-    parts = list(predictor.parts(clip, text))
-    states, lasting = [], []
-    for samples, fields, seconds in parts:
-        heard = None if samples is None else predictor.encode([samples])
-        states.append(predictor.states(predictor.inputs(heard, [fields]))[0])
-        lasting.append(seconds)
-    return np.average(states, axis=0, weights=lasting)
-
-
 def _row_states(
     predictor: Predictor, rows: Sequence[Row], features: FeatureStore | None, audio_root: Path | None
 ) -> Iterator[tuple[Row, Floats]]:
@@ -159,8 +147,13 @@ def _row_states(
                 clips = [read_row_audio(row.audio, audio_root) for row in batch if row.audio]
                 if len(clips) < len(batch):
                     raise UserError(f"row {next(row.id for row in batch if not row.audio)} has no sound")
-                longest = round(predictor.encoder.longest * SAMPLE_RATE)
-                heard = predictor.encode([clip[:longest] for clip in clips])
+                longest = predictor.encoder.longest
+                for row, clip in zip(batch, clips, strict=True):
+                    if len(clip) > longest * SAMPLE_RATE:  # nor has training heard it
+                        raise UserError(
+                            f"row {row.id}: lasts more than {longest:.0f} s, which are heard at once; leave it out"
+                        )
+                heard = predictor.encode(clips)
             inputs = predictor.inputs(heard, [row.text for row in batch])
             yield from zip(batch, predictor.states(inputs), strict=True)
             bar.update(len(batch))

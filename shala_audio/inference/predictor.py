@@ -17,24 +17,18 @@ from shala_audio.audio.features import FeatureStore
 from shala_audio.audio.sound import SAMPLE_RATE, Samples, frame_levels, trim_silence, voiced_share
 from shala_audio.data.rows import Row
 from shala_audio.distribution import LabelDistribution
-from shala_audio.errors import UserError, not_one_of
-from shala_audio.evaluation.calibration import KINDS, Calibration, load_calibration
+from shala_audio.errors import UserError
+from shala_audio.inference.answering import Answering, default_device
 from shala_audio.inference.hub import find_model, push
 from shala_audio.inference.inputs import Clip, Text, as_pair, named_fields, read_clips, samples_of
+from shala_audio.inference.loading import load_model
 from shala_audio.inference.windows import Moment, average, window_bounds
-from shala_audio.models.adapters import merge_adapters
-from shala_audio.models.folder import SETTINGS
-from shala_audio.models.prompts import PromptBuilder
-from shala_audio.models.readouts.answers import read_out
-from shala_audio.models.readouts.label_token import LabelTree, label_states
 from shala_audio.models.sources import locate
-from shala_audio.models.speech_lm import SpeechLM
 
-PROMPT_ALONE = LabelTree([(0,), (1,)])  # two words that part at once: nothing after the prompt is computed
 BATCHES_HELD = 64  # among whose rows those of similar length are put together
 
 
-class Predictor:
+class Predictor(Answering):
     """A trained model with its encoder in front.
 
     Args:
@@ -49,22 +43,7 @@ class Predictor:
         dtype: that products are computed in.
     """
 
-    def __init__(
-        self,
-        model: SpeechLM,
-        device: str | None = None,
-        batch_size: int = 16,
-        calibration: Calibration | None = None,
-    ) -> None:
-        self.device = device or _default_device()
-        self.model = model.eval().to(self.device)
-        self.task = model.task
-        self.batch_size, self.calibration = batch_size, calibration
-        self.builder = PromptBuilder(model)
-        self.unparsed = 0
-        self.folder: Path | None = None
-        self.dtype = torch.float32
-        self._encoder: AudioEncoder | None = None
+    _encoder: AudioEncoder | None = None
 
     @classmethod
     def from_pretrained(
@@ -92,30 +71,11 @@ class Predictor:
         folder = find_model(folder, revision)
         if not folder.is_dir():
             raise UserError(f"{folder}: no such folder; MODEL is a folder that `shala-audio train` or a recipe wrote")
-        for inside in (folder, *(folder / name for name in ("shala", "shala_exact", "pack"))):
-            if (inside / SETTINGS).is_file():
-                model = SpeechLM.from_pretrained(inside)
-                fitted = None
-                if calibration is not None:
-                    if calibration not in KINDS:
-                        raise not_one_of("calibration", calibration, KINDS)
-                    path = inside / f"calibration_{calibration}.json"
-                    if not path.is_file():
-                        raise UserError(f"{path}: no such file; `shala-audio calibrate` fits one on the dev split")
-                    fitted = load_calibration(str(path), model.task.label_names)
-                device = device or _default_device()
-                if dtype is None:
-                    dtype = torch.float32 if torch.device(device).type == "cpu" else torch.bfloat16
-                if dtype == torch.float32:
-                    merge_adapters(model)
-                else:  # added to weights that are published in bfloat16, most of LoRA would be rounded away
-                    model.model.decoder.to(dtype)
-                    model.lm_head.to(dtype)
-                predictor = cls(model, device, calibration=fitted, **options)
-                predictor.dtype = dtype
-                predictor.folder = inside
-                return predictor
-        raise UserError(f"{folder}: holds no model ({SETTINGS} is missing)")
+        device = device or default_device()
+        inside, model, fitted, dtype = load_model(folder, calibration, device, dtype)
+        predictor = cls(model, device, calibration=fitted, **options)
+        predictor.dtype, predictor.folder = dtype, inside
+        return predictor
 
     @property
     def encoder(self) -> AudioEncoder:
@@ -281,40 +241,13 @@ class Predictor:
             clips = [trim_silence(clip, trim_db) for clip in clips]
         return [clip.to(torch.float16) for clip in self.encoder.encode(clips)]
 
-    def _answers(
-        self, features: Sequence[Tensor | None], texts: Sequence[Mapping[str, str]]
-    ) -> list[LabelDistribution]:
-        """What the model says of each input of a batch."""
-        return self._batch(self.inputs([clip for clip in features if clip is not None] or None, texts))
-
-    def inputs(self, features: Sequence[Tensor] | None, texts: Sequence[Mapping[str, str]]) -> dict[str, Tensor]:
-        """A batch for the model: prompts (B, L), left-padded, and features of the sound where there is any."""
-        frames = [clip.shape[1] for clip in features] if features else [None] * len(texts)
-        prompts = [self.builder.prompt(text, count) for text, count in zip(texts, frames, strict=True)]
-        batch = self.builder.batch(prompts, features)
-        return {name: tensor.to(self.device) for name, tensor in batch.items()}
-
-    @torch.inference_mode()
-    def states(self, inputs: dict[str, Tensor]) -> np.ndarray:
-        """(B, D) float32: the language model's last state of each prompt, from which the answer follows."""
-        with self._precision():
-            return label_states(self.model, PROMPT_ALONE, inputs)[:, 0].float().cpu().numpy()
-
-    @torch.inference_mode()
-    def _batch(self, batch: dict[str, Any]) -> list[LabelDistribution]:
-        """B distributions by the model's readout, with the attributes that it states."""
-        with self._precision():
-            probs, attributes, unparsed = read_out(self.model, batch)
-        self.unparsed += unparsed
-        if self.calibration is not None:
-            probs = self.calibration(probs)
-        return [
-            LabelDistribution(self.task.label_names, p, numbers) for p, numbers in zip(probs, attributes, strict=True)
-        ]
-
-    def _precision(self) -> torch.autocast:
-        return torch.autocast(torch.device(self.device).type, self.dtype, enabled=self.dtype != torch.float32)
-
-
-def _default_device() -> str:
-    return str(torch.accelerator.current_accelerator()) if torch.accelerator.is_available() else "cpu"
+    def predict_with_state(self, clip: Clip | None, text: Text | None) -> tuple[LabelDistribution, np.ndarray]:
+        """As `predict`, and the state (D,) that the answer follows from; of long sound, the mean over its windows."""
+        moments, states = [], []
+        for samples, fields, seconds in self.parts(clip, text):
+            inputs = self.inputs(None if samples is None else self.encode([samples]), [fields])
+            found = self._read(inputs)
+            (answer,) = self._distributions(found)
+            moments.append(Moment(0.0, seconds, answer))
+            states.append((self.states(inputs) if found.states is None else found.states)[0])
+        return average(moments), np.average(states, axis=0, weights=[moment.end for moment in moments])

@@ -218,7 +218,7 @@ def _fit(model: SpeechLM, config: ShalaConfig) -> tuple[bool, dict[str, Any] | N
             raise Stopped(
                 "one step alone has a learning rate of 0; take more (max_steps, passes or rows), or warmup_steps 0"
             )
-        raise Stopped("training changed no parameter: no gradient reached the ear or the adapter")
+        raise Stopped("training changed no parameter: no batch taught anything, or no gradient reached ear and adapter")
     return checkpoint is not None, state
 
 

@@ -17,7 +17,7 @@ from shala_audio.distribution import Floats
 from shala_audio.errors import UserError
 from shala_audio.evaluation.score import ONE_LABEL_EACH
 from shala_audio.files import has_half_characters, read_json
-from shala_audio.inference.neighbours import Neighbours, state_of
+from shala_audio.inference.neighbours import Neighbours
 from shala_audio.inference.predictor import Predictor
 from shala_audio.web import schema
 from shala_audio.web.limits import BodyLimit, Headers, Turns
@@ -75,10 +75,9 @@ class Served:
 
     def answer(self, samples: Samples | None, fields: dict[str, str]) -> schema.Answer:
         clip = None if samples is None else (samples, SAMPLE_RATE)
-        found = self.predictor.predict(clip, fields)
+        found, state = self.predictor.predict_with_state(clip, fields)
         nearest, share = [], None
         if self.neighbours is not None and self.entropies is not None:
-            state = state_of(self.predictor, clip, fields)
             nearest = [schema.Neighbour(**vars(item)) for item in self.neighbours.nearest(state)]
             share = float(np.searchsorted(self.entropies, found.entropy) / len(self.entropies))
         return schema.Answer(

@@ -9,7 +9,7 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 from shala_audio.data.rows import read_manifest
 from shala_audio.data.votes import human_distributions
 from shala_audio.distribution import jsd
-from shala_audio.errors import UserError
+from shala_audio.errors import Stopped, UserError
 from shala_audio.inference.predictor import Predictor
 from shala_audio.training.config import ShalaConfig
 from shala_audio.training.run import train
@@ -57,7 +57,8 @@ def test_the_last_point_is_the_distance_of_the_finished_model(settings, tmp_path
 
 def test_free_answers_are_shown_as_written(settings, tmp_path):
     options = {"max_steps": 1, "num_generations": 2, "per_device_train_batch_size": 4, "logging_steps": 1}
-    train(settings("run", method="shala", readout="verbalized", watch_dev=1, **options))
+    with pytest.raises(Stopped, match="training changed no parameter: no batch taught anything"):
+        train(settings("run", method="shala", readout="verbalized", watch_dev=1, **options))
     records = lines(tmp_path / "run" / "log.jsonl")
     assert any(record.get("valid") == 0 for record in records), "an untrained model writes nothing that parses"
     assert [record["eval_valid"] for record in records if "eval_valid" in record] == [0]

@@ -6,7 +6,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from shala_audio.models.readouts.label_token import label_answers, label_tree
+from shala_audio.models.readouts.label_token import label_states, label_tree, tree_answers
 from shala_audio.models.readouts.slots import slot_distributions, slot_template
 from shala_audio.models.readouts.verbalized import parse_answer, write_answers
 from shala_audio.models.speech_lm import SpeechLM
@@ -19,20 +19,24 @@ class Answers(NamedTuple):
         probs: (B, K) float64; every row sums to 1.
         attributes: of every row, by name; empty where the model states none.
         unparsed: how many `verbalized` answers state no distribution, and count as no opinion (uniform).
+        states: (B, D) float32, the language model's last state of each prompt, where the readout has computed it.
     """
 
     probs: np.ndarray
     attributes: list[dict[str, float]]
     unparsed: int
+    states: np.ndarray | None
 
 
 def read_out(model: SpeechLM, batch: dict[str, Any]) -> Answers:
     """The answers to a batch (B, L) of prompts, by the model's readout."""
     attributes: list[dict[str, float]] = [{} for _ in batch["input_ids"]]
-    unparsed = 0
+    unparsed, states = 0, None
     if model.readout == "label_token":
-        log_probs, stated = label_answers(model, label_tree(model), batch)
-        probs = log_probs.exp().double().cpu().numpy()
+        tree = label_tree(model)
+        hidden = label_states(model, tree, batch)
+        log_probs, stated = tree_answers(model, tree, hidden)
+        probs, states = log_probs.exp().double().cpu().numpy(), hidden[:, 0].float().cpu().numpy()
         if stated is not None:
             names = [attribute.name for attribute in model.task.attributes]
             attributes = [dict(zip(names, values, strict=True)) for values in stated.tolist()]
@@ -43,4 +47,4 @@ def read_out(model: SpeechLM, batch: dict[str, Any]) -> Answers:
         unparsed = sum(answer is None for answer in parsed)
         uniform = np.full(len(model.task.labels), 1 / len(model.task.labels))
         probs = np.stack([uniform if answer is None else answer for answer in parsed])
-    return Answers(probs / probs.sum(axis=1, keepdims=True), attributes, unparsed)
+    return Answers(probs / probs.sum(axis=1, keepdims=True), attributes, unparsed, states)

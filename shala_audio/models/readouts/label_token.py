@@ -109,7 +109,11 @@ def label_log_probs(model: SpeechLM, tree: LabelTree, batch: dict[str, Any]) -> 
 
 def label_answers(model: SpeechLM, tree: LabelTree, batch: dict[str, Any]) -> tuple[Tensor, Tensor | None]:
     """`label_log_probs`, and the attributes (B, A) that a model with a head for them states."""
-    hidden = label_states(model, tree, batch)
+    return tree_answers(model, tree, label_states(model, tree, batch))
+
+
+def tree_answers(model: SpeechLM, tree: LabelTree, hidden: Tensor) -> tuple[Tensor, Tensor | None]:
+    """What `label_answers` gives, from the hidden states (B, 1 + n, D) that `label_states` has computed."""
     stated = None if model.attribute_head is None else model.attribute_head(hidden[:, 0])
     return tree_log_probs(model, tree, hidden), stated
 
