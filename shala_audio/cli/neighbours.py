@@ -28,7 +28,7 @@ def neighbours(
     predictor = Predictor.from_pretrained(model)
     store = None
     if features is not None and predictor.task.has_audio:
-        store = FeatureStore(features, predictor.model.model_config.encoder_identity())
+        store = FeatureStore(features, predictor.model.model_config.encoder_identity(predictor.model.encoder_sha256))
         store.check(rows)
     assert predictor.folder is not None
     found = find_neighbours(predictor, rows, store, audio_root)

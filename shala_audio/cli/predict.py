@@ -213,7 +213,8 @@ def _manifest(
     store, total = None, rows.count
     wanted: Iterable[Any] = rows
     if features is not None and predictor.task.has_audio:
-        store = FeatureStore(features, predictor.model.model_config.encoder_identity())
+        model = predictor.model
+        store = FeatureStore(features, model.model_config.encoder_identity(model.encoder_sha256))
         store.check(rows)
         for row in rows if complain else []:
             if row.id not in store:

@@ -52,9 +52,10 @@ class ModelConfig:
         start = {max(self.encoder_layers) - self.encoder_trained_layers} if self.encoder_trained_layers else set()
         return sorted({*self.encoder_layers, *start})
 
-    def encoder_identity(self) -> dict[str, Any]:
-        """What features depend on; stored with them."""
-        weights = base_sha256(str(self.encoder))
+    def encoder_identity(self, weights: str | None = None) -> dict[str, Any]:
+        """What features depend on; stored with them. `weights`: sha256 of those that a model hears with; where None, those
+        that its name stands for here."""
+        weights = base_sha256(str(self.encoder)) if weights is None else weights
         return {"encoder": self.encoder, "layers": self.cached_layers(), "trim_db": self.trim_db, "weights": weights}
 
     def to_dict(self) -> dict[str, Any]:

@@ -131,7 +131,7 @@ def _fit(model: SpeechLM, config: ShalaConfig) -> tuple[bool, dict[str, Any] | N
         raise UserError("copies: no sound goes into this task, so there are no perturbed copies of it")
     features = None
     if model.task.has_audio and config.features:
-        features = FeatureStore(config.features, model.model_config.encoder_identity())
+        features = FeatureStore(config.features, model.model_config.encoder_identity(model.encoder_sha256))
     if config.attribute_weight and config.per_device_train_batch_size < 2:
         raise UserError("attribute_weight: concordance is between rows; use a per_device_train_batch_size of 2 or more")
     rows = training_rows(read_manifest(str(config.manifest)), model)

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import io
 import itertools
+from itertools import chain
 
 import numpy as np
 import pytest
@@ -13,7 +14,9 @@ import shala_audio
 from shala_audio.audio.encoders import load_encoder
 from shala_audio.audio.encoding import write_features
 from shala_audio.audio.features import FeatureStore
-from shala_audio.data.rows import Audio, Row
+from shala_audio.cli.inputs import ManifestRows
+from shala_audio.cli.predict import _manifest
+from shala_audio.data.rows import Audio, Row, write_manifest
 from shala_audio.errors import UserError
 from shala_audio.evaluation.calibration import Calibration
 from shala_audio.files import write_json
@@ -149,3 +152,17 @@ def test_rows_of_a_stream_are_held_a_few_at_a_time(tiny_lm, tmp_path):
     answers = model.predict_rows(stream())
     names = [name for name, _ in itertools.islice(answers, 200)]
     assert len(set(names)) == 200 and taken == 2 * BATCHES_HELD * 2
+
+
+def test_features_of_other_weights_than_the_model_hears_with_are_refused(speech, clips, tiny_encoder, tmp_path):
+    """The encoder's name may stand for other weights here than where the model was trained."""
+    rows = [Row(f"r{index}", "tiny_speech", "test", audio=Audio(f"{index}.wav")) for index in range(3)]
+    write_manifest(tmp_path / "m.jsonl", rows)
+    predictor = speech()
+    identity = predictor.model.model_config.encoder_identity()
+    write_features(rows, clips, load_encoder(str(tiny_encoder), [1, 2]), identity, tmp_path / "f")
+    wanted = ManifestRows(str(tmp_path / "m.jsonl"), None, (1, 1))
+    assert len(list(chain.from_iterable(_manifest(predictor, wanted, tmp_path / "f", None, None, ())))) == len(rows)
+    predictor.model.encoder_sha256 = "0" * 64
+    with pytest.raises(UserError, match="features"):
+        list(_manifest(predictor, wanted, tmp_path / "f", None, None, ()))
