@@ -80,8 +80,7 @@ def tables(out: Path) -> tuple[str, str]:
                 to_the_truth(path, {row.id: row for row in read_manifest(manifest)})
                 for path, manifest in zip(paths, manifests, strict=True)
             ]
-    shown = table(found, "off").replace("| |", "| weights, λ |", 1)
-    return shown, as_csv(found, "weights", SEEDS)
+    return table(found, "weights, λ", "off"), as_csv(found, "weights", SEEDS)
 
 
 def main() -> None:

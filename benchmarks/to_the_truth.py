@@ -17,10 +17,10 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
-from scipy.stats import t
 
 from shala_audio.data.rows import Row, read_manifest
 from shala_audio.distribution import entropy, jsd
+from shala_audio.evaluation.intervals import jackknife_interval
 from shala_audio.evaluation.predictions import read_predictions
 from shala_audio.files import write_text
 from shala_audio.tasks import load_task
@@ -46,14 +46,15 @@ def difference(values: Sequence[float], plain: Sequence[float]) -> tuple[float, 
     (-0.097, True)
     """
     gaps = np.array(values) - np.array(plain)
-    half = float(t.ppf(0.975, len(gaps) - 1) * gaps.std(ddof=1) / np.sqrt(len(gaps)))
-    return float(gaps.mean()), float(gaps.mean()) - half, float(gaps.mean()) + half
+    low, high = jackknife_interval(gaps, np.arange(len(gaps)))  # of single values, Student's
+    assert low is not None and high is not None, "of one seed alone nothing can be said"
+    return float(gaps.mean()), low, high
 
 
-def table(found: Mapping[str, Sequence[Distances]], reference: str) -> str:
+def table(found: Mapping[str, Sequence[Distances]], heading: str, reference: str) -> str:
     """In Markdown: every system's mean distances, and its paired differences to the reference."""
     lines = [
-        f"| | jsd to the truth, all rows | less {reference}'s | most ambiguous third | less {reference}'s |",
+        f"| {heading} | jsd to the truth, all rows | less {reference}'s | most ambiguous third | less {reference}'s |",
         "|---|---|---|---|---|",
     ]
     for name, runs in found.items():
@@ -97,7 +98,7 @@ def main() -> None:
     arguments = parser.parse_args()
     found = measured(arguments.experiments, arguments.data)
     write_text(arguments.out, as_csv(found, "system", range(len(arguments.experiments))))
-    print(table(found, arguments.reference))
+    print(table(found, "system", arguments.reference))
 
 
 if __name__ == "__main__":

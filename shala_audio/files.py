@@ -76,6 +76,19 @@ def write_beside(path: str | Path) -> Iterator[Path]:
 
 
 @contextmanager
+def readable(path: str | Path, missing: str = "no such file") -> Iterator[None]:
+    """Around the reading of a text file: what keeps it from being read is a UserError that names it."""
+    try:
+        yield
+    except FileNotFoundError:
+        raise UserError(f"{path}: {missing}") from None
+    except UnicodeDecodeError as error:
+        raise UserError(f"{path}: not UTF-8 ({error})") from None
+    except OSError as error:  # a folder, or a file that may not be read
+        raise UserError(f"{path}: cannot be read ({error.strerror})") from None
+
+
+@contextmanager
 def locked(folder: Path) -> Iterator[None]:
     """One process at a time in a folder; the lock goes when its holder does."""
     with open(folder / ".lock", "w") as file:
@@ -182,14 +195,12 @@ def read_json(path: str | Path) -> Any:
         UserError: the file is missing or is not JSON.
     """
     try:
-        found = json.loads(Path(path).read_text(encoding="utf-8"))
+        with readable(path):
+            content = Path(path).read_bytes()
+        found = json.loads(content.decode("utf-8"))
         if has_half_characters(found):
             raise ValueError("a lone surrogate such as \\ud800, which is half a character")
         return found
-    except FileNotFoundError:
-        raise UserError(f"{path}: no such file") from None
-    except OSError as error:  # a folder, or a file that may not be read
-        raise UserError(f"{path}: cannot be read ({error.strerror})") from None
     except (ValueError, RecursionError) as error:
         raise UserError(f"{path}: not valid JSON ({error})") from None
 
@@ -210,13 +221,11 @@ def read_yaml(path: str | Path) -> dict[str, Any]:
         UserError: the file is missing, is larger than a megabyte, is not YAML, or does not hold a mapping.
     """
     try:
-        if Path(path).stat().st_size > LARGEST_YAML:
-            raise UserError(f"{path}: larger than {LARGEST_YAML:,} bytes, which no configuration is")
-        value = yaml.load(Path(path).read_text(encoding="utf-8"), Loader=_PlainLoader)  # noqa: S506
-    except FileNotFoundError:
-        raise UserError(f"{path}: no such file") from None
-    except OSError as error:  # a folder, or a file that may not be read
-        raise UserError(f"{path}: cannot be read ({error.strerror})") from None
+        with readable(path):
+            if Path(path).stat().st_size > LARGEST_YAML:
+                raise UserError(f"{path}: larger than {LARGEST_YAML:,} bytes, which no configuration is")
+            content = Path(path).read_bytes()
+        value = yaml.load(content.decode("utf-8"), Loader=_PlainLoader)  # noqa: S506
     except (yaml.YAMLError, ValueError, AttributeError, TypeError, RecursionError) as error:
         raise UserError(f"{path}: not valid YAML ({' '.join(str(error).split())})") from None
     if not isinstance(value, dict):

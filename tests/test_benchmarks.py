@@ -67,6 +67,6 @@ def test_distances_to_the_truth_are_scipys_over_all_and_over_the_most_ambiguous_
     expected = (distances.mean(), distances[np.argsort(level)[-10:]].mean())
     assert list(found) == ["mine"] and found["mine"][1] == pytest.approx(expected)
     assert (
-        "| mine | " in to_the_truth.table(found, "mine")
+        "| mine | " in to_the_truth.table(found, "system", "mine")
         and to_the_truth.as_csv(found, "system", [0, 1]).count("mine") == 2
     )

@@ -43,12 +43,13 @@ def sound_files(names: Iterable[str], complain: Callable[[UserError], None]) -> 
     """
 
     from shala_audio.audio.sound import SUFFIXES
+    from shala_audio.files import has_half_characters
 
     def unreadable(error: OSError) -> None:
         complain(UserError(f"{error.filename}: cannot be read ({error.strerror})"))
 
     for name in names:
-        if not _can_be_written(name):
+        if has_half_characters(name):  # how bytes that are not UTF-8 come here
             complain(UserError(f"{name!r}: this name is not UTF-8; rename the file"))
             continue
         if not os.path.isdir(name):
@@ -59,7 +60,7 @@ def sound_files(names: Iterable[str], complain: Callable[[UserError], None]) -> 
             folders.sort()
             linked += sum(os.path.islink(os.path.join(folder, inner)) for inner in folders)
             for file in sorted(files):
-                if not _can_be_written(file):
+                if has_half_characters(file):
                     complain(UserError(f"{os.path.join(folder, file)!r}: this name is not UTF-8; rename the file"))
                 elif file.lower().endswith(SUFFIXES):
                     found += 1
@@ -72,12 +73,3 @@ def sound_files(names: Iterable[str], complain: Callable[[UserError], None]) -> 
             print(f"{name}: {other} files that are not sound by their names are left out", file=sys.stderr)
         if linked:
             print(f"{name}: {linked} links to folders are not followed; name their targets too", file=sys.stderr)
-
-
-def _can_be_written(name: str) -> bool:
-    """Whether a file's name can stand in an output; Linux allows any bytes."""
-    try:
-        name.encode()
-    except UnicodeEncodeError:
-        return False
-    return True

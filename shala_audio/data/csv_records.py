@@ -8,6 +8,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from shala_audio.errors import UserError
+from shala_audio.files import readable
 
 
 def csv_records(path: Path) -> Iterator[tuple[str, dict[str, str]]]:
@@ -17,13 +18,7 @@ def csv_records(path: Path) -> Iterator[tuple[str, dict[str, str]]]:
         UserError: no such file, not CSV in UTF-8, two columns of one name, or a line with more or fewer values than columns;
             the message names the line.
     """
-    if not path.exists():
-        raise UserError(f"{path}: no such file")
-    try:
-        file = open(path, newline="", encoding="utf-8-sig")  # noqa: SIM115
-    except OSError as error:  # a folder, or a file that may not be read
-        raise UserError(f"{path}: cannot be read ({error.strerror})") from None
-    with file:
+    with readable(path), open(path, newline="", encoding="utf-8-sig") as file:
         reader = csv.DictReader(file, skipinitialspace=True, strict=True)
         try:
             header = [(name or "").strip() for name in reader.fieldnames or []]

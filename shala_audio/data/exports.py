@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import re
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import replace
 from pathlib import Path, PurePosixPath
 from typing import Any
@@ -71,7 +71,8 @@ def _label_studio(path: Path, columns: Columns, left_out: Counter[str]) -> Itera
         where = f"{path}: task {task.get('id', number)}"
         name = str(task.get("id", number))
         if item is not None:
-            name = _own_name(addresses, _file_name, _value(fields, item, where), where)
+            address = _value(fields, item, where)
+            name = _own_name(addresses, _file_name(address), address, where)
         head = {kind: _value(fields, key, where) for kind, key in _more(columns)}
         annotations = [task] if small else task["annotations"]
         for order, annotation in enumerate(annotations, start=1):
@@ -142,13 +143,12 @@ def _file_name(address: str) -> str:
     return _UPLOADED.sub("", name) if "/data/upload/" in address else name
 
 
-def _own_name(names: dict[str, str], shorten: Callable[[str], str], address: str, where: str) -> str:
-    """The name of the clip at an address; `names` remembers whose each is.
+def _own_name(names: dict[str, str], name: str, address: str, where: str) -> str:
+    """The name, which is that of the clip at an address alone; `names` remembers whose each is.
 
     Raises:
         UserError: a clip at another address has the same name, so that their votes would be taken together.
     """
-    name = shorten(address)
     if names.setdefault(name, address) != address:
         raise UserError(f"{where}: {address} and {names[name]} would both be {name}; give the files names of their own")
     return name
@@ -183,7 +183,7 @@ def _potato(path: Path, columns: Columns, items: Path | None, left_out: Counter[
             item = name
             if columns.item:
                 address = _value(fields, columns.item, where)
-                item = _own_name(addresses, lambda address: PurePosixPath(address).name, address, where)
+                item = _own_name(addresses, PurePosixPath(address).name, address, where)
             head = {kind: _value(fields, key, where) for kind, key in _more(columns)}
             chosen = [label for schema, label, value in _pairs(pairs) if schema == scheme and value not in _NO_CHOICE]
             if not chosen:

@@ -13,7 +13,7 @@ import numpy as np
 
 from shala_audio.distribution import Floats
 from shala_audio.errors import UserError
-from shala_audio.files import has_half_characters, write_beside
+from shala_audio.files import has_half_characters, readable, write_beside
 from shala_audio.tasks import Task
 
 SPLITS = ("train", "dev", "test", "test2", "test3", "predict")
@@ -137,20 +137,13 @@ def iterate_manifest(path: str | Path) -> Iterator[Row]:
         UserError: the file is missing, a line is not a row, or an id appears twice.
     """
     seen: set[str] = set()
-    try:
-        with open(path, encoding="utf-8") as file:
-            for number, line in enumerate(file, start=1):
-                row = row_from_json(line, f"{path}:{number}")
-                if row.id in seen:
-                    raise UserError(f"{path}:{number}: id {row.id!r} appears twice")
-                seen.add(row.id)
-                yield row
-    except FileNotFoundError:
-        raise UserError(f"{path}: no such manifest; `shala-audio prepare` makes one") from None
-    except UnicodeDecodeError as error:
-        raise UserError(f"{path}: not UTF-8 ({error})") from None
-    except OSError as error:  # a folder, or a file that may not be read
-        raise UserError(f"{path}: cannot be read ({error.strerror})") from None
+    with readable(path, "no such manifest; `shala-audio prepare` makes one"), open(path, encoding="utf-8") as file:
+        for number, line in enumerate(file, start=1):
+            row = row_from_json(line, f"{path}:{number}")
+            if row.id in seen:
+                raise UserError(f"{path}:{number}: id {row.id!r} appears twice")
+            seen.add(row.id)
+            yield row
 
 
 def read_manifest(path: str | Path, split: str | None = None) -> list[Row]:

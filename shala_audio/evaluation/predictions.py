@@ -12,7 +12,7 @@ import numpy as np
 from shala_audio.data.csv_records import csv_records
 from shala_audio.distribution import Floats, LabelDistribution
 from shala_audio.errors import UserError
-from shala_audio.files import write_beside
+from shala_audio.files import readable, write_beside
 
 
 def write_predictions(path: str | Path, predictions: Iterable[tuple[str, LabelDistribution]]) -> None:
@@ -102,30 +102,23 @@ def read_predictions(path: str | Path, labels: Sequence[str]) -> tuple[list[str]
 
 def _read_jsonl(path: Path, labels: Sequence[str]) -> Iterator[tuple[str, str, list[float]]]:
     known = set(labels)
-    try:
-        with open(path, encoding="utf-8-sig") as file:
-            for number, line in enumerate(file, start=1):
-                if not line.strip():
-                    continue
-                where = f"{path}:{number}"
-                try:
-                    record = json.loads(line)
-                    identity, probs = record["id"], record["probs"]
-                    values = [float(probs[label]) for label in labels]
-                except (json.JSONDecodeError, KeyError, TypeError, ValueError) as error:
-                    hint = "" if line.lstrip().startswith("{") else "; or is it CSV? then its name must end in .csv"
-                    raise UserError(
-                        f"{where}: `id` and `probs` with {', '.join(labels)} are needed ({error!r}){hint}"
-                    ) from None
-                if not probs.keys() <= known:
-                    raise UserError(f"{where}: labels {', '.join(sorted(set(probs) - known))} are not the task's")
-                yield where, str(identity), values
-    except FileNotFoundError:
-        raise UserError(f"{path}: no such file") from None
-    except UnicodeDecodeError as error:
-        raise UserError(f"{path}: not UTF-8 ({error})") from None
-    except OSError as error:  # a folder, or a file that may not be read
-        raise UserError(f"{path}: cannot be read ({error.strerror})") from None
+    with readable(path), open(path, encoding="utf-8-sig") as file:
+        for number, line in enumerate(file, start=1):
+            if not line.strip():
+                continue
+            where = f"{path}:{number}"
+            try:
+                record = json.loads(line)
+                identity, probs = record["id"], record["probs"]
+                values = [float(probs[label]) for label in labels]
+            except (json.JSONDecodeError, KeyError, TypeError, ValueError) as error:
+                hint = "" if line.lstrip().startswith("{") else "; or is it CSV? then its name must end in .csv"
+                raise UserError(
+                    f"{where}: `id` and `probs` with {', '.join(labels)} are needed ({error!r}){hint}"
+                ) from None
+            if not probs.keys() <= known:
+                raise UserError(f"{where}: labels {', '.join(sorted(set(probs) - known))} are not the task's")
+            yield where, str(identity), values
 
 
 def _read_csv(path: Path, labels: Sequence[str]) -> Iterator[tuple[str, str, list[float]]]:

@@ -40,10 +40,8 @@ def what_they_were(runs: Sequence[Run]) -> list[str]:
     used = dict.fromkeys(
         ", ".join(f"{name} {number}" for name, number in run.training["versions"].items()) for run in trained
     )
-    revisions = (run.training.get("revision") or "" for run in trained)
-    commits = dict.fromkeys(
-        commit for joined in revisions for commit in joined.split(", ") if commit
-    )  # of folds: several
+    revisions = (run.training.get("revision") or "" for run in trained)  # of folds: several, with commas
+    commits = dict.fromkeys(commit for joined in revisions for commit in joined.split(", ") if commit)
     code = f" Commit of the code: {', '.join(commits)}." if commits else ""
     lines += ["", f"{_base_models(trained)} Versions: {'; or '.join(used)}.{code}"]
     return [*lines, ""]

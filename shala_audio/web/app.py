@@ -75,9 +75,11 @@ class Served:
 
     def answer(self, samples: Samples | None, fields: dict[str, str]) -> schema.Answer:
         clip = None if samples is None else (samples, SAMPLE_RATE)
-        found, state = self.predictor.predict_with_state(clip, fields)
         nearest, share = [], None
-        if self.neighbours is not None and self.entropies is not None:
+        if self.neighbours is None or self.entropies is None:
+            found = self.predictor.predict(clip, fields)
+        else:
+            found, state = self.predictor.predict_with_state(clip, fields)
             nearest = [schema.Neighbour(**vars(item)) for item in self.neighbours.nearest(state)]
             share = float(np.searchsorted(self.entropies, found.entropy) / len(self.entropies))
         return schema.Answer(

@@ -233,10 +233,10 @@ def test_one_is_answered_at_a_time_and_a_line_has_an_end(sound_predictor, monkey
         began.set()
         go.wait(20)
         running.pop()
-        return sound_predictor.__class__.predict_with_state(sound_predictor, io.BytesIO(wav()), None)
+        return sound_predictor.__class__.predict(sound_predictor, io.BytesIO(wav()))
 
     with TestClient(module.create_app([sound_predictor])) as client, ThreadPoolExecutor(8) as pool:
-        monkeypatch.setattr(sound_predictor, "predict_with_state", slow, raising=False)
+        monkeypatch.setattr(sound_predictor, "predict", slow, raising=False)
 
         def post():
             return client.post("/api/predict", files={"clip": ("a.wav", wav())})
