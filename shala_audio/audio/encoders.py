@@ -20,6 +20,7 @@ from shala_audio.audio.sound import SAMPLE_RATE, Samples
 from shala_audio.errors import UserError
 
 LONGEST = 30.0  # seconds heard at once; attention grows with the square of it. Longer sound comes in windows
+BATCH_SECONDS = 60.0  # of sound and padding that are encoded together
 
 
 class AudioEncoder(nn.Module):
@@ -65,7 +66,7 @@ class AudioEncoder(nn.Module):
 
     @torch.inference_mode()
     def encode(self, clips: Sequence[Samples]) -> list[Tensor]:
-        """Hidden states of the chosen layers, one tensor (S, T, D) float32 for each clip.
+        """Hidden states of the chosen layers, one tensor (S, T, D) float32 for each clip, in their order.
 
         Args:
             clips: mono float32 at 16 kHz, each of 25 ms or more.
@@ -77,10 +78,27 @@ class AudioEncoder(nn.Module):
             if len(clip) > self.longest * SAMPLE_RATE:
                 seconds = len(clip) / SAMPLE_RATE
                 raise UserError(f"{seconds:.1f} s of sound; {self.longest:.0f} s at once, use windows for more")
-        hidden, lengths = self.front(clips)
-        states = [hidden, *(self.body(hidden, lengths) if self.body is not None else [])]
-        chosen = torch.stack([states[layer] for layer in self.layers], dim=1).float().cpu()
-        return [chosen[index, :, :length] for index, length in enumerate(lengths.tolist())]
+        found: dict[int, Tensor] = {}
+        for batch in by_length([len(clip) for clip in clips]):
+            hidden, lengths = self.front([clips[index] for index in batch])
+            states = [hidden, *(self.body(hidden, lengths) if self.body is not None else [])]
+            chosen = torch.stack([states[layer] for layer in self.layers], dim=1).float().cpu()
+            found |= {index: chosen[row, :, : lengths[row]] for row, index in enumerate(batch)}
+        return [found[index] for index in range(len(clips))]
+
+
+def by_length(lengths: Sequence[int]) -> list[list[int]]:
+    """Indices of clips of so many samples, in batches of similar length: a minute of sound each at most, or one clip.
+
+    >>> by_length([16_000 * 25, 16_000 * 2, 16_000 * 25, 16_000 * 30])
+    [[1, 0], [2, 3]]
+    """
+    batches: list[list[int]] = []
+    for index in sorted(range(len(lengths)), key=lengths.__getitem__):
+        if not batches or lengths[index] * (len(batches[-1]) + 1) > BATCH_SECONDS * SAMPLE_RATE:
+            batches.append([])
+        batches[-1].append(index)
+    return batches
 
 
 class WhisperEncoder(AudioEncoder):

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-import hashlib
 import os
 import sys
+from collections import deque
 from collections.abc import Container, Iterable, Iterator
 from datetime import timedelta
 from itertools import chain, islice
@@ -15,12 +15,10 @@ import typer
 
 from shala_audio.cli.inputs import ManifestRows, sound_files
 from shala_audio.cli.outputs import FORMATS, Prediction, part_of, record, write, write_together
-from shala_audio.cli.resuming import Progress
+from shala_audio.cli.resuming import Progress, identity
 from shala_audio.cli.shards import Shard, launched_shard, parse_shard
 from shala_audio.cli.timelines import check_picture, timelines
 from shala_audio.errors import UserError, not_one_of
-from shala_audio.files import file_sha256
-from shala_audio.models.folder import SETTINGS, TRAINED
 
 
 def predict(
@@ -146,8 +144,8 @@ def predict(
     unparsed = 0  # by a job that was killed
     if kept:
         assert out is not None
-        of = _identity(predictor, manifests[0], features, audio_root, calibration)
-        of |= {"split": split, "share": share}
+        of = identity(predictor, manifests[0], features, audio_root, calibration)
+        of |= {"split": split, "share": share, "batch size": batch_size}
         progress = Progress(part_of(out, launched), of, resume)
         unparsed = progress.unparsed
         missing = ([record(*answer) for answer in batch] for batch in batches(manifests[0], progress.done))
@@ -170,8 +168,6 @@ def predict(
 
 def _have_sound(inputs: list[str]) -> bool:
     """Whether the inputs, sound files or manifests, have sound; a manifest's first row tells."""
-    from itertools import islice
-
     from shala_audio.data.rows import iterate_manifest
 
     manifests = [name for name in inputs if name.endswith(".jsonl")]
@@ -184,20 +180,6 @@ def _fields(pairs: list[str]) -> dict[str, str]:
     if wrong := [pair for pair in pairs if "=" not in pair]:
         raise UserError(f"--text {wrong[0]!r}: write it as name=value")
     return dict(pair.split("=", 1) for pair in pairs)
-
-
-def _identity(
-    predictor: Any, manifest: str, features: Path | None, audio_root: Path | None, calibration: str | None
-) -> dict[str, Any]:
-    """Hashes of all that predictions follow from, and where they are computed."""
-    files = {"manifest": Path(manifest)}
-    files |= {
-        f"model's {name}": predictor.folder / name for name in (SETTINGS, TRAINED, f"calibration_{calibration}.json")
-    }
-    files |= {f"features' {name}": features / name for name in ("encoder.json", "index.jsonl")} if features else {}
-    found = {name: file_sha256(path) for name, path in files.items() if path.is_file()}
-    root = hashlib.sha256(str(audio_root.resolve()).encode()).hexdigest() if audio_root else ""
-    return {**found, "audio root": root, "device": str(predictor.device)}
 
 
 def _manifest(
@@ -238,18 +220,21 @@ def _device(launched: Shard) -> str | None:
 
 
 def _clips(predictor: Any, names: Iterable[str], fields: dict[str, str], complain: Any) -> Iterator[Prediction]:
-    """Batches of clips; a bad one is complained of and does not spoil its batch."""
+    """Clips a batch at a time; a bad one is complained of and does not spoil its batch."""
     from shala_audio.audio.sound import SAMPLE_RATE, read_sound
 
-    def readable() -> Iterator[tuple[str, Any]]:
-        for name in names:
+    source, heard = iter(names), deque[str]()
+
+    def readable(batch: list[str]) -> Iterator[Any]:
+        for name in batch:
             try:
-                yield name, read_sound(name)
+                clip = read_sound(name), SAMPLE_RATE
             except UserError as error:
                 complain(error)
+            else:
+                heard.append(name)
+                yield clip, fields
 
-    source = readable()
     while batch := list(islice(source, predictor.batch_size)):
-        found = predictor.predict_batch([((samples, SAMPLE_RATE), fields) for _, samples in batch])
-        for (name, _), distribution in zip(batch, found, strict=True):
-            yield {"id": name}, distribution
+        for distribution in predictor.predict_batch(readable(batch)):
+            yield {"id": heard.popleft()}, distribution

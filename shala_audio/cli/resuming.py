@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 import sys
@@ -9,7 +10,9 @@ from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
 
-from shala_audio.files import write_beside
+from shala_audio.errors import UserError
+from shala_audio.files import file_sha256, write_beside
+from shala_audio.models.folder import SETTINGS, TRAINED
 
 Record = dict[str, Any]
 
@@ -22,6 +25,9 @@ class Progress:
         out: file that all predictions will be in.
         of: what decides the predictions; the file of another is begun anew.
         resume: whether to go on; said where what was begun is of something else.
+
+    Raises:
+        UserError: predictions of this work are there already, and they are not to be gone on from.
     """
 
     def __init__(self, out: Path, of: Record, resume: bool) -> None:
@@ -30,7 +36,12 @@ class Progress:
         self.done: set[str] = set()
         self.unparsed = 0
         head = json.dumps(of, sort_keys=True).encode() + b"\n"
-        whole = self._read(head) if resume and self.path.is_file() else 0
+        whole = self._read(head) if self.path.is_file() else 0
+        if self.done and not resume:
+            raise UserError(
+                f"{self.path}: holds {len(self.done):,} of these predictions, of a job that was interrupted: add --resume to "
+                "go on from there, or remove the file"
+            )
         out.parent.mkdir(parents=True, exist_ok=True)
         if whole:
             os.truncate(self.path, whole)
@@ -82,6 +93,20 @@ class Progress:
 
     def clear(self) -> None:
         self.path.unlink()
+
+
+def identity(
+    predictor: Any, manifest: str, features: Path | None, audio_root: Path | None, calibration: str | None
+) -> Record:
+    """Hashes of all that predictions follow from, and where they are computed."""
+    files = {"manifest": Path(manifest)}
+    files |= {
+        f"model's {name}": predictor.folder / name for name in (SETTINGS, TRAINED, f"calibration_{calibration}.json")
+    }
+    files |= {f"features' {name}": features / name for name in ("encoder.json", "index.jsonl")} if features else {}
+    found = {name: file_sha256(path) for name, path in files.items() if path.is_file()}
+    root = hashlib.sha256(str(audio_root.resolve()).encode()).hexdigest() if audio_root else ""
+    return {**found, "audio root": root, "device": str(predictor.device)}
 
 
 def _other(theirs: bytes, mine: bytes) -> str:

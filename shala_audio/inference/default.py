@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -44,7 +44,7 @@ class DefaultModel:
         """As `Predictor.predict`, of sound or else of text."""
         return (self.text if clip is None else self.sound).predict(clip, text)
 
-    def predict_batch(self, inputs: Sequence[Any]) -> list[LabelDistribution]:
+    def predict_batch(self, inputs: Iterable[Any]) -> list[LabelDistribution]:
         """As `Predictor.predict_batch`; clips and texts may stand side by side."""
         pairs = [as_pair(item) for item in inputs]
         found: dict[int, LabelDistribution] = {}

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, BinaryIO
 
 import numpy as np
 
 from shala_audio.audio.sound import SAMPLE_RATE, Samples, read_row_audio, read_sound, to_mono_16k
-from shala_audio.data.rows import Audio, Row
+from shala_audio.data.rows import Row
 from shala_audio.errors import UserError
 from shala_audio.tasks import Task
 
@@ -44,26 +44,12 @@ def named_fields(task: Task, text: Text | None) -> Mapping[str, str]:
     return text or {}
 
 
-def read_clips(
-    rows: Sequence[Row], root: str | Path, complain: Callable[[UserError], None] | None
-) -> tuple[list[Row], list[tuple[Samples, int]]]:
-    """Rows whose sound can be read, and their clips; the errors of the others go to `complain`, or are raised."""
-    kept: list[Row] = []
-    clips: list[tuple[Samples, int]] = []
-    for row in rows:
-        try:
-            clip = read_row_audio(_audio(row), root)
-        except UserError as error:
-            if complain is None:
-                raise
-            complain(error if row.id in str(error) else UserError(f"row {row.id}: {error}"))
-            continue
-        kept.append(row)
-        clips.append((clip, SAMPLE_RATE))
-    return kept, clips
+def sound_of(row: Row, root: str | Path) -> tuple[Samples, int]:
+    """A row's sound, and its rate.
 
-
-def _audio(row: Row) -> Audio:
+    Raises:
+        UserError: it has none, or it cannot be read.
+    """
     if row.audio is None:
         raise UserError(f"row {row.id} has no sound")
-    return row.audio
+    return read_row_audio(row.audio, root), SAMPLE_RATE

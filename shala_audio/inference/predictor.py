@@ -2,33 +2,30 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Container, Iterable, Iterator, Mapping, Sequence, Sized
+from collections.abc import Callable, Container, Iterable, Iterator, Sequence, Sized
 from itertools import islice
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
-from torch import Tensor
 from tqdm import tqdm
 
-from shala_audio.audio.encoders import AudioEncoder, load_encoder
 from shala_audio.audio.features import FeatureStore
-from shala_audio.audio.sound import SAMPLE_RATE, Samples, frame_levels, trim_silence, voiced_share
+from shala_audio.audio.sound import SAMPLE_RATE, frame_levels, voiced_share
 from shala_audio.data.rows import Row
 from shala_audio.distribution import LabelDistribution
 from shala_audio.errors import UserError
-from shala_audio.inference.answering import Answering, default_device
+from shala_audio.inference.answering import default_device
+from shala_audio.inference.hearing import Hearing
 from shala_audio.inference.hub import find_model, push
-from shala_audio.inference.inputs import Clip, Text, as_pair, named_fields, read_clips, samples_of
+from shala_audio.inference.inputs import Clip, Text, samples_of, sound_of
 from shala_audio.inference.loading import load_model
-from shala_audio.inference.windows import Moment, average, window_bounds
-from shala_audio.models.sources import locate
+from shala_audio.inference.windows import Moment, window_bounds
 
 BATCHES_HELD = 64  # among whose rows those of similar length are put together
 
 
-class Predictor(Answering):
+class Predictor(Hearing):
     """A trained model with its encoder in front.
 
     Args:
@@ -42,8 +39,6 @@ class Predictor(Answering):
         folder: that the model was loaded from, if it was.
         dtype: that products are computed in.
     """
-
-    _encoder: AudioEncoder | None = None
 
     @classmethod
     def from_pretrained(
@@ -77,18 +72,6 @@ class Predictor(Answering):
         predictor.dtype, predictor.folder = dtype, inside
         return predictor
 
-    @property
-    def encoder(self) -> AudioEncoder:
-        """The audio encoder, loaded when the first clip comes."""
-        if self._encoder is None:
-            config = self.model.model_config
-            if config.encoder is None or not self.task.has_audio:
-                raise UserError(f"task {self.task.name} takes text, not sound")
-            self._encoder = load_encoder(
-                locate(config.encoder, sha256=self.model.encoder_sha256), config.cached_layers(), self.device
-            )
-        return self._encoder
-
     def push_to_hub(self, repo_id: str, private: bool = True) -> str:
         """Put the model on the Hugging Face hub, with its card: see `hub.push`. Returns its address."""
         if self.folder is None:
@@ -108,33 +91,19 @@ class Predictor(Answering):
         """
         return self.predict_batch([(clip, text)])[0]
 
-    def predict_batch(self, inputs: Sequence[Clip | tuple[Clip | None, Text | None]]) -> list[LabelDistribution]:
-        """Distributions of several inputs: clips, or (clip, text) pairs with None for what is absent."""
-        answers: list[LabelDistribution] = []
-        parts: list[tuple[int, float]] = []  # whose, and how long
-        waiting: list[tuple[Samples | None, Mapping[str, str]]] = []  # a batch at most, however long the sound is
-        for index, item in enumerate(inputs):
-            for samples, fields, seconds in self.parts(*as_pair(item)):
-                parts.append((index, seconds))
-                waiting.append((samples, fields))
-                if len(waiting) == self.batch_size:
-                    answers += self._hear(waiting)
-                    waiting = []
-        if waiting:
-            answers += self._hear(waiting)
-        moments: list[list[Moment]] = [[] for _ in inputs]
-        for (index, seconds), answer in zip(parts, answers, strict=True):
-            moments[index].append(Moment(0.0, seconds, answer))
-        return [average(mine) for mine in moments]
-
     def timeline(self, clip: Clip, window: float = 4.0, hop: float = 2.0) -> list[Moment]:
         """Distributions of windows over a long clip, which together cover all of it.
 
         Args:
             clip: as of `predict`.
-            window: seconds of each.
-            hop: seconds from one to the next.
+            window: seconds of each, 0.025 to what the encoder hears at once (30).
+            hop: seconds from one to the next, at most `window`.
+
+        Raises:
+            UserError: as of `predict`, or a window or hop beyond these bounds.
         """
+        if window > self.encoder.longest:
+            raise UserError(f"window {window:g} s: {self.encoder.longest:g} s at most are heard at once")
         samples = samples_of(clip)
         bounds = window_bounds(len(samples), window, hop)
         loudest = float(frame_levels(samples).max())
@@ -175,8 +144,14 @@ class Predictor(Answering):
             features: of their sound.
             audio_root: where their sound lies, if there are no features.
             total: how many rows there are, if `rows` does not know.
-            complain: takes the error of a row whose sound cannot be read, which is then left out; raised where None.
+            complain: takes the error of a row that cannot be predicted, which is then left out; raised where None.
             done: ids of rows that are not predicted again; the others share a batch with the same rows as without it.
+
+        Yields:
+            (id, distribution) of the rows of a batch.
+
+        Raises:
+            UserError: neither features nor an audio root are given, or, naming the row, it cannot be predicted.
         """
         if self.task.has_audio and features is None and audio_root is None:
             raise UserError("the rows have sound: name the audio root, or the folder of features")
@@ -187,16 +162,37 @@ class Predictor(Answering):
                 if all(row.id in done for row in batch):
                     bar.update(taken)
                     continue
-                if self.task.has_audio and features is None:  # long sound comes in windows, as that of a clip does
-                    assert audio_root is not None
-                    batch, clips = read_clips(batch, audio_root, complain)
-                    texts = [row.text if "text" in self.task.modality else None for row in batch]
-                    answers = self.predict_batch(list(zip(clips, texts, strict=True)))
-                else:
-                    states = [features[row.id] if self.task.has_audio and features else None for row in batch]
-                    answers = self._answers(states, [row.text for row in batch])
-                yield [(row.id, answer) for row, answer in zip(batch, answers, strict=True) if row.id not in done]
+                answers = self._rows(batch, features, audio_root, complain)
+                yield [answer for answer in answers if answer[0] not in done]
                 bar.update(taken)
+
+    def _rows(
+        self,
+        batch: Sequence[Row],
+        features: FeatureStore | None,
+        audio_root: str | Path | None,
+        complain: Callable[[UserError], None] | None,
+    ) -> list[tuple[str, LabelDistribution]]:
+        """Predictions of a batch of rows; of its rows one by one where it has an error, so that the row can be named."""
+        unparsed = self.unparsed
+        try:
+            if self.task.has_audio and features is None:  # long sound comes in windows, as that of a clip does
+                heard = ((sound_of(row, str(audio_root)), row.text) for row in batch)
+                takes_text = "text" in self.task.modality
+                answers = self.predict_batch((clip, text if takes_text else None) for clip, text in heard)
+            else:
+                states = [features[row.id] if self.task.has_audio and features else None for row in batch]
+                answers = self._answers(states, [row.text for row in batch])
+            return list(zip([row.id for row in batch], answers, strict=True))
+        except UserError as error:
+            self.unparsed = unparsed
+            if len(batch) > 1:
+                return [answer for row in batch for answer in self._rows([row], features, audio_root, complain)]
+            named = error if batch[0].id in str(error) else UserError(f"row {batch[0].id}: {error}")
+            if complain is None:
+                raise named from None
+            complain(named)
+            return []
 
     def batches(self, rows: Iterable[Row], features: FeatureStore | None) -> Iterator[list[Row]]:
         """Batches of rows of similar length."""
@@ -212,42 +208,3 @@ class Predictor(Answering):
                 return features.frames(row.id)
             return (row.audio.duration if row.audio else None) or 0.0  # no sound at all is said where it is read
         return sum(map(len, row.text.values()))
-
-    def parts(self, clip: Clip | None, text: Text | None) -> Iterable[tuple[Samples | None, Mapping[str, str], float]]:
-        """Sound, text fields and seconds of an input; several of them where the clip is long."""
-        if clip is None and self.task.has_audio:
-            raise UserError(f"task {self.task.name} needs sound")
-        if clip is not None and not self.task.has_audio:
-            raise UserError(f"task {self.task.name} takes text, not sound")
-        fields = named_fields(self.task, text)
-        if clip is None:
-            return [(None, fields, 1.0)]
-        samples = samples_of(clip)
-        longest = self.encoder.longest
-        bounds = window_bounds(len(samples), longest, longest)
-        return [(samples[start:end], fields, (end - start) / SAMPLE_RATE) for start, end in bounds]
-
-    def _hear(self, parts: Sequence[tuple[Samples | None, Mapping[str, str]]]) -> list[LabelDistribution]:
-        """Answers to a batch of (sound, text fields)."""
-        states: Sequence[Tensor | None] = [None] * len(parts)
-        if clips := [samples for samples, _ in parts if samples is not None]:
-            states = self.encode(clips)
-        return self._answers(states, [fields for _, fields in parts])
-
-    def encode(self, clips: Sequence[Samples]) -> list[Tensor]:
-        """Features as training saw them: rounded to float16, as the feature cache keeps them."""
-        trim_db = self.model.model_config.trim_db
-        if trim_db is not None:
-            clips = [trim_silence(clip, trim_db) for clip in clips]
-        return [clip.to(torch.float16) for clip in self.encoder.encode(clips)]
-
-    def predict_with_state(self, clip: Clip | None, text: Text | None) -> tuple[LabelDistribution, np.ndarray]:
-        """As `predict`, and the state (D,) that the answer follows from; of long sound, the mean over its windows."""
-        moments, states = [], []
-        for samples, fields, seconds in self.parts(clip, text):
-            inputs = self.inputs(None if samples is None else self.encode([samples]), [fields])
-            found = self._read(inputs)
-            (answer,) = self._distributions(found)
-            moments.append(Moment(0.0, seconds, answer))
-            states.append((self.states(inputs) if found.states is None else found.states)[0])
-        return average(moments), np.average(states, axis=0, weights=[moment.end for moment in moments])

@@ -60,6 +60,38 @@ def test_only_what_is_missing_or_changed_is_encoded(tmp_path, tiny_encoder):
     assert FeatureStore(out)["row 1"].shape[1] == 25
 
 
+def test_a_file_that_was_moved_keeps_its_features(tmp_path, tiny_encoder):
+    rows = make_rows(tmp_path, 2)
+    encoder = load_encoder(str(tiny_encoder), [1, 2])
+    out = tmp_path / "features"
+    write_features(rows, tmp_path, encoder, ENCODER, out, copies=1)
+    (tmp_path / "1.wav").rename(tmp_path / "one.wav")
+    rows[1] = replace(rows[1], audio=Audio("one.wav"))
+    with pytest.raises(UserError, match="row 1 is of other sound now"):
+        FeatureStore(out).check(rows)
+    done = write_features(rows, tmp_path, encoder, ENCODER, out, copies=1)
+    assert (done.new, done.old) == (0, 4)
+    store = FeatureStore(out)
+    store.check(rows)
+    assert store["row 1"].shape[1] == store.frames("row 1") and store.copies("row 1", 1)
+
+
+def test_shards_are_bounded_in_bytes_and_files_read_once(tmp_path, tiny_encoder, monkeypatch):
+    rows = make_rows(tmp_path, 3)
+    rows += [replace(rows[2], id=f"part {start}", audio=Audio("2.wav", start, 0.1)) for start in (0.0, 0.1)]
+    digest, hashed = module._digest, []
+    monkeypatch.setattr(module, "_digest", lambda path: hashed.append(path.name) or digest(path))
+    monkeypatch.setattr(module, "SHARD_BYTES", 1)
+    monkeypatch.setattr("shala_audio.audio.encoders.BATCH_SECONDS", 0.3)
+    encoder = load_encoder(str(tiny_encoder), [1, 2])
+    assert write_features(rows, tmp_path, encoder, ENCODER, tmp_path / "features").new == 5
+    assert sorted(hashed) == ["0.wav", "1.wav", "2.wav"]
+    store = FeatureStore(tmp_path / "features")
+    assert len({entry["shard"] for entry in store.entries.values()}) == 4, "two short parts share a batch"
+    for row in rows:
+        assert store[row.id].shape[1] == store.frames(row.id)
+
+
 def test_another_encoders_features_are_refused(tmp_path, tiny_encoder):
     rows = make_rows(tmp_path, 1)
     encoder = load_encoder(str(tiny_encoder), [1, 2])

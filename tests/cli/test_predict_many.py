@@ -152,6 +152,18 @@ def test_a_killed_job_goes_on_after_its_last_whole_batch(texts, tmp_path, monkey
     assert out.read_bytes() == (tmp_path / "whole.jsonl").read_bytes() and not begun.exists()
 
 
+def test_what_was_begun_is_not_begun_anew_by_mistake(texts, tmp_path, monkeypatch):
+    out = tmp_path / "p.jsonl"
+    given = ("predict", texts / "model", texts / "m.jsonl", "--split", "test", "--format", "jsonl", "--out", out)
+    with monkeypatch.context() as patched, pytest.raises(Killed):
+        killed_after(patched, 1)
+        invoke(*given)
+    with pytest.raises(UserError, match="p.jsonl.begun: holds 16 of these predictions.* add --resume"):
+        invoke(*given)
+    invoke(*given, "--batch-size", 8, "--resume")
+    assert len(probabilities(out)) == 41
+
+
 def test_what_is_of_other_work_is_begun_anew(texts, alone, tmp_path, monkeypatch):
     out = tmp_path / "p.jsonl"
     given = ("predict", texts / "model", texts / "m.jsonl", "--format", "jsonl", "--out", out)

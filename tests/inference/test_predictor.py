@@ -77,6 +77,48 @@ def test_long_sound_is_heard_to_its_end(speech):
     assert whole.probs == pytest.approx(0.75 * parts[0] + 0.25 * parts[1], abs=1e-4)
 
 
+def test_inputs_are_read_when_their_turn_comes(speech, clips, monkeypatch):
+    model = speech(batch_size=2)
+    order = []
+    hear = model._hear
+    monkeypatch.setattr(model, "_hear", lambda parts: order.append("heard") or hear(parts))
+
+    def reading():
+        for index in range(3):
+            order.append("read")
+            yield clips / f"{index}.wav"
+
+    answers = model.predict_batch(reading())
+    assert order == ["read", "read", "heard", "read", "heard"] and model.predict_batch([]) == []
+    expected = model.predict_batch([clips / f"{index}.wav" for index in range(3)])
+    for one, other in zip(answers, expected, strict=True):
+        assert one.probs == pytest.approx(other.probs)
+
+
+def test_a_window_beyond_what_is_heard_at_once_is_refused_by_name(speech, clips):
+    with pytest.raises(UserError, match="window 60 s: 30 s at most"):
+        speech().timeline(clips / "1.wav", window=60.0, hop=2.0)
+
+
+@pytest.mark.parametrize("readout", ["label_token", "verbalized"])
+def test_one_bad_row_is_named_and_costs_no_other(tiny_lm, tmp_path, readout):
+    tiny_model(tiny_lm, readout=readout).save_pretrained(tmp_path)
+    model = shala_audio.load(str(tmp_path), device="cpu", batch_size=4)
+    rows = [Row(f"r{index}", "tiny_text", "test", text={"comment": "so " * (index + 1)}) for index in range(6)]
+    expected, unparsed = dict(model.predict_rows(rows)), model.unparsed
+    bad = [*rows, Row("misnamed", "tiny_text", "test", text={"coment": "so so so"})]
+    with pytest.raises(UserError, match="^row misnamed: .* needs a text field that is not there"):
+        list(model.predict_rows(bad))
+    complaints: list[UserError] = []
+    model.unparsed = 0
+    found = dict(model.predict_rows(bad, complain=complaints.append))
+    assert [str(error)[:13] for error in complaints] == ["row misnamed:"] and found.keys() == expected.keys()
+    assert readout != "label_token" or model.unparsed == unparsed == 0
+    for name, distribution in found.items() if readout == "label_token" else ():
+        assert distribution.probs == pytest.approx(expected[name].probs, abs=1e-5)
+    assert model.unparsed <= 6, "no answer is counted twice"
+
+
 def test_timeline(speech, clips):
     moments = speech().timeline(clips / "1.wav", window=0.5, hop=0.25)
     assert [moment.start for moment in moments] == pytest.approx([0, 0.25, 0.5, 0.75])
