@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import json
 import subprocess
 import sys
 from pathlib import Path
@@ -54,3 +55,27 @@ def test_scoring_does_not_import_torch():
         "sys.exit('torch' in sys.modules)"
     )
     assert subprocess.run([sys.executable, "-c", program], check=False).returncode == 0
+
+
+def test_nor_do_the_commands_that_score(tmp_path):
+    (tmp_path / "votes.csv").write_text("id,joy,fear\na,3,1\nb,0,5\nc,2,2\n")
+    for name, share in (("ours", 0.5), ("theirs", 0.3)):
+        lines = [f"{row},{share},{1 - share}" for row in "abc"]
+        (tmp_path / f"{name}.csv").write_text("\n".join(["id,joy,fear", *lines]))
+    commands = [
+        ["score", "ours.csv", "votes.csv", "--out", "ours.json"],
+        ["score", "theirs.csv", "votes.csv", "--out", "theirs.json"],
+        ["compare", "ours.csv", "theirs.csv", "votes.csv"],
+        ["report", "ours.json", "theirs.json", "--out", "RESULTS.md"],
+    ]
+    program = (
+        "import json, sys\n"
+        "from shala_audio.cli.main import app\n"
+        "for command in json.loads(sys.argv[1]):\n"
+        "    app(command, standalone_mode=False)\n"
+        "sys.exit('torch' in sys.modules)"
+    )
+    given = [sys.executable, "-c", program, json.dumps(commands)]
+    done = subprocess.run(given, cwd=tmp_path, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    assert (tmp_path / "RESULTS.md").is_file()

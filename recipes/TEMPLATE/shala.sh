@@ -138,11 +138,18 @@ score_file() { # predictions_temperature.jsonl -> score_temperature.json, in the
 
 if [ "$fold" = all ]; then # every fold in turn, then their predictions together
   pairs=()
+  asked=$({ # what decides a fold's results: the options, and the settings that they name
+    for name in corpus modality model method readout learning_rate seed split_seed part copies max_rows skip_bad; do
+      echo "$name=${!name}"
+    done
+    cat "$recipe"/conf/*.yaml ${config:+"$config"}
+  } | sha256sum)
   for fold in 0 1 2 3 4; do
-    if [ "$stage" -eq 1 ] && [ -e "$exp/fold$fold/.done_$stop_stage" ]; then
+    if [ "$stage" -eq 1 ] && [ -e "$exp/fold$fold/.done_$stop_stage" ] && [ "$(cat "$exp/fold$fold/.asked" 2> /dev/null)" = "$asked" ]; then
       echo "fold $fold is done; remove $exp/fold$fold to do it again"
     else
       "$0" "${arguments[@]}" --fold $fold --exp "$exp/fold$fold"
+      [ "$stage" -ne 1 ] || echo "$asked" > "$exp/fold$fold/.asked"
     fi
     pairs+=("$exp/fold$fold:$recipe/data/${split}_fold$fold/manifest.jsonl")
   done

@@ -66,9 +66,8 @@ def prepare(
             prepared = crema_d.prepare(source, seed, fold)
         else:
             prepared = msp_podcast.prepare(source, seed, task or corpus, secondary)
-    summary = write_prepared(
-        prepared, load_task(task or corpus), out, seed, max_rows, part if corpus == "chaosnli" else None
-    )
+    options = {"part": part if corpus == "chaosnli" else None, "fold": fold, "secondary": secondary or None}
+    summary = write_prepared(prepared, load_task(task or corpus), out, seed, max_rows, **options)
     show_summary(summary, out)
 
 

@@ -13,6 +13,8 @@ import typer
 if TYPE_CHECKING:
     from shala_audio.evaluation.results import System
 
+PICTURES = ("jsd", "terciles", "reliability", "entropy", "confusion", "training")
+
 
 def report(
     experiments: Annotated[
@@ -164,12 +166,16 @@ def _thirds(system: System) -> str:
 
 def _pictures(systems: Sequence[System], drawn: System, rows: Any, out: Path) -> list[str]:
     """Draw them where matplotlib is installed; return the lines that show them. `drawn`: the system whose rows are shown."""
-    if find_spec("matplotlib") is None:
-        return []
-    from shala_audio.evaluation import plots
 
     def place(what: str) -> Path:
         return out.with_name(f"{out.stem}_{what}.png")
+
+    if find_spec("matplotlib") is None:
+        print("no pictures: matplotlib is not installed", file=sys.stderr)
+        for what in PICTURES:
+            place(what).unlink(missing_ok=True)  # an earlier report's
+        return []
+    from shala_audio.evaluation import plots
 
     shown: dict[str, str] = {"jsd": "jsd of every system", "terciles": "jsd by the raters' entropy"}
     plots.plot_jsd(rows, place("jsd"))
@@ -193,4 +199,6 @@ def _pictures(systems: Sequence[System], drawn: System, rows: Any, out: Path) ->
     if logs:
         plots.plot_training(logs, place("training"))
         shown["training"] = "loss and reward by step" + (", every seed" if seeds else "")
+    else:
+        place("training").unlink(missing_ok=True)
     return [*(f"![{text}]({place(what).name})" for what, text in shown.items()), ""]

@@ -101,7 +101,7 @@ def compare(
     console.print(f"{result['n']} rows in both{left if result['only_first'] or result['only_second'] else ''}")
     if (groups := result["jsd"]["groups"]) < result["n"]:
         few = "too few to be flipped together, so that rows count as independent"
-        together = "whose rows are drawn and flipped together" if result["jsd"]["by_group"] else few
+        together = "whose rows' signs are flipped together" if result["jsd"]["by_group"] else few
         console.print(f"{groups} speakers or premises, {together}")
     console.print("The p-values are not corrected for there being several.")
 

@@ -108,7 +108,7 @@ def summarize(prepared: Prepared, task: Task, seed: int) -> dict[str, Any]:
 
 
 def write_prepared(
-    prepared: Prepared, task: Task, out: Path, seed: int, max_rows: int | None = None, part: str | None = None
+    prepared: Prepared, task: Task, out: Path, seed: int, max_rows: int | None = None, **options: Any
 ) -> dict[str, Any]:
     """Write `manifest.jsonl`, `splits.json` and `summary.json` into `out`; return the summary.
 
@@ -116,14 +116,14 @@ def write_prepared(
         prepared, task, seed: the rows, their task, and the seed of their split.
         out: the folder.
         max_rows: how many rows to keep, of every split its share; all where None.
-        part: of the corpus, for the summary.
+        options: what else decides the rows (`part` of the corpus, `fold`, `secondary`), for the summary.
     """
     kept = keep_some(prepared.rows, max_rows)
     if not kept:
         raise UserError("the corpus has no rows")
     left_out = prepared.left_out + Counter({"over --max-rows": len(prepared.rows) - len(kept)})
     prepared = replace(prepared, rows=kept, left_out=left_out)
-    summary = {**summarize(prepared, task, seed), "max_rows": max_rows, "part": part}
+    summary = {**summarize(prepared, task, seed), "max_rows": max_rows, **options}
     groups: dict[str, set[str]] = defaultdict(set)
     for row in kept:
         groups[row.split].add(row.speaker if row.speaker is not None else row.id)
@@ -139,11 +139,12 @@ def as_mapping(labels: Sequence[str], counts: Sequence[float]) -> Mapping[str, f
 
 
 def corpus_record(summary: Path) -> dict[str, Any]:
-    """Licence, caveat and rows of the corpus, if `prepare` left its summary beside the manifest."""
+    """Licence, caveat, rows and split of the corpus, if `prepare` left its summary beside the manifest."""
     if not summary.is_file():
         return {}
     found = read_json(summary)
     if "split_sha256" not in found:  # somebody else's file of that name
         return {}
     splits = {name: split["rows"] for name, split in found["splits"].items()}
-    return {**{key: found.get(key) for key in ("licence", "caveat", "max_rows", "part")}, "splits": splits}
+    kept = ("licence", "caveat", "max_rows", "part", "fold", "secondary", "split_sha256")
+    return {**{key: found.get(key) for key in kept}, "splits": splits}

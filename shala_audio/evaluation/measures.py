@@ -71,9 +71,8 @@ class Measures:
         self.kind = kinds.reshape(-1)
         self.group_of_kind, self.contested_kind = actual_groups[example], contested[example].astype(np.float64)
         self.cell_of_kind = (self.tercile * per_third + cells)[example]
-        distances = [np.where(self.tercile == third, self.row_means["jsd"], 0.0) for third in range(len(TERCILES))]
-        self.others = [name for name in self.row_means if name != "jsd"]
-        self.columns = np.stack([*distances, *(self.row_means[name] for name in self.others)])
+        thirds = [self.tercile == third for third in range(len(TERCILES))]
+        self.columns = np.stack([np.where(third, row, 0.0) for row in self.row_means.values() for third in thirds])
         self.stated_groups = _groups(self.stated)
         self.all_differ = self.stated_groups[-1] + 1 == len(order)
         self.bin_starts = _bin_starts(self.stated_groups)
@@ -97,13 +96,10 @@ class Measures:
         weights = np.ones(len(self.row)) if counts is None else counts.astype(np.float64).take(self.row)
         total = weights.sum()
         # Not by BLAS, whose threads would fight with those of the draws.
-        sums = np.einsum("cr,r->c", self.columns, weights)
-        found = {"jsd": float(sums[:3].sum() / total)}
-        found |= zip(self.others, (sums[3:] / total).tolist(), strict=True)
-        found["jsd_nats"] = NATS_PER_BIT_ROOT * found["jsd"]
+        sums = np.einsum("cr,r->c", self.columns, weights).reshape(-1, len(TERCILES))
         of_kind = group_sums(self.kind, weights)
         cells, table = self._table(of_kind)
-        found |= hard_measures(table.sum(axis=0))
+        found = self._closeness(sums.sum(axis=1), total, table.sum(axis=0))
         ranked, spread = self._stated_ranks(weights)
         ranks_of_kind = group_sums(self.kind, ranked)
         found["contested_auroc"] = auroc(ranks_of_kind @ self.contested_kind, of_kind @ self.contested_kind, total)
@@ -113,9 +109,16 @@ class Measures:
         gaps = np.add.reduceat(weights * self.gap, self.bin_starts)
         found["entropy_error"] = float(np.abs(gaps).sum() / total)
         for index, name in enumerate(TERCILES):
-            found[f"tercile/{name}/jsd"] = _ratio(sums[index], cells[index].sum())
-            found[f"tercile/{name}/accuracy"] = _ratio(np.trace(table[index]), table[index].sum())
+            within = self._closeness(sums[:, index], cells[index].sum(), table[index])
+            found |= {f"tercile/{name}/{key}": value for key, value in within.items()}
         return found
+
+    def _closeness(self, sums: Floats, total: float, table: Floats) -> dict[str, float]:
+        """Distances, from their sums over so many rows, and what follows from plurality labels."""
+        found = dict(
+            zip(self.row_means, (float(part / total) if total else float("nan") for part in sums), strict=True)
+        )
+        return found | {"jsd_nats": NATS_PER_BIT_ROOT * found["jsd"], **hard_measures(table)}
 
     def _table(self, of_kind: Floats) -> tuple[Floats, Floats]:
         """Rows by third of human entropy: (3, 1 + K * K), first those without a plurality label; and (3, K, K) of the rest,
@@ -182,8 +185,9 @@ def all_measures(
         `n`, `ties`, and {value, low, high} for `jsd`, `jsd_nats`, `kl`, `total_variation`, `bhattacharyya`, `accuracy`,
         `macro_f1`, `weighted_f1`, `uar`, `entropy_correlation` (Spearman), `contested_auroc` (finding, by stated entropy,
         the rows where no label has more than half of the votes) and `entropy_error` (mean distance of stated from human
-        entropy over ten bins, in bits); the value is None where the measure does not exist. `terciles`: jsd and accuracy by
-        human entropy. `reliability`, `confusion`, `entropies`: see `Measures`.
+        entropy over ten bins, in bits); the value is None where the measure does not exist. `terciles`: the first nine
+        within each third of the rows by human entropy, `low`, `middle` and `high`. `reliability`, `confusion`,
+        `entropies`: see `Measures`.
     """
     measures = Measures(human, predicted, repeats)
     values = measures.values()
@@ -206,19 +210,17 @@ def all_measures(
                 drawn[key].append(value)
     # A mean of absolute gaps is larger in every draw than in the whole: its percentiles are no interval.
     drawn["entropy_error"] = []
-    for index, third in enumerate(TERCILES):
-        if (measures.tercile == index).sum() <= repeats:
-            drawn[f"tercile/{third}/jsd"], drawn[f"tercile/{third}/accuracy"] = [], []  # of a single row
+    sizes = {third: int((measures.tercile == index).sum()) // repeats for index, third in enumerate(TERCILES)}
+    for key in drawn:
+        if key.startswith("tercile/") and sizes[key.split("/")[1]] <= 1:
+            drawn[key] = []  # a single row has no interval
     intervals = {key: percentiles(value, drawn[key]) for key, value in values.items()}
     result: dict[str, Any] = {"n": measures.rows, "ties": measures.ties}
     result |= {key: found for key, found in intervals.items() if not key.startswith("tercile/")}
     result["terciles"] = {
-        third: {
-            "n": int((measures.tercile == index).sum()) // repeats,
-            "jsd": intervals[f"tercile/{third}/jsd"],
-            "accuracy": intervals[f"tercile/{third}/accuracy"],
-        }
-        for index, third in enumerate(TERCILES)
+        third: {"n": size}
+        | {key.split("/")[2]: found for key, found in intervals.items() if key.startswith(f"tercile/{third}/")}
+        for third, size in sizes.items()
     }
     return result | {
         "reliability": measures.reliability(),
@@ -238,7 +240,3 @@ def _bin_starts(groups: Counts) -> Counts:
     below = np.cumsum(sizes) - sizes
     bins = (below * BINS // len(groups))[groups]
     return np.flatnonzero(np.diff(bins, prepend=-1))
-
-
-def _ratio(part: float, whole: float) -> float:
-    return float(part / whole) if whole > 0 else float("nan")

@@ -59,6 +59,10 @@ def pool_folds(folds: Sequence[Fold], out: Path) -> list[str]:
             if all("seconds" in one for one in found):  # the constant prior has none
                 cost["seconds"] = sum(one["seconds"] for one in found)
                 cost["peak_mb"] = max(one["peak_mb"] for one in found)
+            if any(one.get("resumed") for one in found):
+                cost["resumed"] = True
+            if gpus := [one["peak_gpu_mb"] for one in found if "peak_gpu_mb" in one]:
+                cost["peak_gpu_mb"] = max(gpus)
             if commits := dict.fromkeys(one["revision"] for one in found if one.get("revision")):
                 cost["revision"] = ", ".join(commits)
             if any("tuned" in one for one in found):  # by each fold on its own dev rows

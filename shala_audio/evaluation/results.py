@@ -144,7 +144,8 @@ def gather(runs: Sequence[Run]) -> list[System]:
     for run in runs:
         made = {key: run.training.get(key) for key in ("model", "task", "modality", "folds", "start")}
         made["settings"] = without_choice(run.training)
-        made["data"] = {key: run.training.get("data", {}).get(key) for key in ("max_rows", "part")}
+        of_data = ("max_rows", "part", "fold", "secondary", "caveat")
+        made["data"] = {key: run.training.get("data", {}).get(key) for key in of_data}
         settings = json.dumps(made, sort_keys=True)
         variants = named.setdefault(run.system, {})
         alike = [other for members in variants.values() for other in members if other.score == run.score]

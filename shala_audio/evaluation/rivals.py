@@ -70,8 +70,8 @@ def table_of_tests(ours: System, against: Sequence[tuple[System, Paired, float]]
 def _in_words(ours: System, against: Sequence[tuple[System, Paired, float]]) -> str:
     said = [
         f"Below 0, {ours.name} is nearer to the raters. Paired by row (of several seeds, its mean), with a 95 % interval and "
-        "a two-sided p of 10,000 random signs, so 0.0001 is the least that it can be; corrected for the number of systems "
-        "(Holm)."
+        "a two-sided p of 10,000 random signs, so 0.0001 is the least that it can be, or of all signs where there are fewer; "
+        "corrected for the number of systems (Holm)."
     ]
     if any(one.by_group for _, one, _ in against):
         said.append(

@@ -10,7 +10,8 @@ from typing import Any
 Rows = Sequence[tuple[str, Mapping[str, Any]]]
 
 CLOSENESS = ("jsd", "jsd_nats", "kl", "bhattacharyya", "accuracy", "macro_f1", "weighted_f1", "uar")
-AMBIGUITY = ("low", "middle", "high", "entropy_correlation", "contested_auroc", "entropy_error")
+THIRDS = ("low", "middle", "high")
+AMBIGUITY = (*THIRDS, "entropy_correlation", "contested_auroc", "entropy_error")
 HEADS = {
     "low": "jsd, least contested third",
     "middle": "middle third",
@@ -23,7 +24,7 @@ HEADS = {
 
 def measure(measures: Mapping[str, Any], column: str) -> Mapping[str, Any]:
     """{value, low, high} or {value, sd} of a measure, or of jsd within a third of the rows; empty where there is none."""
-    if column in ("low", "middle", "high"):
+    if column in THIRDS:
         return measures.get("terciles", {}).get(column, {}).get("jsd", {})
     return measures.get(column) or {}
 
@@ -56,10 +57,15 @@ def as_csv(rows: Rows) -> str:
     writer.writerow(["system", "n", "measure", "value", "low", "high", "sd", "groups"])
     for name, measures in rows:
         attributes = sorted(key for key in measures if key.startswith("ccc_"))
-        for column in (*CLOSENESS, "total_variation", *AMBIGUITY, *attributes):
-            found = measure(measures, column)
+        lines = {column: measures.get(column) or {} for column in (*CLOSENESS, "total_variation")}
+        for third in THIRDS:
+            within = measures.get("terciles", {}).get(third, {})
+            lines |= {
+                f"{column}_{third}_tercile": within.get(column) or {} for column in (*CLOSENESS, "total_variation")
+            }
+        lines |= {column: measures.get(column) or {} for column in (*AMBIGUITY, *attributes) if column not in THIRDS}
+        for label, found in lines.items():
             if found.get("value") is not None:
-                label = f"jsd_{column}_tercile" if column in ("low", "middle", "high") else column
                 ends = [found.get(end) for end in ("value", "low", "high", "sd")]
                 numbers = ["" if number is None else f"{number:.6f}" for number in ends]
                 writer.writerow([name, measures["n"], label, *numbers, found.get("groups", "")])

@@ -14,24 +14,27 @@ def what_they_were(runs: Sequence[Run]) -> list[str]:
     if not trained:
         return []
     lines = [
-        "| run | seed | minutes | peak memory (MB) | precision | trained parameters | chosen on dev | manifest |",
-        "|---|---|---|---|---|---|---|---|",
+        "| run | seed | minutes | peak memory (MB) | precision | trained parameters | chosen on dev | split | manifest |",
+        "|---|---|---|---|---|---|---|---|---|",
     ]
     for run in trained:
         found = run.training
         minutes = f"{found['seconds'] / 60:.1f}" + (" (since a resume)" if found.get("resumed") else "")
         minutes += f" (all of {found['folds']} folds)" if found.get("folds") else ""
+        minutes += f" ({found['processes']} processes)" if found.get("processes", 1) > 1 else ""
         parameters = f"{found['trained_parameters']:,}" if found.get("trained_parameters") else "–"
         memory = f"{found['peak_mb']:,}"
         if found.get("peak_gpu_mb"):
             memory += f" (GPU: {found['peak_gpu_mb']:,})"
         name, sha = run_name(found, run.folder), found["manifest_sha256"][:8]
         chosen = "yes" if found.get("tuned") or found.get("chosen") else "no" if parameters != "–" else "–"
-        cells = [name, found["seed"], minutes, memory, found.get("precision", "–"), parameters, chosen, sha]
+        split = (found.get("data", {}).get("split_sha256") or "–")[:8]
+        cells = [name, found["seed"], minutes, memory, found.get("precision", "–"), parameters, chosen, split, sha]
         lines.append("| " + " | ".join(map(str, cells)) + " |")
     lines += [
         "",
-        "Chosen on dev: whether a run chose settings there; the others have those of their command and its file.",
+        "Chosen on dev: whether a run chose settings there; the others have those of their command and its file. Split and "
+        "manifest: the first digits of their sha256.",
         "",
     ]
     lines += [*_choices(trained), "Commands:", ""]

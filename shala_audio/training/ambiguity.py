@@ -31,7 +31,7 @@ class AmbiguitySettings:
     Attributes:
         kind: "static", "dynamic" or "off" (all rows alike).
         strength: λ at the first step, in [0, 1].
-        strength_end: λ at the last step; the same where None.
+        strength_end: λ when training ends, after the last step; the same where None.
         entropy: estimator of H̃: "plugin", "miller_madow" or "dirichlet" (`data.votes.entropy_estimate`).
         alpha: pseudo-votes of "dirichlet".
         memory: share of the old value in the running mean of 1 - r, in [0, 1).

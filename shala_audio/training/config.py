@@ -95,7 +95,8 @@ class ShalaConfig(GRPOConfig):
     )
     ambiguity_lambda: float = field(default=0.5, metadata={"help": "How much ambiguous rows count for, 0 to 1."})
     ambiguity_lambda_end: float | None = field(
-        default=None, metadata={"help": "Where ambiguity_lambda has moved to at the last step; it stays where not set."}
+        default=None,
+        metadata={"help": "What ambiguity_lambda moves to, along a line, until training ends; it stays where not set."},
     )
     ambiguity_entropy: str = field(
         default="plugin", metadata={"help": "Estimator of the raters' entropy: plugin, miller_madow or dirichlet."}

@@ -52,8 +52,11 @@ def command_line(arguments: list[str]) -> str:
 
     >>> command_line(["/usr/bin/shala-audio", "train", "--config", "/somewhere/else/a.yaml", "--init=/x/warm start"])
     "shala-audio train --config .../a.yaml '--init=.../warm start'"
+    >>> command_line(["/usr/lib/shala_audio/__main__.py", "doctor"])
+    'shala-audio doctor'
     """
-    words = [Path(arguments[0]).name]
+    program = Path(arguments[0]).name
+    words = ["shala-audio" if program == "__main__.py" else program]  # as `accelerate launch -m shala_audio` runs it
     for word in arguments[1:]:
         option, equals, value = word.partition("=")
         words.append(option + equals + shorten(value) if word.startswith("--") and equals else shorten(word))

@@ -80,9 +80,9 @@ REWARDS: dict[str, Callable[..., Reward]] = {
 def _reward(name: str, judge: Callable[[Floats, Floats], float], labels: Sequence[str], invalid: float) -> Reward:
     def reward(completions: Sequence[Completion], human: Sequence[Sequence[float]], **_: Any) -> list[float]:
         answers = [parse_answer(text_of(completion), labels) for completion in completions]
+        voted = [_distribution(people, labels) for people in human]  # checked also where the answer is invalid
         return [
-            invalid if answer is None else judge(_distribution(people, labels), answer)
-            for answer, people in zip(answers, human, strict=True)
+            invalid if answer is None else judge(people, answer) for answer, people in zip(answers, voted, strict=True)
         ]
 
     reward.__name__ = name  # TRL logs it under this name

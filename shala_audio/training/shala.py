@@ -106,11 +106,13 @@ class ShalaTrainer(LabelLoss, SlotRollouts, SpeechTrainer, GRPOTrainer):
         super()._save(output_dir, state_dict)
         if self.args.should_save:
             self.weights.save(output_dir or self.args.output_dir)
+            self.without_signal.save(output_dir or self.args.output_dir)
 
     def _load_optimizer_and_scheduler(self, checkpoint: str | None) -> None:
         super()._load_optimizer_and_scheduler(checkpoint)  # called however the model itself is read, also by DeepSpeed
         if checkpoint is not None:
             self.weights.load(checkpoint)
+            self.without_signal.load(checkpoint)
 
     # Rows and batches -------------------------------------------------------------------------------------------------
 
@@ -162,6 +164,8 @@ class ShalaTrainer(LabelLoss, SlotRollouts, SpeechTrainer, GRPOTrainer):
         return {**output, **self._audio, "row": self._rows}
 
     def _calculate_rewards(self, inputs: Any, prompts: Any, completions: Any, completion_ids_list: Any) -> Tensor:
+        if self.batcher.builder.readout == "slots":
+            completions = self.stated(completions)
         rewards = super()._calculate_rewards(inputs, prompts, completions, completion_ids_list)
         self._rewards = rewards[:, 0]  # one reward function, all processes; kept for the running 1 - r
         if self.batcher.builder.readout == "verbalized":

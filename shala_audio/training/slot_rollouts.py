@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from shala_audio.models.readouts.slots import SlotTemplate, digit_log_probs, fill_slots
+from shala_audio.models.readouts.slots import SlotTemplate, digit_log_probs, fill_slots, write_slots
 from shala_audio.training.data import Batcher
+from shala_audio.training.rewards import Completion, text_of
 
 
 class SlotRollouts:
@@ -46,6 +48,12 @@ class SlotRollouts:
             "logprobs": None,
             "env_mask": self.template.sampled().long().expand(len(completions), -1).tolist(),
         }
+
+    def stated(self, completions: Sequence[Completion]) -> list[str]:
+        """What filled slots say, for rewards; all zeros are uniform, as in prediction (`from_percent`)."""
+        labels = self.batcher.builder.task.label_names
+        silent, even = (write_slots([share] * len(labels), labels) for share in (0.0, 0.5))
+        return [even if (text := text_of(one)) == silent else text for one in completions]
 
     def _slots_logps(
         self, model: Any, input_ids: Tensor, attention_mask: Tensor, count: int

@@ -25,10 +25,14 @@ LOGGED_KEPT = 1000  # records in memory and in checkpoints, which would grow wit
 
 def learning_rate(name: str, args: Any) -> float:
     """Peak learning rate of a parameter: the ear and the encoder's trained layers in it may have their own."""
-    ear = getattr(args, "ear_learning_rate", None) or args.learning_rate
+    rate: float = args.learning_rate
+    if "ear" in name.split("."):
+        own = getattr(args, "ear_learning_rate", None)
+        rate = rate if own is None else own
     if ".ear.top." in f".{name}":
-        return getattr(args, "encoder_learning_rate", None) or ear
-    return ear if "ear" in name.split(".") else args.learning_rate
+        own = getattr(args, "encoder_learning_rate", None)
+        rate = rate if own is None else own
+    return rate
 
 
 class SpeechTrainer:

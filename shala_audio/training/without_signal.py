@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import sys
+from pathlib import Path
 
 from torch import Tensor
 
 from shala_audio.errors import Stopped
+from shala_audio.files import read_json, write_json
 
+STATE = "without_signal.json"  # in a checkpoint
 NO_SIGNAL = "try a longer warm start or more rollouts (num_generations)"  # or what else the readout has
 
 
@@ -50,3 +53,12 @@ class WithoutSignal:
                 file=sys.stderr,
             )
         return silent
+
+    def save(self, folder: str | Path) -> None:
+        """Keep the counts, so that a run which is interrupted again and again stops as well."""
+        write_json(Path(folder) / STATE, {"batches": self.batches, "in_a_row": self.in_a_row})
+
+    def load(self, folder: str | Path) -> None:
+        """Go on from the counts of a checkpoint."""
+        found = read_json(Path(folder) / STATE)
+        self.batches, self.in_a_row = found["batches"], found["in_a_row"]

@@ -5,7 +5,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
-from scipy.spatial.distance import jensenshannon
+from scipy.spatial.distance import cityblock, euclidean, jensenshannon
 from scipy.stats import bootstrap, spearmanr
 from sklearn.metrics import accuracy_score, balanced_accuracy_score, f1_score, roc_auc_score
 
@@ -80,6 +80,17 @@ def test_finding_contested_rows_is_scikit_learns(pair):
         assert found == pytest.approx(roc_auc_score(contested, entropy(predicted).round(12)))
 
 
+def test_distances_by_hand():
+    """Total variation and the Bhattacharyya coefficient, by SciPy's distances between the rows and between their roots."""
+    human, predicted = random_rows()
+    found = Measures(human, predicted).values()
+    pairs = list(zip(human, predicted, strict=True))
+    assert found["total_variation"] == pytest.approx(np.mean([cityblock(p, q) / 2 for p, q in pairs]))
+    roots = [1 - euclidean(np.sqrt(p), np.sqrt(q)) ** 2 / 2 for p, q in pairs]  # of the Hellinger distance
+    assert found["bhattacharyya"] == pytest.approx(np.mean(roots))
+    assert found["total_variation"] != pytest.approx(found["bhattacharyya"], abs=0.1)
+
+
 def test_entropy_correlation_is_scipys():
     human, predicted = random_rows()
     expected = spearmanr(entropy(human).round(12), entropy(predicted)).statistic
@@ -130,6 +141,10 @@ def test_terciles_and_reliability():
     assert sum(third["n"] for third in found["terciles"].values()) == len(human)
     assert found["terciles"]["high"]["jsd"]["value"] == pytest.approx(distance[level > high].mean())
     assert found["terciles"]["low"]["jsd"]["value"] == pytest.approx(distance[level <= low].mean())
+    for name, rows in (("low", level <= low), ("middle", (level > low) & (level <= high)), ("high", level > high)):
+        alone = all_measures(human[rows], predicted[rows], draws=0)
+        third = {key: value["value"] for key, value in found["terciles"][name].items() if key != "n"}
+        assert third == pytest.approx({key: alone[key]["value"] for key in third}) and len(third) == 9
     bins = found["reliability"]
     assert sum(one["n"] for one in bins) == len(human) and len(bins) == 10
     assert [one["stated"] for one in bins] == sorted(one["stated"] for one in bins)

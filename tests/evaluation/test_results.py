@@ -128,8 +128,10 @@ def test_parts_of_a_corpus_are_kept_apart_and_seeds_are_not(experiments):
         write_json(experiments / f"seed{seed}" / "zero_shot" / "training.json", record)
     folders = [experiments / "seed0", experiments / "seed1"]
     assert [found.name for found in gather(find_runs(folders))].count("zero_shot (slots)") == 1
-    write_json(experiments / "seed1" / "zero_shot" / "training.json", {**record, "data": {"max_rows": None}})
-    assert "zero_shot (slots)" not in [found.name for found in gather(find_runs(folders))]
+    for other in ({"max_rows": None}, {"fold": 0}, {"secondary": 0.3}, {"caveat": "aggregated labels"}):
+        changed = {**record, "data": {**record["data"], **other}}
+        write_json(experiments / "seed1" / "zero_shot" / "training.json", changed)
+        assert "zero_shot (slots)" not in [found.name for found in gather(find_runs(folders))], other
 
 
 def test_runs_that_say_nothing_of_themselves_are_no_seeds_of_each_other(experiments):
@@ -199,6 +201,15 @@ def test_csv_and_latex_hold_the_numbers():
     assert r"my\_system \& co" in text and text.count(r"\\") == len(rows) + 1
 
 
+def test_without_matplotlib_no_old_picture_stays(experiments, monkeypatch):
+    monkeypatch.setattr("shala_audio.cli.report.find_spec", lambda name: None)
+    (experiments / "RESULTS_jsd.png").write_bytes(b"of an earlier table")
+    out = experiments / "RESULTS.md"
+    result = CliRunner().invoke(app, ["report", str(experiments / "seed0"), "--out", str(out)], catch_exceptions=False)
+    assert "matplotlib is not installed" in result.stderr and ".png" not in out.read_text()
+    assert not (experiments / "RESULTS_jsd.png").exists()
+
+
 def test_the_report_has_everything(experiments):
     out = experiments / "RESULTS.md"
     arguments = ["report", str(experiments / "seed0"), str(experiments / "seed1"), "--out", str(out)]
@@ -215,7 +226,7 @@ def test_the_report_has_everything(experiments):
         "1,234",
         "Encoder ear, sha256 efef",
         "abababab",
-        "| 1,000 | no | cdcdcdcd |",
+        "| 1,000 | no | – | cdcdcdcd |",
         "torch 2",
         "code: 0123456789ab.",
     ):

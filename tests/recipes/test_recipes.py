@@ -180,6 +180,10 @@ def test_chaosnli_in_five_folds(recipe, tmp_path):
     exp = tmp_path / "exp"
     options = ("--corpus_root", tmp_path / "corpus", "--model", model, "--exp", exp, "--fold", "all")
     run_copy(script, *options, "--stop_stage", "1")
+    again = run_copy(script, *options, "--stop_stage", "1").stdout
+    assert again.count("is done; remove") == 5 and "stage 1" not in again
+    other = run_copy(script, *options, "--stop_stage", "1", "--method", "zero_shot").stdout
+    assert other.count("stage 1: data") == 5, "what was made for another method is not taken for this one's"
     for fold in range(5):
         manifest = script.parent / "data" / f"seed0_snli_fold{fold}" / "manifest.jsonl"
         out = exp / f"fold{fold}" / "prior" / "predictions.jsonl"

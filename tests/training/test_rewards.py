@@ -1,10 +1,12 @@
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 import pytest
 from datasets import Dataset
-from scipy.spatial.distance import jensenshannon
-from sklearn.metrics import mean_squared_error
+from scipy.spatial.distance import euclidean, jensenshannon
+from sklearn.metrics import accuracy_score, mean_squared_error
 
 from shala_audio.errors import UserError
 from shala_audio.training import bhattacharyya_reward, brier_reward, jsd_reward, majority_reward
@@ -24,17 +26,39 @@ def test_the_reward_runs_in_stock_trl(tiny_lm, tmp_path, maker):
     from transformers import AutoModelForCausalLM, AutoTokenizer
     from trl import GRPOConfig, GRPOTrainer
 
-    rows = Dataset.from_list([{"prompt": f"How do people feel? {index}", "human": [0.5, 0.5]} for index in range(4)])
+    people = [[0.5, 0.5], [0.9, 0.1], [0.2, 0.8], [1.0, 0.0]]
+    rows = Dataset.from_list(
+        [{"prompt": f"{index}: how do people feel?", "human": human} for index, human in enumerate(people)]
+    )
     settings = GRPOConfig(
-        output_dir=str(tmp_path), per_device_train_batch_size=4, num_generations=2, max_completion_length=4, max_steps=1,
+        output_dir=str(tmp_path), per_device_train_batch_size=4, num_generations=2, max_completion_length=16, max_steps=1,
         use_cpu=True, bf16=False, report_to="none", save_strategy="no", disable_tqdm=True, logging_steps=1,
     )  # fmt: skip
+    tokenizer = AutoTokenizer.from_pretrained(tiny_lm, padding_side="left")
+    asked: list[str] = []
+
+    def answer(prompts: list[str], trainer: GRPOTrainer) -> dict[str, Any]:
+        """Every other rollout is valid: an untrained model of a few tokens would never write one."""
+        asked.extend(prompts)
+        texts = ['{"a": 30, "b": 70}' if index % 2 else "who knows" for index in range(len(prompts))]
+        completions = [tokenizer(text)["input_ids"] for text in texts]
+        return {"prompt_ids": [tokenizer(prompt)["input_ids"] for prompt in prompts], "completion_ids": completions,
+                "logprobs": [[0.0] * len(tokens) for tokens in completions]}  # fmt: skip
+
     trainer = GRPOTrainer(
         AutoModelForCausalLM.from_pretrained(tiny_lm), [maker(["a", "b"])], settings, rows,
-        processing_class=AutoTokenizer.from_pretrained(tiny_lm, padding_side="left"),
+        processing_class=tokenizer, rollout_func=answer,
     )  # fmt: skip
     trainer.train()
-    assert np.isfinite(trainer.state.log_history[0]["reward"])
+    stated = np.array([0.3, 0.7])
+    expected = {
+        "jsd_to_humans": lambda p: 1 - jensenshannon(p, stated, base=2),
+        "bhattacharyya": lambda p: 1 - euclidean(np.sqrt(p), np.sqrt(stated)) ** 2 / 2,
+        "brier": lambda p: 1 - euclidean(p, stated) ** 2 / 2,
+        "majority": lambda p: accuracy_score([p.argmax()], [1]) if p[0] != p[1] else 1.0,
+    }[maker(["a", "b"]).__name__]
+    earned = [expected(np.array(people[int(prompt[0])])) * (index % 2) for index, prompt in enumerate(asked)]
+    assert len(asked) == 4 and trainer.state.log_history[0]["reward"] == pytest.approx(np.mean(earned), abs=1e-6)
 
 
 MAKERS = (jsd_reward, bhattacharyya_reward, brier_reward, majority_reward)
@@ -86,3 +110,5 @@ def test_votes_are_as_good_as_their_distribution(maker):
 def test_what_is_no_distribution_is_refused(people):
     with pytest.raises(UserError, match="over the 3 labels"):
         jsd_reward(["a", "b", "c"])(completions=['{"a": 100}'], human=[people])
+    with pytest.raises(UserError, match="over the 3 labels"):
+        jsd_reward(["a", "b", "c"])(completions=["no answer"], human=[people])

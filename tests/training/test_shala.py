@@ -9,10 +9,11 @@ from scipy.spatial.distance import jensenshannon
 from transformers import TrainerCallback
 
 from shala_audio.cli.train import parse
-from shala_audio.errors import UserError
+from shala_audio.errors import Stopped, UserError
 from shala_audio.training.config import ShalaConfig
 from shala_audio.training.data import build_dataset
 from shala_audio.training.objective import js_divergence
+from shala_audio.training.speech_trainer import learning_rate
 from shala_audio.training.without_signal import WithoutSignal
 from tests.tiny import tiny_model
 from tests.training.helpers import config, shala_trainer, tiny_rows
@@ -88,6 +89,12 @@ def test_rewards_are_those_of_the_digits(tiny_lm, tmp_path):
     trainer.train()
     rewards = [record["rewards/jsd_to_humans/mean"] for record in trainer.state.log_history if "reward" in record]
     assert all(0 < reward <= 1 for reward in rewards), "every answer of slots is valid"
+    # All zeros are uniform in prediction, and so they are when they are rewarded.
+    texts = ['{"anger": 00, "disgust": 00, "disapproval": 00}', '{"anger": 99, "disgust": 00, "disapproval": 00}']
+    inputs = [{"human": [0.6, 0.4, 0.0]}] * 2
+    earned = trainer._calculate_rewards(inputs, ["?"] * 2, texts, [[1]] * 2)
+    expected = [1 - jensenshannon([0.6, 0.4, 0.0], answer, base=2) for answer in ([1 / 3] * 3, [1.0, 0.0, 0.0])]
+    assert earned[:, 0].tolist() == pytest.approx(expected, abs=1e-6)
 
 
 def test_the_exact_loss_is_the_weighted_divergence(tiny_lm, tmp_path):
@@ -270,6 +277,27 @@ def test_patience_of_0_never_stops_a_run():
     watch = WithoutSignal(patience=0, advice="", aloud=False)
     groups = [torch.tensor([[0.1, 0.2]]), *[torch.ones(2, 4)] * 60]
     assert [watch.see(group, step) for step, group in enumerate(groups, 1)] == [False] + [True] * 60
+
+
+def test_patience_survives_an_interruption(tmp_path):
+    before, after = (WithoutSignal(patience=3, advice="", aloud=False) for _ in range(2))
+    for step in (1, 2):
+        before.see(torch.ones(2, 4), step)
+    before.save(tmp_path)
+    after.load(tmp_path)
+    assert after.batches == 2
+    with pytest.raises(Stopped, match="for 3 batches in a row"):
+        after.see(torch.ones(2, 4), 3)
+
+
+@pytest.mark.parametrize(
+    ("rates", "expected"), [({}, (1, 1, 1)), ({"ear": 0.0}, (1, 0, 0)), ({"ear": 2.0, "encoder": 0.0}, (1, 2, 0))]
+)
+def test_parts_have_learning_rates_of_their_own(tmp_path, rates, expected):
+    """Also a rate of 0, which keeps the ear, or the encoder's layers in it, as they are."""
+    args = config(tmp_path, learning_rate=1.0, **{f"{part}_learning_rate": rate for part, rate in rates.items()})
+    names = ("model.layers.0.weight", "model.ear.projector.weight", "model.ear.top.layers.0.weight")
+    assert tuple(learning_rate(name, args) for name in names) == expected
 
 
 @pytest.mark.parametrize(("rewards", "silent"), [([0.83] * 8, True), ([0.83] * 4 + [0.2, 0.3, 0.2, 0.3], False)])
