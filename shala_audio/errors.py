@@ -22,6 +22,15 @@ class Stopped(Exception):
     """
 
 
+def first_line(error: Exception) -> str:
+    """What an error of a library says first, or what it is called where it says nothing.
+
+    >>> first_line(ValueError("no such layer\\nTraceback ...")), first_line(ValueError())
+    ('no such layer', 'ValueError')
+    """
+    return next(iter(str(error).strip().splitlines()), type(error).__name__)
+
+
 def nearest(wrong: str, right: Iterable[str]) -> str:
     """A question after the one that was meant, to stand in a message; nothing where none is near.
 

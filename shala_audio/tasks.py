@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, replace
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -115,7 +116,7 @@ class Task:
         if self.modality == "text" and not text:
             raise UserError(f"task {self.name}: the row has no text")
         try:
-            template = _JINJA.from_string(self.prompt)
+            template = _template(self.prompt)
             text = text if "text" in self.modality else {}
             audio = AUDIO_TOKEN if self.has_audio else ""
             return template.render(text=text, labels=self.label_names, audio=audio).strip()
@@ -187,6 +188,12 @@ def task_from_dict(fields: Mapping[str, Any], source: str) -> Task:
             raise UserError(f"{source}: {part} goes in, but the prompt has no {place}")
     attributes = tuple(_attribute(attribute, source) for attribute in fields.get("attributes") or ())
     return Task(str(fields["name"]), fields["modality"], tuple(labels), prompt, answer, attributes)
+
+
+@cache
+def _template(prompt: str) -> jinja2.Template:
+    """Compiled once, not for every row."""
+    return _JINJA.from_string(prompt)
 
 
 def _parsed(prompt: str, source: str) -> jinja2.nodes.Template:

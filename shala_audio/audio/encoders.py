@@ -17,7 +17,7 @@ from torch import Tensor, nn
 
 from shala_audio.audio.layers import EncoderLayers
 from shala_audio.audio.sound import SAMPLE_RATE, Samples
-from shala_audio.errors import UserError
+from shala_audio.errors import UserError, first_line
 
 LONGEST = 30.0  # seconds heard at once; attention grows with the square of it. Longer sound comes in windows
 BATCH_SECONDS = 60.0  # of sound and padding that are encoded together
@@ -229,6 +229,6 @@ def load_encoder(source: str, layers: Sequence[int], device: str = "cpu") -> Aud
                 extractor.do_normalize,
                 layers,
             )
-    except (OSError, ValueError, AttributeError, SafetensorError) as error:
-        raise UserError(f"encoder {source}: cannot be loaded ({str(error).splitlines()[0]})") from None
+    except (OSError, ValueError, LookupError, TypeError, AttributeError, RuntimeError, SafetensorError) as error:
+        raise UserError(f"encoder {source}: cannot be loaded ({first_line(error)})") from None
     return encoder.eval().requires_grad_(False).to(device)

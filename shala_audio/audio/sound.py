@@ -127,6 +127,8 @@ def check_wav_header(file: BinaryIO) -> None:
                 there = file.seek(0, os.SEEK_END) - start
                 if size == 0 and there:
                     raise UserError("the header says that there is no sound in it")
+                if there >= 1 << 32:
+                    raise UserError("holds more than the header of a wav file can tell (4 GiB); convert it to flac")
                 if there < size < UNKNOWN:
                     raise UserError(f"cut short: {size} bytes of sound are promised, {there} are there")
                 break

@@ -54,6 +54,8 @@ def baseline(
     chosen = load_task(task or rows[0].task)
     corpus = corpus_record(manifest.with_name("summary.json"))
     places = {"test": out, "dev": out.with_name(f"{out.stem}_dev{out.suffix}")}
+    if kind == "prior" and (features is not None or copies):
+        raise UserError(f"--{'copies' if copies else 'features'}: the constant prior hears nothing")
     if kind == "prior":
         train = [row for row in rows if row.split == "train" and row.votes]
         prior = LabelDistribution(chosen.label_names, mean_distribution(train, chosen.label_names))

@@ -28,15 +28,18 @@ def calibrate(
 
     Example: shala-audio calibrate exp/shala exp/shala/dev.jsonl data/manifest.jsonl --kind dirichlet
     """
+    import numpy as np
+
     from shala_audio.distribution import LabelDistribution
     from shala_audio.evaluation.by_row import groups_of
     from shala_audio.evaluation.calibration import fit
-    from shala_audio.evaluation.predictions import read_predictions, write_predictions
+    from shala_audio.evaluation.predictions import read_attributes, read_predictions, write_predictions
     from shala_audio.evaluation.score import load_judged
     from shala_audio.files import read_json, write_json
+    from shala_audio.models.folder import SETTINGS
     from shala_audio.tasks import load_task, task_from_dict
 
-    settings = model / "shala.json"
+    settings = model / SETTINGS
     judged_by = load_task(task) if task else None
     if not model.is_dir():
         raise UserError(f"{model}: no such folder")
@@ -56,6 +59,11 @@ def calibrate(
     if apply is not None and out is not None:
         identities, probs = read_predictions(apply, judged.labels)
         calibrated = found(probs)
-        named = LabelDistribution.of_rows(judged.labels, calibrated)
+        names = [attribute.name for attribute in judged_by.attributes] if judged_by else []
+        stated = read_attributes(apply, names)  # which go along as they are
+        named = [
+            LabelDistribution(judged.labels, p, {n: v for n, v in zip(names, values, strict=True) if np.isfinite(v)})
+            for p, values in zip(calibrated, stated, strict=True)
+        ]
         write_predictions(out, zip(identities, named, strict=True))
         print(out)

@@ -46,11 +46,11 @@ def features(
         if shard is not None:
             raise UserError("--shard and --nproc: use one of them")
         _in_processes(nproc, manifest, model)  # after which the rest of this finds everything there
-    import torch
 
     from shala_audio.audio.encoders import load_encoder
     from shala_audio.audio.encoding import write_features
     from shala_audio.data.rows import read_manifest, write_manifest
+    from shala_audio.inference.answering import default_device
     from shala_audio.models.config import load_model_config
     from shala_audio.models.sources import locate
 
@@ -62,8 +62,7 @@ def features(
     if not rows:
         raise UserError(f"{manifest}: no row has sound")
     rows = rows[part - 1 :: parts]
-    device = str(torch.accelerator.current_accelerator()) if torch.accelerator.is_available() else "cpu"
-    encoder = load_encoder(locate(config.encoder, print), config.cached_layers(), device)
+    encoder = load_encoder(locate(config.encoder, print), config.cached_layers(), default_device())
     done = write_features(rows, audio_root, encoder, config.encoder_identity(), out, copies, seed)
     print(f"{out}: {done.new} clips encoded, {done.old} were there")
     if done.unfit:

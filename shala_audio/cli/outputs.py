@@ -1,4 +1,4 @@
-"""How `shala-audio predict` writes: a table, JSON, JSON Lines or CSV, as the predictions come."""
+"""How `shala-audio predict` writes: a table or JSON at the end, JSON Lines or CSV as the predictions come."""
 
 from __future__ import annotations
 

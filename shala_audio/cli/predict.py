@@ -90,6 +90,9 @@ def predict(
     manifests = [name for name in inputs or [] if name.endswith(".jsonl")]
     if manifests and fields:
         raise UserError("--text: rows of a manifest have their own text; give it with sound files, or alone")
+    if not manifests and (split or features or audio_root):
+        name = "--split" if split else "--features" if features else "--audio-root"
+        raise UserError(f"{name}: of a manifest, and none is named")
     share, launched = parse_shard(shard), launched_shard()
     if share[1] > 1 and len(manifests) < len(inputs or []):
         raise UserError("--shard is for manifests; name sound files to the job that shall hear them")

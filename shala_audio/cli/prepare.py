@@ -26,7 +26,7 @@ def prepare(
     fold: Annotated[
         int | None, typer.Option(help="ChaosNLI, CREMA-D: fold of a cross-validation, 0 to 4, as the test split.")
     ] = None,
-    part: Annotated[str, typer.Option(help="ChaosNLI: snli, mnli or both.")] = "snli",
+    part: Annotated[str | None, typer.Option(help="ChaosNLI: snli, mnli or both; snli where not given.")] = None,
     task: Annotated[str | None, typer.Option(help="MSP-Podcast: msp_podcast, msp_podcast_9 or msp_podcast_4.")] = None,
     secondary: Annotated[
         float, typer.Option(help="MSP-Podcast: share of a rater's vote that the secondary choices get, 0 to below 1.")
@@ -44,6 +44,8 @@ def prepare(
         raise UserError(f"--max-rows is {max_rows}; use 1 or more")
     if fold is not None and corpus not in ("chaosnli", "crema_d"):
         raise UserError(f"--fold: {corpus} has a split of its own")
+    if part is not None and corpus != "chaosnli":
+        raise UserError("--part: of chaosnli alone")
     if corpus != "msp_podcast" and (task or secondary):
         raise UserError(f"--{'task' if task else 'secondary'}: of msp_podcast alone")
     if corpus in ("mini", "mini_text"):
@@ -59,6 +61,7 @@ def prepare(
             raise UserError(f"{source}: no such folder")
         print(f"{corpus}: {licence}; from {address}", file=sys.stderr)
         if corpus == "chaosnli":
+            part = part or "snli"
             prepared = chaosnli.prepare(source, seed, part, fold)
         elif corpus == "goemotions":
             prepared = goemotions.prepare(source, seed)
@@ -66,7 +69,7 @@ def prepare(
             prepared = crema_d.prepare(source, seed, fold)
         else:
             prepared = msp_podcast.prepare(source, seed, task or corpus, secondary)
-    options = {"part": part if corpus == "chaosnli" else None, "fold": fold, "secondary": secondary or None}
+    options = {"part": part, "fold": fold, "secondary": secondary or None}
     summary = write_prepared(prepared, load_task(task or corpus), out, seed, max_rows, **options)
     show_summary(summary, out)
 

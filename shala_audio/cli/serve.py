@@ -43,9 +43,9 @@ def serve(
     from shala_audio.inference.predictor import Predictor
 
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
-    listening = socket.socket(family, socket.SOCK_STREAM)
-    listening.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
     try:
+        listening = socket.socket(family, socket.SOCK_STREAM)
+        listening.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         listening.bind((host, port))  # before the model is loaded
     except OSError as error:
         raise UserError(f"--host {host} --port {port}: {error.strerror}; choose another") from None

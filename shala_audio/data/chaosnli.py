@@ -14,6 +14,7 @@ from shala_audio.data.prepare import Prepared, as_mapping, need_file
 from shala_audio.data.rows import Row
 from shala_audio.data.splits import fold_split, split_by_group
 from shala_audio.errors import UserError
+from shala_audio.files import readable
 
 TASK = "chaosnli"
 PARTS = {"snli": "chaosNLI_snli.jsonl", "mnli": "chaosNLI_mnli_m.jsonl"}
@@ -35,7 +36,9 @@ def prepare(source: Path, seed: int, part: str = "snli", fold: int | None = None
     rows: list[Row] = []
     for name in PARTS if part == "both" else (part,):
         path = need_file(source, PARTS[name])
-        for number, line in enumerate(path.read_text(encoding="utf-8").strip("\n").split("\n"), start=1):
+        with readable(path):
+            lines = path.read_text(encoding="utf-8").strip("\n").split("\n")
+        for number, line in enumerate(lines, start=1):
             try:
                 item = json.loads(line)
                 text = {"premise": item["example"]["premise"], "hypothesis": item["example"]["hypothesis"]}

@@ -6,12 +6,12 @@ presented: 1 sound, 2 face, 3 both.
 
 from __future__ import annotations
 
-import csv
 from collections import Counter
 from dataclasses import replace
 from pathlib import Path
 
 from shala_audio.audio.sound import SUFFIXES
+from shala_audio.data.csv_records import csv_records
 from shala_audio.data.licences import SOURCES
 from shala_audio.data.prepare import Prepared, as_mapping, need_file, sound_duration
 from shala_audio.data.rows import Audio, Row
@@ -45,33 +45,36 @@ def prepare(source: Path, seed: int, fold: int | None = None) -> Prepared:
         fold: of the cross-validation over the speakers that `VideoDemographics.csv` lists, 0 to 4; None for one split.
     """
     votes_file = need_file(source, "processedResults/tabulatedVotes.csv")
-    with open(need_file(source, "VideoDemographics.csv"), newline="", encoding="utf-8") as file:
-        sex = {record["ActorID"]: record["Sex"] for record in csv.DictReader(file)}
+    sex = {}
+    for where, record in csv_records(need_file(source, "VideoDemographics.csv")):
+        try:
+            sex[record["ActorID"]] = record["Sex"]
+        except KeyError as error:
+            raise UserError(f"{where}: has no column {error}") from None
     sounds = need_file(source, "AudioWAV")
     present = {path.stem: path.name for path in sorted(sounds.iterdir()) if path.suffix.lower() in SUFFIXES}
 
     rows: list[Row] = []
     left_out: Counter[str] = Counter()
-    with open(votes_file, newline="", encoding="utf-8") as file:
-        for number, record in enumerate(csv.DictReader(file), start=2):
-            try:
-                name = record["fileName"]
-                votes = as_mapping(list(COLUMNS.values()), [int(record[column]) for column in COLUMNS])
-                presentation = record[""][0]
-            except (KeyError, ValueError, IndexError) as error:
-                raise UserError(f"{votes_file}:{number}: not a row of votes ({error!r})") from None
-            if presentation != "1":
-                left_out["votes on the face or on face and voice"] += 1
-            elif name not in present:
-                left_out["clips without a sound file"] += 1
-            elif not votes:
-                left_out["clips without a vote"] += 1
-            else:
-                speaker, sentence, intended, level = name.split("_")
-                extra = {"intended": intended, "level": level, "sex": sex.get(speaker, "Unknown")}
-                text = {"transcript": SENTENCES[sentence]} if sentence in SENTENCES else {}
-                audio = Audio(f"AudioWAV/{present[name]}", 0.0, sound_duration(sounds / present[name]))
-                rows.append(Row(name, TASK, "train", speaker, audio, text, votes, extra))
+    for where, record in csv_records(votes_file):
+        try:
+            name = record["fileName"]
+            votes = as_mapping(list(COLUMNS.values()), [int(record[column]) for column in COLUMNS])
+            presentation = record[""][0]
+            speaker, sentence, intended, level = name.split("_")
+        except (KeyError, ValueError, IndexError) as error:
+            raise UserError(f"{where}: not a row of votes ({error!r})") from None
+        if presentation != "1":
+            left_out["votes on the face or on face and voice"] += 1
+        elif name not in present:
+            left_out["clips without a sound file"] += 1
+        elif not votes:
+            left_out["clips without a vote"] += 1
+        else:
+            extra = {"intended": intended, "level": level, "sex": sex.get(speaker, "Unknown")}
+            text = {"transcript": SENTENCES[sentence]} if sentence in SENTENCES else {}
+            audio = Audio(f"AudioWAV/{present[name]}", 0.0, sound_duration(sounds / present[name]))
+            rows.append(Row(name, TASK, "train", speaker, audio, text, votes, extra))
     speakers = [str(row.speaker) for row in rows]
     if fold is None:
         split_of = split_by_group(speakers, SHARES, seed, strata=sex)

@@ -60,6 +60,8 @@ def _label_studio(path: Path, columns: Columns, left_out: Counter[str]) -> Itera
     if small and not columns.label:
         raise UserError(f"{path}: JSON-MIN: name the key of the choice with --label; there are {', '.join(tasks[0])}")
     data = [task if small else task.get("data") or {} for task in tasks]
+    if not all(isinstance(fields, dict) for fields in data):
+        raise UserError(f"{path}: not an export of Label Studio: the `data` of each task must be an object")
     item = columns.item or _sound_key(data)
     if item is None and not columns.text:
         raise UserError(
@@ -74,7 +76,7 @@ def _label_studio(path: Path, columns: Columns, left_out: Counter[str]) -> Itera
             address = _value(fields, item, where)
             name = _own_name(addresses, _file_name(address), address, where)
         head = {kind: _value(fields, key, where) for kind, key in _more(columns)}
-        annotations = [task] if small else task["annotations"]
+        annotations = [task] if small else task.get("annotations") or []
         for order, annotation in enumerate(annotations, start=1):
             known = annotation.get("annotator") if small else _rater(annotation.get("completed_by"))
             rater = str(order if known is None else known)
@@ -223,6 +225,8 @@ def _potato_items(path: Path) -> dict[str, Mapping[str, Any]]:
         rows = rows[0] if rows and isinstance(rows[0], list) else rows
     if not all(isinstance(row, dict) and "id" in row for row in rows):
         raise UserError(f"{path}: every item needs an `id`")
+    if twice := [name for name, count in Counter(str(row["id"]) for row in rows).items() if count > 1]:
+        raise UserError(f"{path}: id {twice[0]!r} stands there twice")
     return {str(row["id"]): row for row in rows}
 
 

@@ -7,15 +7,16 @@ raters chose; each counts as one equal share, which is less than what the raters
 
 from __future__ import annotations
 
-import csv
 from collections import Counter
 from pathlib import Path
 
+from shala_audio.data.csv_records import csv_records
 from shala_audio.data.licences import SOURCES
 from shala_audio.data.prepare import Prepared, need_file
 from shala_audio.data.rows import Row
 from shala_audio.data.votes import count_votes
 from shala_audio.errors import UserError
+from shala_audio.files import readable
 from shala_audio.tasks import load_task
 
 TASK = "goemotions"
@@ -37,7 +38,9 @@ def _official_split(source: Path) -> list[tuple[str, str, list[int], str]]:
     items = []
     for split in ("train", "dev", "test"):
         path = need_file(source, f"{split}.tsv")
-        for number, line in enumerate(path.read_text(encoding="utf-8").strip("\n").split("\n"), start=1):
+        with readable(path):
+            text = path.read_text(encoding="utf-8")
+        for number, line in enumerate(text.strip("\n").split("\n"), start=1):
             try:
                 comment, indices, identity = line.rsplit("\t", 2)
                 items.append((split, comment, [int(index) for index in indices.split(",")], identity))
@@ -47,9 +50,13 @@ def _official_split(source: Path) -> list[tuple[str, str, list[int], str]]:
 
 
 def _from_aggregated(source: Path) -> Prepared:
-    labels = need_file(source, "labels.txt", "emotions.txt").read_text(encoding="utf-8").split()
+    path = need_file(source, "labels.txt", "emotions.txt")
+    with readable(path):
+        labels = path.read_text(encoding="utf-8").split()
     rows = []
     for split, comment, indices, identity in _official_split(source):
+        if not all(0 <= index < len(labels) for index in indices):
+            raise UserError(f"{path}: names {len(labels)} labels, and comment {identity} has number {max(indices)}")
         votes = {labels[index]: 1 for index in indices}
         rows.append(Row(identity, TASK, split, None, None, {"comment": comment}, votes, {"aggregated": True}))
     return Prepared(
@@ -67,18 +74,17 @@ def _from_raters(source: Path, splits: Path) -> Prepared:
     comments: dict[str, str] = {}
     left_out: Counter[str] = Counter()
     for name in RATER_FILES:
-        with open(source / name, newline="", encoding="utf-8") as file:
-            for number, record in enumerate(csv.DictReader(file), start=2):
-                try:
-                    chosen = [label for label in names if int(record[label])]
-                    identity, comment = record["id"], record["text"]
-                except (KeyError, ValueError, TypeError) as error:
-                    raise UserError(f"{source / name}:{number}: not a GoEmotions row ({error!r})") from None
-                if not chosen:
-                    left_out["ratings without a label (very unclear)"] += 1
-                    continue
-                comments[identity] = comment
-                choices.setdefault(identity, []).append(chosen)
+        for where, record in csv_records(source / name):
+            try:
+                chosen = [label for label in names if int(record[label])]
+                identity, comment = record["id"], record["text"]
+            except (KeyError, ValueError) as error:
+                raise UserError(f"{where}: not a GoEmotions row ({error!r})") from None
+            if not chosen:
+                left_out["ratings without a label (very unclear)"] += 1
+                continue
+            comments[identity] = comment
+            choices.setdefault(identity, []).append(chosen)
     if (splits / "train.tsv").exists():
         split_of = {identity: split for split, _, _, identity in _official_split(splits)}
         left_out["comments outside the official split"] = sum(identity not in split_of for identity in choices)

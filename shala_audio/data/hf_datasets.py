@@ -8,6 +8,7 @@ import json
 import os
 import re
 import shutil
+import sys
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -20,7 +21,7 @@ from shala_audio.audio.sound import check_wav_header, row_path
 from shala_audio.data.lhotse import sound_info
 from shala_audio.data.rows import SPLITS, Audio, Row, row_from_json
 from shala_audio.data.vote_table import SPLITS as SPLIT_NAMES
-from shala_audio.errors import UserError
+from shala_audio.errors import UserError, first_line
 from shala_audio.files import write_beside
 
 
@@ -47,6 +48,7 @@ def to_datasets(rows: Sequence[Row], labels: Sequence[str], audio_root: Path | N
                 f"row {row.id}: votes for {', '.join(unknown)}, not among {', '.join(labels)}; give the --task"
             )
     with_audio = any(row.audio is not None for row in rows)
+    shortened: set[str] = set()
     columns: dict[str, Any] = {name: datasets.Value("string") for name in ("id", "task", "speaker", "extra", *fields)}
     columns["votes"] = {label: datasets.Value("float64") for label in labels}
     if with_audio:  # as bytes until it stands in the dataset: encoding `Audio` would need torchcodec
@@ -59,7 +61,7 @@ def to_datasets(rows: Sequence[Row], labels: Sequence[str], audio_root: Path | N
             record |= {name: row.text.get(name) for name in fields}
             record["votes"] = {label: float(row.votes.get(label, 0)) for label in labels}
             if with_audio:
-                record["audio"] = None if row.audio is None else _cut(row.audio, audio_root, row.id)
+                record["audio"] = None if row.audio is None else _cut(row.audio, audio_root, row.id, shortened)
             yield record
 
     beside = out.with_name(f".{out.name}.{os.getpid()}.tmp")
@@ -84,6 +86,10 @@ def to_datasets(rows: Sequence[Row], labels: Sequence[str], audio_root: Path | N
         raise
     finally:
         shutil.rmtree(beside, ignore_errors=True)
+    if shortened:
+        print(
+            f"{len(shortened)} clips of 32-bit or float sound are kept in 24 bits, as FLAC holds them", file=sys.stderr
+        )
     return {split: len(made[split]) for split in made}
 
 
@@ -106,6 +112,7 @@ def from_datasets(folder: Path, task: str | None, clips: Path | None) -> Iterato
         raise UserError(f"{folder}: not a dataset that `save_to_disk` wrote ({error})") from None
     if not isinstance(found, datasets.DatasetDict):
         found = datasets.DatasetDict({"predict": found})
+    unread: set[str] = set()
     for name, part in found.items():
         split = name if name in SPLITS else SPLIT_NAMES.get(name)
         if split is None:
@@ -121,39 +128,62 @@ def from_datasets(folder: Path, task: str | None, clips: Path | None) -> Iterato
             if named is None:
                 raise UserError(f"{where}: names no task; give one with --task")
             known = ("id", "task", "speaker", "audio", "votes", "extra")
-            text = {key: value for key, value in record.items() if key not in known and isinstance(value, str)}
-            votes = {label: count for label, count in (record.get("votes") or {}).items() if count}
+            others = {key: value for key, value in record.items() if key not in known and value is not None}
+            text = {key: value for key, value in others.items() if isinstance(value, str)}
+            if fresh := others.keys() - text.keys() - unread:
+                print(f"{where}: left out are columns of no text: {', '.join(sorted(fresh))}", file=sys.stderr)
+                unread |= fresh
+            voted = record.get("votes") or {}
+            if not isinstance(voted, dict):
+                raise UserError(f"{where}: votes must be a count for each label by name; found {voted!r}")
+            votes = {label: count for label, count in voted.items() if count}
             audio = None
             if record.get("audio") is not None:
                 assert clips is not None
                 audio = {"path": _keep(record["audio"], clips, where)}
             fields = {"id": identity, "task": named, "split": split, "text": text, "votes": votes, "audio": audio}
             if isinstance(record.get("extra"), str):
-                fields["extra"] = json.loads(record["extra"])
+                try:
+                    fields["extra"] = json.loads(record["extra"])
+                except ValueError as error:
+                    raise UserError(f"{where}: extra must be an object in JSON ({error})") from None
             if record.get("speaker"):
                 fields["speaker"] = record["speaker"]
             yield row_from_json(json.dumps(fields), where)
 
 
-def _cut(audio: Audio, root: Path | None, identity: str) -> dict[str, Any]:
-    """A row's stretch of sound as flac, at the file's own rate."""
+def _cut(audio: Audio, root: Path | None, identity: str, shortened: set[str]) -> dict[str, Any]:
+    """A row's stretch of sound as flac, at the file's own rate; `shortened` takes the row where that has fewer bits.
+
+    Raises:
+        UserError: the sound cannot be read, or FLAC cannot hold it; the message names the row.
+    """
     if root is None:
         raise UserError("the rows have sound: name the folder that it lies in with --audio-root")
     path = row_path(audio, root)
     info = sound_info(path, identity)
     start = round(audio.offset * info.samplerate)
-    frames = -1 if audio.duration is None else round(audio.duration * info.samplerate)
+    there = info.frames - start
+    # Of an MP3, whose length is an estimate, as much as there is.
+    frames = (
+        (-1 if info.format == "MP3" else there) if audio.duration is None else round(audio.duration * info.samplerate)
+    )
     whole = info.subtype not in ("FLOAT", "DOUBLE")  # what is read as integers is not scaled where it is none
-    with open(path, "rb") as sound:
-        check_wav_header(sound)
-        samples, rate = soundfile.read(sound, start=start, frames=frames, dtype="int32" if whole else "float64")
-    if len(samples) < frames - max(2, rate // 100):
-        raise UserError(f"row {identity}: {path} ends {(frames - len(samples)) / rate:.2f} s before the row does")
-    if not whole and np.abs(samples).max(initial=0) > 1:
-        raise UserError(f"row {identity}: {path}: has values beyond full scale, which FLAC cannot hold; make it softer")
     file = io.BytesIO()
-    subtype = "PCM_16" if info.subtype in ("PCM_16", "PCM_U8", "PCM_S8", "ULAW", "ALAW") else "PCM_24"
-    soundfile.write(file, samples, rate, format="FLAC", subtype=subtype)
+    try:
+        with open(path, "rb") as sound:
+            check_wav_header(sound)
+            samples, rate = soundfile.read(sound, start=start, frames=frames, dtype="int32" if whole else "float64")
+        if len(samples) < frames - max(2, rate // 100):
+            raise UserError(f"ends {(frames - len(samples)) / rate:.2f} s before the row does")
+        if not whole and np.abs(samples).max(initial=0) > 1:
+            raise UserError("has values beyond full scale, which FLAC cannot hold; make it softer")
+        subtype = "PCM_16" if info.subtype in ("PCM_16", "PCM_U8", "PCM_S8", "ULAW", "ALAW") else "PCM_24"
+        soundfile.write(file, samples, rate, format="FLAC", subtype=subtype)
+    except (soundfile.LibsndfileError, OSError, ValueError, UserError) as error:  # such as of more channels than eight
+        raise UserError(f"row {identity}: {path}: {first_line(error)}") from None
+    if info.subtype in ("FLOAT", "DOUBLE", "PCM_32"):
+        shortened.add(identity)
     return {"bytes": file.getvalue(), "path": re.sub(r"[^\w.-]", "_", identity) + ".flac"}
 
 

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import gzip
 import json
+import zlib
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -147,7 +148,7 @@ def _lines(path: Path) -> Iterator[tuple[str, dict[str, Any]]]:
         with opened(path, "rt", encoding="utf-8") as file:
             for number, line in enumerate(file, start=1):
                 yield f"{path}:{number}", json.loads(line)
-    except (OSError, EOFError, UnicodeDecodeError, json.JSONDecodeError) as error:
+    except (OSError, EOFError, zlib.error, UnicodeDecodeError, json.JSONDecodeError) as error:
         raise UserError(f"{path}:{number + 1}: cannot be read as JSON Lines ({error})") from None
 
 

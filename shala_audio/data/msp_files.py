@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from shala_audio.errors import UserError
+from shala_audio.files import readable
 
 BLOCKS = "labels.txt"
 
@@ -23,7 +24,7 @@ def first_file(folder: Path, names: Iterable[str]) -> Path | None:
 
 
 def lines(path: Path) -> Iterator[tuple[int, str]]:
-    with open(path, encoding="utf-8-sig", errors="replace") as file:
+    with readable(path), open(path, encoding="utf-8-sig", errors="replace") as file:
         for number, line in enumerate(file, start=1):
             yield number, line.rstrip("\n")
 
@@ -34,7 +35,7 @@ def csv_lines(path: Path, needed: str) -> Iterator[tuple[str, dict[str, str]]]:
     Raises:
         UserError: no such column, or a record is cut short.
     """
-    with open(path, newline="", encoding="utf-8-sig", errors="replace") as file:
+    with readable(path), open(path, newline="", encoding="utf-8-sig", errors="replace") as file:
         reader = csv.reader(file, skipinitialspace=True)
         header = [name.strip() for name in next(reader, [])]
         if needed not in header:
@@ -51,7 +52,8 @@ def csv_lines(path: Path, needed: str) -> Iterator[tuple[str, dict[str, str]]]:
 
 def json_records(path: Path) -> dict[str, Any]:
     try:
-        found = json.loads(path.read_text(encoding="utf-8-sig", errors="replace"))
+        with readable(path):
+            found = json.loads(path.read_text(encoding="utf-8-sig", errors="replace"))
     except ValueError as error:
         raise UserError(f"{path}: not JSON ({error})") from None
     if not isinstance(found, dict) or not all(isinstance(record, dict) for record in found.values()):

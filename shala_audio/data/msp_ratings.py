@@ -118,9 +118,9 @@ def _rating(fields: Iterable[Any], where: str) -> Rating:
     worker, primary, secondary, *attributes = fields
     if not str(primary or "").strip():
         raise UserError(f"{where}: the rating has no primary emotion")
-    # The same few strings come a million times; keep each once.
+    # The same strings come a million times; keep each once.
     primary, secondary = sys.intern(str(primary).strip()), sys.intern(_listed(secondary))
-    return Rating(str(worker).strip(), primary, secondary, *read_attributes(attributes, where))
+    return Rating(sys.intern(str(worker).strip()), primary, secondary, *read_attributes(attributes, where))
 
 
 def _listed(secondary: Any) -> str:

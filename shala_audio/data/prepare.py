@@ -14,7 +14,7 @@ import numpy as np
 import soundfile
 from tqdm import tqdm
 
-from shala_audio.data.rows import Row, write_manifest
+from shala_audio.data.rows import Row, row_from_json, write_manifest
 from shala_audio.data.votes import human_distributions, mean_distribution
 from shala_audio.distribution import entropy
 from shala_audio.errors import UserError
@@ -45,9 +45,11 @@ def need_file(folder: Path, *names: str) -> Path:
 
 
 def sound_duration(path: Path) -> float | None:
-    """Seconds of a sound file from its header, or None where it cannot be read (`validate` then says why)."""
+    """Seconds of a sound file from its header; None, which stands for all of it, of an MP3, whose length is an
+    estimate, and where the file cannot be read (`validate` says why)."""
     try:
-        return round(soundfile.info(path).duration, 4)
+        about = soundfile.info(path)
+        return None if about.format == "MP3" else round(about.duration, 4)
     except (soundfile.LibsndfileError, OSError):
         return None
 
@@ -59,7 +61,8 @@ def sound_durations(paths: Sequence[Path]) -> list[float | None]:
 
 
 def keep_some(rows: Sequence[Row], max_rows: int | None) -> list[Row]:
-    """The first rows, in the same proportion of every split; all where `max_rows` is None."""
+    """A sample of the rows, by the sha256 of their ids, in the same proportion of every split that has one row or more; all
+    where `max_rows` is None."""
     if max_rows is None or max_rows >= len(rows):
         return list(rows)
     by_split: dict[str, list[Row]] = defaultdict(list)
@@ -117,10 +120,15 @@ def write_prepared(
         out: the folder.
         max_rows: how many rows to keep, of every split its share; all where None.
         options: what else decides the rows (`part` of the corpus, `fold`, `secondary`), for the summary.
+
+    Raises:
+        UserError: there are no rows, or one that a manifest cannot hold.
     """
     kept = keep_some(prepared.rows, max_rows)
     if not kept:
         raise UserError("the corpus has no rows")
+    for row in kept:  # what is written can be read
+        row_from_json(row.to_json(), f"row {row.id!r}")
     left_out = prepared.left_out + Counter({"over --max-rows": len(prepared.rows) - len(kept)})
     prepared = replace(prepared, rows=kept, left_out=left_out)
     summary = {**summarize(prepared, task, seed), "max_rows": max_rows, **options}

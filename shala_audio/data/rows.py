@@ -124,8 +124,10 @@ def _audio(fields: Any, where: str) -> Audio:
     if path.is_absolute() or ".." in path.parts:
         raise UserError(f"{where}: audio path {fields['path']} must be relative and stay under the audio root")
     for name in ("offset", "duration"):
-        value = fields.get(name)
-        if value is not None and (not isinstance(value, (int, float)) or not 0 <= value < float("inf")):
+        value = fields.get(name, 0.0)
+        if value is None and name == "duration":
+            continue
+        if isinstance(value, bool) or not isinstance(value, (int, float)) or not 0 <= value < float("inf"):
             raise UserError(f"{where}: audio {name} is {value!r}; seconds of 0 or more are needed")
     return Audio(**fields)
 

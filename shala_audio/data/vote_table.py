@@ -176,6 +176,9 @@ def prepare(
         if clips is not None:
             audio = Audio(found[name].relative_to(clips).as_posix(), 0.0, durations[name])
         text = {field: item.fields["text"]} if item.fields.get("text") else {}
+        if audio is None and not text and "text" in item.fields:
+            left_out["items without a text"] += 1
+            continue
         speaker = item.fields.get("speaker") or None
         rows.append(Row(name, task.name, SPLITS[split.lower()], speaker, audio, text, dict(votes)))
     if rows and not any("split" in item.fields for item in items.values()):

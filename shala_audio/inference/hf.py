@@ -11,6 +11,7 @@ The scores are the distribution of human judgement and sum to 1.
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -23,7 +24,8 @@ from transformers.configuration_utils import PreTrainedConfig
 from transformers.modeling_outputs import SequenceClassifierOutput
 
 from shala_audio.audio.sound import SAMPLE_RATE
-from shala_audio.models.folder import MODEL_TYPE
+from shala_audio.files import write_beside
+from shala_audio.models.folder import MODEL_TYPE, TRAINED
 
 if TYPE_CHECKING:
     from shala_audio.inference.predictor import Predictor
@@ -117,8 +119,11 @@ class DistributionModel(PreTrainedModel):
         return cls(config or DistributionConfig(id2label=labels), predictor)
 
     def save_pretrained(self, folder: str | Path, *_: Any, **__: Any) -> None:  # type: ignore[override]
-        """As `SpeechLM.save_pretrained`."""
+        """As `SpeechLM.save_pretrained`; what was trained is kept as it was loaded, which `dtype` does not round."""
         self.speech_lm.save_pretrained(folder)
+        if self.predictor.folder is not None:
+            with write_beside(Path(folder) / TRAINED) as beside:
+                shutil.copyfile(self.predictor.folder / TRAINED, beside)
 
     def forward(
         self,
@@ -156,7 +161,10 @@ class DistributionModel(PreTrainedModel):
             texts.append(current.decode("utf-8", errors="replace"))
         if len(texts) < 2:
             return texts[0] if texts else ""
-        return dict(zip(self.predictor.task.text_fields(), texts, strict=False))
+        fields = self.predictor.task.text_fields()
+        if len(texts) != len(fields):
+            raise ValueError(f"{len(texts)} texts were given; the task has {', '.join(fields)}")
+        return dict(zip(fields, texts, strict=True))
 
 
 def register() -> None:

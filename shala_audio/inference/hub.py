@@ -7,7 +7,7 @@ from pathlib import Path
 
 from huggingface_hub.errors import HfHubHTTPError
 
-from shala_audio.errors import UserError
+from shala_audio.errors import UserError, first_line
 from shala_audio.files import write_text
 from shala_audio.inference.card import model_card
 from shala_audio.models.folder import CARD, CONFIG, PREPROCESSOR, SETTINGS, TOKENIZER, TRAINED
@@ -35,7 +35,7 @@ def find_model(name: str | Path, revision: str | None = None) -> Path:
         return Path(snapshot_download(str(name), revision=revision, allow_patterns=list(FILES)))
     except (OSError, ValueError, HTTP_ERROR) as error:
         raise UserError(
-            f"{name}: no such folder, and the hub does not give a model of that name ({_first_line(error)})"
+            f"{name}: no such folder, and the hub does not give a model of that name ({first_line(error)})"
         ) from None
 
 
@@ -70,9 +70,5 @@ def push(folder: str | Path, repo_id: str, private: bool = True) -> str:
             repo_id=repo_id, folder_path=folder, allow_patterns=[*FILES, REPORT], commit_message="Upload by shala-audio"
         )
     except (OSError, ValueError, HTTP_ERROR) as error:
-        raise UserError(f"{repo_id}: the hub refuses ({_first_line(error)}); `hf auth login` signs in") from None
+        raise UserError(f"{repo_id}: the hub refuses ({first_line(error)}); `hf auth login` signs in") from None
     return f"{api.endpoint}/{repo_id}"
-
-
-def _first_line(error: Exception) -> str:
-    return next(iter(str(error).strip().splitlines()), type(error).__name__)

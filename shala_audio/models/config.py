@@ -80,17 +80,22 @@ def model_config_from_dict(values: Mapping[str, Any], source: str) -> ModelConfi
     if not isinstance(layers, (list, tuple)) or not all(type(layer) is int and layer >= 0 for layer in layers):
         raise UserError(f"{source}: encoder_layers is {layers!r}; a list of whole numbers is needed, such as [3, 4, 5]")
     config = ModelConfig(**{**values, "encoder_layers": tuple(layers)})
-    for name in ("frame_stack", "projector_width"):
-        if not isinstance(getattr(config, name), int) or getattr(config, name) < 1:
-            raise UserError(f"{source}: {name} must be a whole number of 1 or more")
+    least = {"frame_stack": 1, "projector_width": 1, "lora_r": 0, "lora_alpha": 1, "encoder_lora_r": 0}
+    for name, low in least.items():
+        if type(getattr(config, name)) is not int or getattr(config, name) < low:
+            raise UserError(f"{source}: {name} is {getattr(config, name)!r}; a whole number of {low} or more is needed")
+    if type(config.spec_augment) is not bool:
+        raise UserError(f"{source}: spec_augment is {config.spec_augment!r}; use true or false")
     if config.encoder and not config.encoder_layers:
         raise UserError(f"{source}: encoder_layers is empty; name the layers to mix")
     if config.projector not in PROJECTORS:
         raise UserError(f"{source}: projector is {config.projector!r}; use one of {', '.join(PROJECTORS)}")
+    if config.projector == "qformer" and config.projector_width % 8:
+        raise UserError(f"{source}: projector_width is {config.projector_width}; qformer needs a multiple of 8")
     deepest = max(config.encoder_layers, default=0)
-    if not isinstance(config.encoder_trained_layers, int) or not 0 <= config.encoder_trained_layers <= deepest:
+    if type(config.encoder_trained_layers) is not int or not 0 <= config.encoder_trained_layers <= deepest:
         raise UserError(f"{source}: encoder_trained_layers must be a whole number from 0 to {deepest}")
-    if config.trim_db is not None and not config.trim_db > 0:
+    if config.trim_db is not None and (type(config.trim_db) not in (int, float) or not config.trim_db > 0):
         raise UserError(f"{source}: trim_db is {config.trim_db!r}; dB below the loudest frame, above 0, are needed")
     if not config.encoder and config.lora_r < 1:
         raise UserError(f"{source}: lora_r is 0 and there is no encoder: nothing would be trained")

@@ -8,7 +8,7 @@ import torch
 from safetensors import SafetensorError
 from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
 
-from shala_audio.errors import UserError
+from shala_audio.errors import UserError, first_line
 from shala_audio.models.sources import locate
 from shala_audio.tasks import AUDIO_TOKEN
 
@@ -35,7 +35,7 @@ def load_language_model(
         lm = AutoModelForCausalLM.from_pretrained(source, dtype=dtype, use_safetensors=True, trust_remote_code=False)
         tokenizer = AutoTokenizer.from_pretrained(source, trust_remote_code=False)
     except (OSError, ValueError, LookupError, TypeError, RuntimeError, SafetensorError) as error:
-        raise UserError(f"lm {name}: cannot be loaded ({str(error).splitlines()[0]})") from None
+        raise UserError(f"lm {name}: cannot be loaded ({first_line(error)})") from None
     prepare_tokenizer(tokenizer)
     return lm, tokenizer, source
 

@@ -89,7 +89,6 @@ class QFormerProjector(nn.Module):
     def __init__(self, encoder_width: int, stack: int, hidden_width: int, lm_width: int, heads: int = 4) -> None:
         super().__init__()
         self.window, self.heads = WINDOW_TOKENS * stack, heads
-        hidden_width = hidden_width // (2 * heads) * 2 * heads
         self.norm = nn.LayerNorm(encoder_width)
         self.linear_in = nn.Linear(encoder_width, hidden_width)
         self.places = nn.Parameter(0.02 * torch.randn(self.window, hidden_width))

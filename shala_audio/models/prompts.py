@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any, Protocol
+from typing import Any
 
 from jinja2 import TemplateError
 from torch import Tensor
@@ -19,12 +19,6 @@ from shala_audio.tasks import AUDIO_TOKEN
 JSON_INSTRUCTION = "Answer in JSON with the per cent of people who would choose each of: {labels}."
 
 
-class Features(Protocol):
-    """Encoder features by row id, such as `audio.features.FeatureStore`."""
-
-    def __getitem__(self, row_id: str) -> Tensor: ...
-
-
 class PromptBuilder:
     """Prompts and batches for one model.
 
@@ -37,6 +31,7 @@ class PromptBuilder:
         self.task, self.readout, self.examples = model.task, model.readout, model.examples
         self.ear = model.model.ear
         self.system_prompt = model.model_config.system_prompt
+        self.control_tokens = sorted({*self.tokenizer.all_special_tokens, AUDIO_TOKEN})
         self.longest = getattr(model.config.get_text_config(), "max_position_embeddings", None)
 
     def prompt(self, text: Mapping[str, str], frames: int | None) -> str:
@@ -55,6 +50,8 @@ class PromptBuilder:
         except (TemplateError, ValueError) as error:  # there is none, or it does something forbidden
             raise UserError(f"the language model's chat template cannot be used ({error})") from None
         if frames is not None:
+            if (places := prompt.count(AUDIO_TOKEN)) != 1:
+                raise UserError(f"task {self.task.name}: the prompt places the sound {places} times; once is needed")
             prompt = prompt.replace(AUDIO_TOKEN, self.places(frames))
         return prompt + (self.task.answer if self.readout == "label_token" else "")
 
@@ -79,7 +76,7 @@ class PromptBuilder:
 
     def _plain(self, text: str) -> str:
         """Text in which no control token stands: a row must not end its own turn or make room for sound."""
-        for token in {*self.tokenizer.all_special_tokens, AUDIO_TOKEN}:
+        for token in self.control_tokens:
             text = text.replace(token, " ".join(token))
         return text
 

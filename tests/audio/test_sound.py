@@ -107,6 +107,14 @@ def test_three_hours_in_bounded_memory(tmp_path):
     assert kilobytes * 1024 < 2.5 * 4 * samples, "samples, and once more while they are joined"
 
 
+def test_a_wav_beyond_what_its_header_can_tell_is_refused(tmp_path):
+    """Whose size has wrapped around: what is told is a part of what is there."""
+    soundfile.write(tmp_path / "a.wav", voice(1.0), 16_000)
+    os.truncate(tmp_path / "a.wav", (1 << 32) + 1000)  # nothing but a hole: takes no room
+    with pytest.raises(UserError, match=r"a.wav: holds more than the header of a wav file can tell"):
+        read_sound(tmp_path / "a.wav")
+
+
 def test_blocks_are_resampled_as_one(tmp_path, monkeypatch):
     monkeypatch.setattr("shala_audio.audio.sound.BLOCK", 1000)
     soundfile.write(tmp_path / "a.wav", voice(1.0, 44_100), 44_100, subtype="FLOAT")

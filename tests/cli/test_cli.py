@@ -7,6 +7,7 @@ import json
 import re
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -18,7 +19,7 @@ from shala_audio.cli.main import app
 from shala_audio.data.rows import Audio, Row, read_manifest, write_manifest
 from shala_audio.errors import UserError
 from shala_audio.files import write_json
-from shala_audio.tasks import load_task
+from shala_audio.tasks import Attribute, load_task
 from tests.audio.broken import BROKEN, ODD
 from tests.tiny import tiny_model
 
@@ -238,6 +239,38 @@ def test_calibrate_and_compare(tmp_path):
         invoke("calibrate", tmp_path / "nowhere", tmp_path / "dev.jsonl", manifest)
     with pytest.raises(UserError, match="--task crema_d: has other labels"):
         invoke("calibrate", tmp_path, tmp_path / "dev.jsonl", manifest, "--task", "crema_d")
+
+
+def test_attributes_go_along_with_what_is_calibrated(tmp_path):
+    task = replace(load_task("mini_text"), attributes=(Attribute("arousal", 1.0, 7.0),))
+    write_json(tmp_path / "shala.json", {"task": task.to_dict()})
+    invoke("prepare", "mini_text", "--out", tmp_path, "--max-rows", 200)
+    manifest = tmp_path / "manifest.jsonl"
+    for split in ("dev", "test"):
+        with open(tmp_path / f"{split}.jsonl", "w") as file:
+            for number, row in enumerate(read_manifest(manifest, split)):
+                stated = {"attributes": {"arousal": number / 10}} if number else {}
+                file.write(json.dumps({"id": row.id, "probs": row.extra["true"], **stated}) + "\n")
+    options = ("--apply", tmp_path / "test.jsonl", "--out", tmp_path / "T.jsonl")
+    invoke("calibrate", tmp_path, tmp_path / "dev.jsonl", manifest, *options)
+    found = [json.loads(line).get("attributes", {}) for line in (tmp_path / "T.jsonl").read_text().splitlines()]
+    assert found[0] == {} and [one["arousal"] for one in found[1:]] == [n / 10 for n in range(1, len(found))]
+
+
+@pytest.mark.parametrize(
+    ("given", "says"),
+    [
+        (("predict", "nowhere", "a.wav", "--split", "test"), "--split: of a manifest"),
+        (("predict", "nowhere", "a.wav", "--features", "f"), "--features: of a manifest"),
+        (("prepare", "crema_d", "--part", "mnli", "--source", ".", "--out", "o"), "--part: of chaosnli alone"),
+        (("baseline", "prior", "m.jsonl", "--features", "f", "--out", "o/p.jsonl"), "--features: the constant prior"),
+    ],
+)
+def test_options_that_would_not_be_read_are_refused(tmp_path, monkeypatch, given, says):
+    monkeypatch.chdir(tmp_path)
+    write_manifest(tmp_path / "m.jsonl", [Row("a", "mini_text", "train", text={"comment": "so"}, votes={"anger": 1})])
+    with pytest.raises(UserError, match=says):
+        invoke(*given)
 
 
 def test_a_baseline_is_sharpened_and_reported_apart(tmp_path):

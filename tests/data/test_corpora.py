@@ -11,11 +11,13 @@ import pytest
 import soundfile
 
 from shala_audio.data import chaosnli, crema_d, goemotions
-from shala_audio.data.prepare import write_prepared
-from shala_audio.data.rows import read_manifest
+from shala_audio.data.prepare import Prepared, sound_duration, write_prepared
+from shala_audio.data.rows import Row, read_manifest
 from shala_audio.data.splits import check_speakers
 from shala_audio.errors import UserError
-from shala_audio.tasks import load_task
+from shala_audio.tasks import Label, Task, load_task
+
+MOOD = Task("mood", "text", (Label("up", "up"), Label("down", "down")), "Mood of: {{ text.comment }}", "It is")
 
 
 def nli_item(index: int) -> dict:
@@ -54,6 +56,17 @@ def test_goemotions_aggregated(tmp_path):
     assert [row.split for row in rows] == ["train"] * 2 + ["dev"] * 2 + ["test"] * 2
 
 
+def test_goemotions_with_other_labels_is_refused(tmp_path):
+    (tmp_path / "labels.txt").write_text("admiration\namusement\n")
+    for split in ("train", "dev", "test"):
+        (tmp_path / f"{split}.tsv").write_text("Oh no\t25\tx1\n")
+    with pytest.raises(UserError, match=r"labels.txt: names 2 labels, and comment x1 has number 25"):
+        goemotions.prepare(tmp_path, seed=0)
+    (tmp_path / "train.tsv").write_bytes(b"\xff\t1\tx1\n")
+    with pytest.raises(UserError, match=r"train.tsv: not UTF-8"):
+        goemotions.prepare(tmp_path, seed=0)
+
+
 def test_goemotions_raters_split_their_mass(tmp_path):
     names = load_task("goemotions").label_names
     header = ["text", "id", "rater_id", "example_very_unclear", *names]
@@ -78,7 +91,7 @@ def test_crema_d_keeps_the_votes_on_sound_alone(tmp_path):
     (tmp_path / "processedResults").mkdir()
     actors = [str(1000 + index) for index in range(10)]
     demographics = "\n".join(f'{actor},30,"{"Male" if int(actor) % 2 else "Female"}"' for actor in actors)
-    (tmp_path / "VideoDemographics.csv").write_text('"ActorID","Age","Sex"\n' + demographics)
+    (tmp_path / "VideoDemographics.csv").write_text('\ufeff"ActorID","Age","Sex"\n' + demographics)  # as Excel saves it
     lines = ['"","A","D","F","H","N","S","fileName"']
     for index, actor in enumerate(actors):
         soundfile.write(tmp_path / "AudioWAV" / f"{actor}_DFA_ANG_XX.wav", np.zeros(8000), 16000)
@@ -92,6 +105,24 @@ def test_crema_d_keeps_the_votes_on_sound_alone(tmp_path):
     assert prepared.rows[0].audio.duration == 0.5
     assert prepared.left_out == {"votes on the face or on face and voice": 10, "clips without a sound file": 1}
     check_speakers(prepared.rows)
+    lines.append('"188888",1,0,0,0,0,0,"holiday"')
+    (tmp_path / "processedResults" / "tabulatedVotes.csv").write_text("\n".join(lines))
+    with pytest.raises(UserError, match="tabulatedVotes.csv:23: not a row of votes"):
+        crema_d.prepare(tmp_path, seed=0)
+
+
+def test_an_mp3s_length_is_not_taken_from_its_header(tmp_path):
+    """It is an estimate: as a row's duration it would cut sound, or ask for more than there is."""
+    for name in ("a.mp3", "a.wav"):
+        soundfile.write(tmp_path / name, 0.1 * np.sin(np.arange(16_000) / 9), 16_000)
+    assert sound_duration(tmp_path / "a.wav") == 1.0 and sound_duration(tmp_path / "a.mp3") is None
+
+
+def test_what_a_manifest_cannot_hold_is_not_written(tmp_path):
+    rows = [Row("a\nb", "mood", "train", text={"comment": "hi"}, votes={"up": 1})]
+    with pytest.raises(UserError, match=r"row 'a\\nb': `id` holds the control character"):
+        write_prepared(Prepared(rows), MOOD, tmp_path, 0)
+    assert not list(tmp_path.iterdir())
 
 
 def test_max_rows_keeps_the_shares_and_is_counted(tmp_path):

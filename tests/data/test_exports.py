@@ -89,7 +89,15 @@ def test_label_studio_texts_are_called_by_their_number(tmp_path):
         collect(export, "label-studio", Columns("", "", text="comment", speaker="speaker"))
 
 
-@pytest.mark.parametrize("content", [{}, [], [1], "tasks"])
+def test_a_label_studio_task_that_nobody_judged(tmp_path):
+    judged = task(5, {"comment": "Oh no."}, (1, ["Calm"], False))
+    export = write(
+        tmp_path / "p.json", [judged, {"id": 6, "data": {"comment": "Well."}}, {**judged, "id": 7, "annotations": None}]
+    )
+    assert collect(export, "label-studio", Columns("", "", text="comment"))[0].keys() == {"5"}
+
+
+@pytest.mark.parametrize("content", [{}, [], [1], "tasks", [{"data": "a.wav", "annotations": []}]])
 def test_not_label_studio(tmp_path, content):
     with pytest.raises(UserError, match="not an export of Label Studio|holds no task"):
         collect(write(tmp_path / "p.json", content), "label-studio", Columns("", ""))
@@ -179,6 +187,12 @@ def test_potato_refuses_two_clips_of_one_name(potato):
     write(potato / "items.json", [{"id": "i1", "audio": "A/1.wav"}, {"id": "i2", "audio": "B/1.wav"}])
     with pytest.raises(UserError, match="would both be 1.wav"):
         collect(potato / "annotation_output", "potato", Columns("audio", "emotion"), potato / "items.json")
+
+
+def test_potato_refuses_two_items_of_one_id(potato):
+    write(potato / "items.json", [{"id": "i1", "text": "a"}, {"id": "i1", "text": "b"}])
+    with pytest.raises(UserError, match="items.json: id 'i1' stands there twice"):
+        collect(potato / "annotation_output", "potato", Columns("", "emotion", text="text"), potato / "items.json")
 
 
 def test_potato_says_what_is_missing(potato):

@@ -9,7 +9,9 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import soundfile
+from typer.testing import CliRunner
 
+from shala_audio.cli.main import app
 from shala_audio.data.hf_datasets import _cut
 from shala_audio.data.rows import Audio, Row, read_manifest, write_manifest
 from shala_audio.errors import UserError
@@ -85,14 +87,28 @@ def test_a_dataset_holds_sound_as_loud_as_the_file(tmp_path, subtype):
     """Float files used to become silence."""
     samples = 0.5 * np.sin(np.arange(16_000) / 20)
     soundfile.write(tmp_path / "a.wav", samples, 16_000, subtype=subtype)
-    held, _ = soundfile.read(io.BytesIO(_cut(Audio("a.wav", 0.25, 0.5), tmp_path, "a")["bytes"]))
+    shortened: set[str] = set()
+    held, _ = soundfile.read(io.BytesIO(_cut(Audio("a.wav", 0.25, 0.5), tmp_path, "a", shortened)["bytes"]))
     np.testing.assert_allclose(held, samples[4000:12_000], atol=1e-4)
-    with pytest.raises(UserError, match="row a: .*a.wav ends 1.00 s before the row does"):
-        _cut(Audio("a.wav", 0.0, 2.0), tmp_path, "a")
+    assert bool(shortened) == (subtype in ("FLOAT", "DOUBLE")), "FLAC has 24 bits at most"
+    with pytest.raises(UserError, match="row a: .*a.wav: ends 1.00 s before the row does"):
+        _cut(Audio("a.wav", 0.0, 2.0), tmp_path, "a", shortened)
     if subtype == "FLOAT":
         soundfile.write(tmp_path / "b.wav", 3 * samples, 16_000, subtype=subtype)
         with pytest.raises(UserError, match="beyond full scale, which FLAC cannot hold"):
-            _cut(Audio("b.wav"), tmp_path, "b")
+            _cut(Audio("b.wav"), tmp_path, "b", shortened)
+
+
+def test_sound_that_is_cut_short_is_not_put_into_a_dataset(tmp_path):
+    for name in ("a.wav", "a.flac"):
+        soundfile.write(tmp_path / name, 0.5 * np.sin(np.arange(160_000) / 20), 16_000)
+        content = (tmp_path / name).read_bytes()
+        (tmp_path / name).write_bytes(content[: len(content) // 2])
+        with pytest.raises(UserError, match=f"row r: .*{name}: "):
+            _cut(Audio(name), tmp_path, "r", set())
+    soundfile.write(tmp_path / "many.wav", np.ones((800, 9)) / 2, 16_000)
+    with pytest.raises(UserError, match="row r: .*many.wav: "):
+        _cut(Audio("many.wav"), tmp_path, "r", set())
 
 
 def test_two_datasets_share_a_folder_of_clips(corpus, tmp_path):
@@ -135,12 +151,27 @@ def test_datasets_reads_what_is_written_and_it_comes_back(corpus):
     np.testing.assert_allclose(heard, whole[round(0.25 * rate) : round(0.75 * rate)], atol=2 / 2**15)
 
 
+@pytest.mark.parametrize(
+    ("odd", "says"),
+    [({"extra": "a note"}, "train row 0: extra must be"), ({"votes": [3, 1]}, "train row 0: votes must be")],
+)
+def test_a_dataset_of_another_form_is_refused_by_row(tmp_path, odd, says):
+    import datasets
+
+    record = {"comment": "Oh no.", "votes": {"joy": 1.0}, **odd}
+    datasets.DatasetDict({"train": datasets.Dataset.from_list([record])}).save_to_disk(str(tmp_path / "d"))
+    with pytest.raises(UserError, match=says):
+        invoke("convert", tmp_path / "d", "--from", "datasets", "--task", "goemotions", "--out", tmp_path / "m.jsonl")
+
+
 def test_a_dataset_of_texts_with_other_split_names(tmp_path):
     import datasets
 
     part = datasets.Dataset.from_list([{"comment": "Oh no.", "votes": {"joy": 0.0, "anger": 2.0}, "n": 3}])
     datasets.DatasetDict({"validation": part}).save_to_disk(str(tmp_path / "d"))
-    invoke("convert", tmp_path / "d", "--from", "datasets", "--task", "goemotions", "--out", tmp_path / "m.jsonl")
+    given = ("convert", tmp_path / "d", "--from", "datasets", "--task", "goemotions", "--out", tmp_path / "m.jsonl")
+    result = CliRunner().invoke(app, [*map(str, given)], catch_exceptions=False)
+    assert "validation row 0: left out are columns of no text: n" in result.stderr
     (row,) = read_manifest(tmp_path / "m.jsonl")
     assert row == Row("validation_0", "goemotions", "dev", text={"comment": "Oh no."}, votes={"anger": 2})
     datasets.DatasetDict({"extra": part}).save_to_disk(str(tmp_path / "e"))

@@ -45,6 +45,8 @@ GOOD = {"id": "a", "task": "t", "split": "train", "audio": {"path": "a.wav"}, "v
         ({"audio": {}, "text": {"x": "y"}}, "audio"),
         ({"audio": {"path": "a/../../b.wav"}}, "relative"),
         ({"audio": {"path": "a.wav", "offset": -1}}, "offset"),
+        ({"audio": {"path": "a.wav", "offset": None}}, "offset"),
+        ({"audio": {"path": "a.wav", "duration": True}}, "duration"),
         ({"votes": {"x": -1}}, "votes"),
         ({"votes": {"x": float("nan")}}, "votes"),
         ({"label": "x"}, "unknown fields label"),

@@ -106,6 +106,25 @@ def test_texts_go_through_to_a_score(tmp_path):
     assert json.loads((tmp_path / "score.json").read_text())["n"] == sum(row.split == "test" for row in rows)
 
 
+def test_items_without_a_text_are_left_out_and_counted(tmp_path):
+    lines = [f"t{i},{label},text {i}" for i in range(10) for label in ("up", "down")]
+    (tmp_path / "v.csv").write_text("\n".join(["name,choice,words", *lines, "t10,up,"]))
+    invoke(
+        "votes",
+        tmp_path / "v.csv",
+        "--item",
+        "name",
+        "--label",
+        "choice",
+        "--text",
+        "words",
+        "--out",
+        tmp_path / "data",
+    )
+    assert len(read_manifest(tmp_path / "data" / "manifest.jsonl")) == 10
+    assert json.loads((tmp_path / "data" / "summary.json").read_text())["left_out"]["items without a text"] == 1
+
+
 @pytest.mark.parametrize(
     ("text", "message"),
     [

@@ -11,6 +11,8 @@ import huggingface_hub
 import numpy as np
 import pytest
 import soundfile
+import torch
+from safetensors.torch import load_file
 from transformers import AutoConfig, AutoModel, AutoModelForAudioClassification, pipeline
 
 import shala_audio
@@ -19,7 +21,7 @@ from shala_audio.files import write_json
 from shala_audio.inference import hub
 from shala_audio.inference.card import model_card
 from shala_audio.inference.predictor import Predictor
-from shala_audio.models.folder import CARD
+from shala_audio.models.folder import CARD, TRAINED
 from shala_audio.tasks import Label, Task
 from tests.tiny import tiny_model
 
@@ -90,6 +92,18 @@ def test_another_process_reads_the_same(folders, kind, asked, text):
     found = elsewhere("import shala_audio", "text-classification", folders / kind, json.dumps(asked))
     expected = Predictor.from_pretrained(folders / kind).predict(text=text)
     assert found == pytest.approx(expected.to_dict(), abs=1e-6)
+
+
+def test_texts_that_the_task_has_no_place_for_are_refused(folders):
+    classify = pipeline("text-classification", model=str(folders / "text"), top_k=None)
+    with pytest.raises(ValueError, match="2 texts were given; the task has comment"):
+        classify({"text": "Oh no.", "text_pair": "Again?"})
+
+
+def test_a_copy_of_a_model_in_bfloat16_is_not_rounded(folders, tmp_path):
+    AutoModel.from_pretrained(folders / "text", dtype=torch.bfloat16).save_pretrained(tmp_path / "copy")
+    ours, copied = (load_file(folder / TRAINED) for folder in (folders / "text", tmp_path / "copy"))
+    assert ours.keys() == copied.keys() and all(torch.equal(ours[name], copied[name]) for name in ours)
 
 
 def test_clips_of_a_batch_do_not_disturb_each_other(folders):

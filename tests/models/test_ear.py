@@ -106,6 +106,12 @@ def test_features_are_masked_in_training_alone(tiny_encoder):
         ({"trim_db": -1.0}, "trim_db"),
         ({"encoder_layers": []}, "encoder_layers is empty"),
         ({"encoder_layers": 4}, "a list of whole numbers is needed"),
+        ({"trim_db": "40"}, "trim_db is '40'"),
+        ({"lora_r": -4}, "lora_r is -4; a whole number of 0 or more"),
+        ({"lora_r": 16.0}, "lora_r is 16.0"),
+        ({"encoder_lora_r": True}, "encoder_lora_r is True"),
+        ({"spec_augment": "no"}, "spec_augment is 'no'; use true or false"),
+        ({"projector": "qformer", "projector_width": 20}, "qformer needs a multiple of 8"),
     ],
 )
 def test_wrong_settings_are_refused_by_name(change, message):

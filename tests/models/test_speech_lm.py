@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 import torch
 from transformers import AutoModelForCausalLM
@@ -124,6 +126,13 @@ def test_prompt(tiny_lm, tiny_encoder):
     model = tiny_model(tiny_lm, tiny_encoder)
     prompt = PromptBuilder(model).prompt({}, frames=9)
     assert prompt.count(AUDIO_TOKEN) == 3 and prompt.endswith("<|im_start|>assistant\nIt sounds")
+
+
+def test_a_prompt_places_the_sound_once(tiny_lm, tiny_encoder):
+    task = replace(tiny_model(tiny_lm, tiny_encoder).task, prompt="{{ audio }} and again {{ audio }}: what is it?")
+    model = tiny_model(tiny_lm, tiny_encoder, task=task)
+    with pytest.raises(UserError, match="the prompt places the sound 2 times; once is needed"):
+        PromptBuilder(model).prompt({}, frames=9)
 
 
 def test_control_tokens_in_a_row_are_plain_text(tiny_lm):
