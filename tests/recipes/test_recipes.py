@@ -162,6 +162,14 @@ def test_mini_trains_slots_by_two_methods(recipe, tmp_path):
     assert not list((tmp_path / "exp").glob("*/checkpoint-*")), "checkpoints go when the work is done"
 
 
+@pytest.mark.parametrize("readout", ["label_token", "slots", "verbalized"])
+@pytest.mark.parametrize("name", ["mini", "chaosnli"])
+def test_all_names_methods_that_there_are(name, readout, tmp_path):
+    """For sound and for text; no stage is run."""
+    options = ("--method", "all", "--readout", readout, "--stage", "8", "--exp", tmp_path / "exp")
+    assert run_copy(RECIPES / name / "run.sh", *options).returncode == 0
+
+
 def make_chaosnli(corpus: Path, rows: int = 60) -> None:
     corpus.mkdir()
     rng = np.random.default_rng(0)
