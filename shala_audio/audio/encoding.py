@@ -24,6 +24,7 @@ from shala_audio.errors import UserError
 from shala_audio.files import locked, read_json, write_beside, write_json
 
 SHARD_CLIPS = 256
+READERS = 4  # files read at once
 SHARD_BYTES = 1 << 28  # of features: several layers of a large encoder are 80 MB a clip
 
 
@@ -184,7 +185,7 @@ def _batches(
         return samples
 
     clips: list[tuple[Row, int, Samples]] = []
-    with ThreadPoolExecutor() as pool:
+    with ThreadPoolExecutor(READERS) as pool:
         for (row, copy), samples in zip(wanted, pool.map(read, wanted), strict=True):
             if isinstance(samples, UserError):
                 done.bad[row.id] = str(samples)

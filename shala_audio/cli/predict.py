@@ -148,8 +148,12 @@ def predict(
     if kept:
         assert out is not None
         of = identity(predictor, manifests[0], features, audio_root, calibration)
-        of |= {"split": split, "share": share, "batch size": batch_size}
-        progress = Progress(part_of(out, launched), of, resume)
+        of |= {"split": split, "share": share}
+        try:
+            progress = Progress(part_of(out, launched), of, resume)
+        except UserError as error:
+            error.one_process = launched[1] > 1
+            raise
         unparsed = progress.unparsed
         missing = ([record(*answer) for answer in batch] for batch in batches(manifests[0], progress.done))
         if launched[1] > 1:

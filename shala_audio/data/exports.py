@@ -77,6 +77,8 @@ def _label_studio(path: Path, columns: Columns, left_out: Counter[str]) -> Itera
             name = _own_name(addresses, _file_name(address), address, where)
         head = {kind: _value(fields, key, where) for kind, key in _more(columns)}
         annotations = [task] if small else task.get("annotations") or []
+        if not annotations:
+            left_out["tasks without an annotation"] += 1
         for order, annotation in enumerate(annotations, start=1):
             known = annotation.get("annotator") if small else _rater(annotation.get("completed_by"))
             rater = str(order if known is None else known)

@@ -75,6 +75,8 @@ def pool_folds(folds: Sequence[Fold], out: Path) -> list[str]:
             if all("command" in one for one in found):
                 commands = [line for one in found for line in (*one.get("before", []), one["command"])]
                 *cost["before"], cost["command"] = dict.fromkeys(commands)
+            if "data" in found[0]:  # each fold has a split of its own
+                cost["data"] = {**found[0]["data"], "fold": None, "split_sha256": None}
             write_json(out / system / "training.json", {**found[0], **cost, "folds": len(folds)})
     return systems
 

@@ -20,10 +20,13 @@ def write_predictions(path: str | Path, predictions: Iterable[tuple[str, LabelDi
     with write_beside(path) as beside, open(beside, "w", encoding="utf-8", newline="") as file:
         if Path(path).suffix.lower() == ".csv":
             writer = csv.writer(file, lineterminator="\n", quoting=csv.QUOTE_NONNUMERIC)  # ids may begin with a space
-            for number, (identity, distribution) in enumerate(predictions):
-                if number == 0:
-                    writer.writerow(["id", *distribution.labels])
-                writer.writerow([identity, *map(float, distribution.probs)])
+            rows = list(predictions)
+            names = list(dict.fromkeys(name for _, distribution in rows for name in distribution.attributes))
+            if rows:
+                writer.writerow(["id", *rows[0][1].labels, *names])
+            for identity, distribution in rows:
+                stated = (distribution.attributes.get(name) for name in names)  # nothing where it is not stated
+                writer.writerow([identity, *map(float, distribution.probs), *stated])
         else:
             file.writelines(prediction_line(identity, distribution) + "\n" for identity, distribution in predictions)
 
@@ -61,7 +64,7 @@ def read_attributes(path: str | Path, names: Sequence[str]) -> Floats:
                         raise UserError(
                             f"{path}:{number}: attributes must be an object of numbers; found {stated!r}"
                         ) from None
-    return np.array(rows, dtype=np.float64).reshape(-1, len(names))
+    return np.array(rows, dtype=np.float64).reshape(len(rows), len(names))
 
 
 def read_predictions(path: str | Path, labels: Sequence[str]) -> tuple[list[str], Floats]:

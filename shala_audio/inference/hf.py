@@ -11,7 +11,6 @@ The scores are the distribution of human judgement and sum to 1.
 
 from __future__ import annotations
 
-import shutil
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -119,11 +118,15 @@ class DistributionModel(PreTrainedModel):
         return cls(config or DistributionConfig(id2label=labels), predictor)
 
     def save_pretrained(self, folder: str | Path, *_: Any, **__: Any) -> None:  # type: ignore[override]
-        """As `SpeechLM.save_pretrained`; what was trained is kept as it was loaded, which `dtype` does not round."""
+        """As `SpeechLM.save_pretrained`; what was trained is kept as it was loaded, also where `dtype` has fewer bits."""
+        source = self.predictor.folder
+        exact = None
+        if source is not None and self.predictor.dtype != torch.float32:
+            exact = (source / TRAINED).read_bytes()  # before it may be written over
         self.speech_lm.save_pretrained(folder)
-        if self.predictor.folder is not None:
+        if exact is not None:
             with write_beside(Path(folder) / TRAINED) as beside:
-                shutil.copyfile(self.predictor.folder / TRAINED, beside)
+                beside.write_bytes(exact)
 
     def forward(
         self,

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Container, Iterable, Iterator, Sequence, Sized
+from collections.abc import Callable, Container, Iterable, Iterator, Mapping, Sequence, Sized
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -11,7 +11,7 @@ import torch
 from tqdm import tqdm
 
 from shala_audio.audio.features import FeatureStore
-from shala_audio.audio.sound import SAMPLE_RATE, frame_levels, voiced_share
+from shala_audio.audio.sound import SAMPLE_RATE, Samples, frame_levels, voiced_share
 from shala_audio.data.rows import Row
 from shala_audio.distribution import LabelDistribution
 from shala_audio.errors import UserError
@@ -155,6 +155,8 @@ class Predictor(Hearing):
         """
         if self.task.has_audio and features is None and audio_root is None:
             raise UserError("the rows have sound: name the audio root, or the folder of features")
+        if self.task.has_audio and features is None:
+            _ = self.encoder  # what keeps it from being loaded is no row's fault
         total = len(rows) if isinstance(rows, Sized) else total
         with tqdm(total=total, unit="row", desc="predict", disable=None) as bar:
             for batch in self.batches(rows, features):
@@ -162,7 +164,7 @@ class Predictor(Hearing):
                 if all(row.id in done for row in batch):
                     bar.update(taken)
                     continue
-                answers = self._rows(batch, features, audio_root, complain)
+                answers = self._rows(batch, features, audio_root, complain, done)
                 yield [answer for answer in answers if answer[0] not in done]
                 bar.update(taken)
 
@@ -172,27 +174,39 @@ class Predictor(Hearing):
         features: FeatureStore | None,
         audio_root: str | Path | None,
         complain: Callable[[UserError], None] | None,
+        done: Container[str],
     ) -> list[tuple[str, LabelDistribution]]:
-        """Predictions of a batch of rows; of its rows one by one where it has an error, so that the row can be named."""
-        unparsed = self.unparsed
+        """Predictions of a batch of rows, without those whose sound cannot be read. Where it has another error, of its rows
+        one by one, so that the row can be named."""
+        unparsed, heard, silent = self.unparsed, [], set()
+
+        def inputs() -> Iterator[tuple[tuple[Samples, int], Mapping[str, str] | None]]:
+            for row in batch:
+                try:
+                    clip = sound_of(row, str(audio_root))
+                except UserError as error:
+                    silent.add(row.id)
+                    _complain(error, row, complain)
+                else:
+                    heard.append(row.id)
+                    yield clip, row.text if "text" in self.task.modality else None
+
         try:
             if self.task.has_audio and features is None:  # long sound comes in windows, as that of a clip does
-                heard = ((sound_of(row, str(audio_root)), row.text) for row in batch)
-                takes_text = "text" in self.task.modality
-                answers = self.predict_batch((clip, text if takes_text else None) for clip, text in heard)
-            else:
-                states = [features[row.id] if self.task.has_audio and features else None for row in batch]
-                answers = self._answers(states, [row.text for row in batch])
+                answers = self.predict_batch(inputs())
+                return list(zip(heard, answers, strict=True))
+            states = [features[row.id] if self.task.has_audio and features else None for row in batch]
+            answers = self._answers(states, [row.text for row in batch])
             return list(zip([row.id for row in batch], answers, strict=True))
         except UserError as error:
+            if silent and complain is None:
+                raise
             self.unparsed = unparsed
-            if len(batch) > 1:
-                return [answer for row in batch for answer in self._rows([row], features, audio_root, complain)]
-            named = error if batch[0].id in str(error) else UserError(f"row {batch[0].id}: {error}")
-            if complain is None:
-                raise named from None
-            complain(named)
-            return []
+            if len(batch) == 1:
+                _complain(error, batch[0], complain)
+                return []
+            left = [row for row in batch if row.id not in silent and row.id not in done]
+            return [answer for row in left for answer in self._rows([row], features, audio_root, complain, done)]
 
     def batches(self, rows: Iterable[Row], features: FeatureStore | None) -> Iterator[list[Row]]:
         """Batches of rows of similar length."""
@@ -208,3 +222,11 @@ class Predictor(Hearing):
                 return features.frames(row.id)
             return (row.audio.duration if row.audio else None) or 0.0  # no sound at all is said where it is read
         return sum(map(len, row.text.values()))
+
+
+def _complain(error: UserError, row: Row, complain: Callable[[UserError], None] | None) -> None:
+    """Name the row in an error, and hand it to `complain`; raised where None."""
+    named = error if row.id in str(error) else UserError(f"row {row.id}: {error}")
+    if complain is None:
+        raise named from None
+    complain(named)

@@ -80,7 +80,7 @@ def model_config_from_dict(values: Mapping[str, Any], source: str) -> ModelConfi
     if not isinstance(layers, (list, tuple)) or not all(type(layer) is int and layer >= 0 for layer in layers):
         raise UserError(f"{source}: encoder_layers is {layers!r}; a list of whole numbers is needed, such as [3, 4, 5]")
     config = ModelConfig(**{**values, "encoder_layers": tuple(layers)})
-    least = {"frame_stack": 1, "projector_width": 1, "lora_r": 0, "lora_alpha": 1, "encoder_lora_r": 0}
+    least = {"frame_stack": 1, "projector_width": 1, "lora_r": 0, "lora_alpha": 0, "encoder_lora_r": 0}
     for name, low in least.items():
         if type(getattr(config, name)) is not int or getattr(config, name) < low:
             raise UserError(f"{source}: {name} is {getattr(config, name)!r}; a whole number of {low} or more is needed")

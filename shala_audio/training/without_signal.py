@@ -41,7 +41,7 @@ class WithoutSignal:
         self.batches += silent
         self.in_a_row = self.in_a_row + 1 if silent else 0
         earned = f"({float(groups.mean()):.3f} on average)"
-        if self.patience and self.in_a_row == self.patience:
+        if self.patience and self.in_a_row >= self.patience:
             raise Stopped(
                 f"step {step}: all rollouts of every prompt have earned the same for {self.in_a_row} batches in a row "
                 f"{earned}, so nothing is learnt; {self.advice}"
@@ -59,6 +59,7 @@ class WithoutSignal:
         write_json(Path(folder) / STATE, {"batches": self.batches, "in_a_row": self.in_a_row})
 
     def load(self, folder: str | Path) -> None:
-        """Go on from the counts of a checkpoint."""
-        found = read_json(Path(folder) / STATE)
-        self.batches, self.in_a_row = found["batches"], found["in_a_row"]
+        """Go on from the counts of a checkpoint; one of an earlier version has none."""
+        if (path := Path(folder) / STATE).is_file():
+            found = read_json(path)
+            self.batches, self.in_a_row = found["batches"], found["in_a_row"]

@@ -160,8 +160,11 @@ def test_what_was_begun_is_not_begun_anew_by_mistake(texts, tmp_path, monkeypatc
         invoke(*given)
     with pytest.raises(UserError, match="p.jsonl.begun: holds 16 of these predictions.* add --resume"):
         invoke(*given)
-    invoke(*given, "--batch-size", 8, "--resume")
+    before = (tmp_path / ".p.jsonl.begun").read_text().splitlines()[1]
+    first = [record["id"] for record in json.loads(before)[1]]
+    invoke(*given, "--batch-size", 8, "--resume")  # another batch size goes on all the same
     assert len(probabilities(out)) == 41
+    assert [json.loads(line)["id"] for line in out.read_text().splitlines()][:16] == first
 
 
 def test_what_is_of_other_work_is_begun_anew(texts, alone, tmp_path, monkeypatch):
