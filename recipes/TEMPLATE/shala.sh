@@ -152,9 +152,9 @@ if [ "$fold" = all ]; then # every fold in turn, then their predictions together
       if [ "$stage" -eq 1 ] && [ -e "$exp/fold$fold/.asked" ] && [ "$(cat "$exp/fold$fold/.asked")" != "$asked" ]; then
         rm -f "$exp/fold$fold"/*/predictions*.jsonl # of other systems, which would be pooled with these
       fi
-      rm -f "$exp/fold$fold/.asked"
+      mkdir -p "$exp/fold$fold"
+      echo "$asked" > "$exp/fold$fold/.asked" # before, so that an interrupted fold is known as well
       "$0" "${arguments[@]}" --fold $fold --exp "$exp/fold$fold"
-      [ "$stage" -ne 1 ] || echo "$asked" > "$exp/fold$fold/.asked"
     fi
     pairs+=("$exp/fold$fold:$recipe/data/${split}_fold$fold/manifest.jsonl")
   done
