@@ -1,4 +1,4 @@
-"""How many cores this process may use."""
+"""What this process may compute on: its cores, and the device of its models."""
 
 from __future__ import annotations
 
@@ -8,3 +8,10 @@ import os
 def usable_cores() -> int:
     """Cores that the system, Slurm or taskset leaves to this process; all of the machine where it does not say."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def default_device() -> str:
+    """The accelerator where there is one, as torch calls it, else "cpu"."""
+    import torch
+
+    return str(torch.accelerator.current_accelerator()) if torch.accelerator.is_available() else "cpu"

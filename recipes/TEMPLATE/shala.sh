@@ -146,10 +146,11 @@ if [ "$fold" = all ]; then # every fold in turn, then their predictions together
     cat "$model" "$recipe/../../configs/models/$model.yaml" 2> /dev/null || true # one of them
   } | sha256sum)
   for fold in 0 1 2 3 4; do
-    if [ "$stage" -eq 1 ] && [ -e "$exp/fold$fold/.done_$stop_stage" ] && [ "$(cat "$exp/fold$fold/.asked" 2> /dev/null)" = "$asked" ]; then
+    before=$(cat "$exp/fold$fold/.asked" 2> /dev/null || true)
+    if [ "$stage" -eq 1 ] && [ -e "$exp/fold$fold/.done_$stop_stage" ] && [ "$before" = "$asked" ]; then
       echo "fold $fold is done; remove $exp/fold$fold to do it again"
     else
-      if [ "$stage" -eq 1 ] && [ -e "$exp/fold$fold/.asked" ] && [ "$(cat "$exp/fold$fold/.asked")" != "$asked" ]; then
+      if [ "$stage" -eq 1 ] && [ -n "$before" ] && [ "$before" != "$asked" ]; then
         rm -f "$exp/fold$fold"/*/predictions*.jsonl # of other systems, which would be pooled with these
       fi
       mkdir -p "$exp/fold$fold"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Annotated
 
@@ -59,11 +60,12 @@ def calibrate(
     if apply is not None and out is not None:
         identities, probs = read_predictions(apply, judged.labels)
         calibrated = found(probs)
-        names = [attribute.name for attribute in judged_by.attributes] if judged_by else []
-        stated = read_attributes(apply, names)  # which go along as they are
-        named = [
-            LabelDistribution(judged.labels, p, {n: v for n, v in zip(names, values, strict=True) if np.isfinite(v)})
-            for p, values in zip(calibrated, stated, strict=True)
-        ]
+        named = LabelDistribution.of_rows(judged.labels, calibrated)
+        if judged_by and judged_by.attributes:  # which go along as they are
+            names = [attribute.name for attribute in judged_by.attributes]
+            named = [
+                replace(one, attributes={n: v for n, v in zip(names, values, strict=True) if np.isfinite(v)})
+                for one, values in zip(named, read_attributes(apply, names).tolist(), strict=True)
+            ]
         write_predictions(out, zip(identities, named, strict=True))
         print(out)

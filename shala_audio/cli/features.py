@@ -49,8 +49,8 @@ def features(
 
     from shala_audio.audio.encoders import load_encoder
     from shala_audio.audio.encoding import write_features
+    from shala_audio.cores import default_device
     from shala_audio.data.rows import read_manifest, write_manifest
-    from shala_audio.inference.answering import default_device
     from shala_audio.models.config import load_model_config
     from shala_audio.models.sources import locate
 

@@ -163,11 +163,10 @@ def _cut(audio: Audio, root: Path | None, identity: str, shortened: set[str]) ->
     path = row_path(audio, root)
     info = sound_info(path, identity)
     start = round(audio.offset * info.samplerate)
-    there = info.frames - start
-    # Of an MP3, whose length is an estimate, as much as there is.
-    frames = (
-        (-1 if info.format == "MP3" else there) if audio.duration is None else round(audio.duration * info.samplerate)
-    )
+    if audio.duration is not None:
+        frames = round(audio.duration * info.samplerate)
+    else:  # of an MP3, whose length is an estimate, as much as there is
+        frames = -1 if info.format == "MP3" else info.frames - start
     whole = info.subtype not in ("FLOAT", "DOUBLE")  # what is read as integers is not scaled where it is none
     file = io.BytesIO()
     try:

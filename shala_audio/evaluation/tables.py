@@ -57,12 +57,11 @@ def as_csv(rows: Rows) -> str:
     writer.writerow(["system", "n", "measure", "value", "low", "high", "sd", "groups"])
     for name, measures in rows:
         attributes = sorted(key for key in measures if key.startswith("ccc_"))
-        lines = {column: measures.get(column) or {} for column in (*CLOSENESS, "total_variation")}
+        closeness = (*CLOSENESS, "total_variation")
+        lines = {column: measures.get(column) or {} for column in closeness}
         for third in THIRDS:
             within = measures.get("terciles", {}).get(third, {})
-            lines |= {
-                f"{column}_{third}_tercile": within.get(column) or {} for column in (*CLOSENESS, "total_variation")
-            }
+            lines |= {f"{column}_{third}_tercile": within.get(column) or {} for column in closeness}
         lines |= {column: measures.get(column) or {} for column in (*AMBIGUITY, *attributes) if column not in THIRDS}
         for label, found in lines.items():
             if found.get("value") is not None:

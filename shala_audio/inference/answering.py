@@ -10,6 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from shala_audio.cores import default_device
 from shala_audio.distribution import LabelDistribution
 from shala_audio.evaluation.calibration import Calibration
 from shala_audio.models.prompts import PromptBuilder
@@ -84,7 +85,3 @@ class Answering:
 
     def _precision(self) -> torch.autocast:
         return torch.autocast(torch.device(self.device).type, self.dtype, enabled=self.dtype != torch.float32)
-
-
-def default_device() -> str:
-    return str(torch.accelerator.current_accelerator()) if torch.accelerator.is_available() else "cpu"

@@ -18,11 +18,12 @@ from safetensors.numpy import save_file
 from tqdm import tqdm
 
 from shala_audio.audio.features import FeatureStore
-from shala_audio.audio.sound import SAMPLE_RATE, read_row_audio
+from shala_audio.audio.sound import SAMPLE_RATE
 from shala_audio.data.rows import Row
 from shala_audio.distribution import Floats, entropy
 from shala_audio.errors import UserError
 from shala_audio.files import write_beside
+from shala_audio.inference.inputs import sound_of
 from shala_audio.inference.predictor import Predictor
 
 FILE = "neighbours.safetensors"
@@ -144,9 +145,7 @@ def _row_states(
                 heard = [features[row.id] for row in batch]
             elif predictor.task.has_audio:
                 assert audio_root is not None
-                clips = [read_row_audio(row.audio, audio_root) for row in batch if row.audio]
-                if len(clips) < len(batch):
-                    raise UserError(f"row {next(row.id for row in batch if not row.audio)} has no sound")
+                clips = [sound_of(row, audio_root)[0] for row in batch]
                 longest = predictor.encoder.longest
                 for row, clip in zip(batch, clips, strict=True):
                     if len(clip) > longest * SAMPLE_RATE:  # nor has training heard it

@@ -12,10 +12,10 @@ from tqdm import tqdm
 
 from shala_audio.audio.features import FeatureStore
 from shala_audio.audio.sound import SAMPLE_RATE, Samples, frame_levels, voiced_share
+from shala_audio.cores import default_device
 from shala_audio.data.rows import Row
 from shala_audio.distribution import LabelDistribution
 from shala_audio.errors import UserError
-from shala_audio.inference.answering import default_device
 from shala_audio.inference.hearing import Hearing
 from shala_audio.inference.hub import find_model, push
 from shala_audio.inference.inputs import Clip, Text, samples_of, sound_of
