@@ -15,3 +15,10 @@ def default_device() -> str:
     import torch
 
     return str(torch.accelerator.current_accelerator()) if torch.accelerator.is_available() else "cpu"
+
+
+def accelerator_computes_bf16() -> bool:
+    """Whether the accelerator computes in bfloat16 by itself. NVIDIA's before Ampere imitate it, slower than float32."""
+    import torch
+
+    return not torch.cuda.is_available() or torch.cuda.is_bf16_supported(including_emulation=False)

@@ -123,10 +123,10 @@ def copy_id(row_id: str, copy: int) -> str:
 
 
 def pad_features(features: Sequence[Tensor]) -> tuple[Tensor, Tensor]:
-    """Features (S, T, D) of B clips to (B, S, longest T, D) float32, and their lengths (B,)."""
+    """Features (S, T, D) of B clips to (B, S, longest T, D) of the same type, and their lengths (B,)."""
     lengths = torch.tensor([clip.shape[1] for clip in features])
     layers, _, width = features[0].shape
-    padded = torch.zeros(len(features), layers, int(lengths.max()), width)
+    padded = torch.zeros(len(features), layers, int(lengths.max()), width, dtype=features[0].dtype)
     for index, clip in enumerate(features):
         padded[index, :, : clip.shape[1]] = clip
     return padded, lengths

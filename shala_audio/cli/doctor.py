@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import platform
 from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
 
 import typer
 
@@ -41,9 +42,10 @@ def doctor() -> None:
         import torchaudio
         import trl
 
-        assert peft and torchaudio and trl
-        where = torch.accelerator.current_accelerator() if torch.accelerator.is_available() else "none, CPU is used"
-        print(f"ok       torch, torchaudio, peft and trl can be imported; accelerator: {where}")
+        assert peft and torch and torchaudio and trl
+        print("ok       torch, torchaudio, peft and trl can be imported")
+        for line in accelerators():
+            print(line)
     except (ImportError, OSError) as error:
         broken = True
         print(f"BROKEN   {error}")
@@ -56,3 +58,22 @@ def doctor() -> None:
     print(f"cache    {cache_folder()}")
     if broken:
         raise typer.Exit(1)
+
+
+def accelerators() -> list[str]:
+    """What there is to compute on besides the CPU, or why nothing is used."""
+    import torch
+
+    from shala_audio.cores import accelerator_computes_bf16, default_device
+
+    if torch.cuda.is_available():
+        number = "bfloat16" if accelerator_computes_bf16() else "float32: it has no instructions for bfloat16"
+        found = [torch.cuda.get_device_properties(index) for index in range(torch.cuda.device_count())]
+        return [f"ok       GPU {one.name}, {one.total_memory / 2**30:.0f} GiB; computes in {number}" for one in found]
+    if torch.accelerator.is_available():
+        return [f"ok       accelerator {default_device()}"]
+    if torch.version.cuda or torch.version.hip:
+        return ["note     torch is built for GPUs and finds none (is the driver new enough?); the CPU is used"]
+    if Path("/dev/nvidia0").exists():
+        return ["note     there is an NVIDIA GPU, and torch is built for CPUs: install torch by pytorch.org's selector"]
+    return ["ok       no GPU; the CPU is used"]

@@ -34,7 +34,7 @@ from shala_audio.cli import (
     validate,
     votes,
 )
-from shala_audio.errors import Stopped, UserError
+from shala_audio.errors import Stopped, UserError, first_line
 from shala_audio.files import is_main_process
 
 app = typer.Typer(
@@ -105,6 +105,15 @@ def _disk(error: Exception) -> str:
     )
 
 
+def _memory(error: Exception) -> str:
+    """What did not fit, and what to do."""
+    return (
+        f"{first_line(error).split('. GPU')[0]}: take fewer rows at once (predict: --batch-size; train: "
+        "per_device_train_batch_size, with gradient_accumulation_steps), or train with gradient_checkpointing true; what "
+        "was written before is whole"
+    )
+
+
 def main() -> None:
     """Entry point: exit 0 done, 1 the work failed, 2 the request was wrong."""
     if not sys.stderr.isatty():
@@ -129,6 +138,9 @@ def main() -> None:
         print(f"shala-audio: stopped: {reason}", file=sys.stderr)
         sys.exit(1)
     except Exception as error:
+        if type(error).__name__ == "OutOfMemoryError":  # torch's, of a GPU
+            print(f"shala-audio: stopped: {_memory(error)}", file=sys.stderr)
+            sys.exit(1)
         # The libraries that write weights and tables say it in words of their own.
         if getattr(error, "errno", None) not in DISK and not any(words in str(error) for words in DISK_IN_WORDS):
             raise

@@ -25,7 +25,7 @@ def what_they_were(runs: Sequence[Run]) -> list[str]:
         parameters = f"{found['trained_parameters']:,}" if found.get("trained_parameters") else "–"
         memory = f"{found['peak_mb']:,}"
         if found.get("peak_gpu_mb"):
-            memory += f" (GPU: {found['peak_gpu_mb']:,})"
+            memory += f" ({found.get('gpu', 'GPU')}: {found['peak_gpu_mb']:,})"
         name, sha = run_name(found, run.folder), found["manifest_sha256"][:8]
         chosen = "yes" if found.get("tuned") or found.get("chosen") else "no" if parameters != "–" else "–"
         split = (found.get("data", {}).get("split_sha256") or "–")[:8]

@@ -14,7 +14,7 @@ from shala_audio.cores import default_device
 from shala_audio.distribution import LabelDistribution
 from shala_audio.evaluation.calibration import Calibration
 from shala_audio.models.prompts import PromptBuilder
-from shala_audio.models.readouts.answers import Answers, read_out
+from shala_audio.models.readouts.answers import Answers, answer_form, read_out
 from shala_audio.models.readouts.label_token import LabelTree, label_states
 from shala_audio.models.speech_lm import SpeechLM
 
@@ -42,7 +42,7 @@ class Answering:
         self.model = model.eval().to(self.device)
         self.task = model.task
         self.batch_size, self.calibration = batch_size, calibration
-        self.builder = PromptBuilder(model)
+        self.builder, self.form = PromptBuilder(model), answer_form(model)
         self.unparsed = 0
         self.folder: Path | None = None
         self.dtype = torch.float32
@@ -73,7 +73,7 @@ class Answering:
     @torch.inference_mode()
     def _read(self, batch: dict[str, Any]) -> Answers:
         with self._precision():
-            return read_out(self.model, batch)
+            return read_out(self.model, self.form, batch)
 
     def _distributions(self, found: Answers) -> list[LabelDistribution]:
         self.unparsed += found.unparsed

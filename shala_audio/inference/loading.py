@@ -6,6 +6,7 @@ from pathlib import Path
 
 import torch
 
+from shala_audio.cores import accelerator_computes_bf16
 from shala_audio.errors import UserError, not_one_of
 from shala_audio.evaluation.calibration import KINDS, Calibration, load_calibration
 from shala_audio.models.adapters import merge_adapters
@@ -44,7 +45,8 @@ def load_model(
             raise UserError(f"{path}: no such file; `shala-audio calibrate` fits one on the dev split")
         fitted = load_calibration(str(path), model.task.label_names)
     if dtype is None:
-        dtype = torch.float32 if torch.device(device).type == "cpu" else torch.bfloat16
+        on_cpu = torch.device(device).type == "cpu"
+        dtype = torch.float32 if on_cpu or not accelerator_computes_bf16() else torch.bfloat16
     if dtype == torch.float32:
         merge_adapters(model)
     else:  # added to weights that are published in bfloat16, most of LoRA would be rounded away

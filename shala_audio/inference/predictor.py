@@ -56,7 +56,7 @@ class Predictor(Hearing):
             folder: where it is, or "user/name" of a model on the Hugging Face hub.
             calibration: "temperature", "temperature_jsd" or "dirichlet", if `shala-audio calibrate` has fitted it.
             device: where to compute; the accelerator where there is one.
-            dtype: of the language model; where None, bfloat16 on an accelerator and float32 on a CPU.
+            dtype: of the language model; where None, bfloat16 on an accelerator that computes in it, else float32.
             revision: commit, branch or tag of a hub's model.
             options: `batch_size`.
 

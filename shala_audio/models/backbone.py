@@ -26,6 +26,7 @@ class SpeechBackbone(nn.Module):
         self.decoder = decoder
         self.ear = ear
         self.audio_token_id = audio_token_id
+        self.size = sum(parameter.numel() for parameter in decoder.parameters())
 
     def forward(
         self,
@@ -61,11 +62,16 @@ class SpeechBackbone(nn.Module):
         them for as many passes in every process, and for a backward pass through their outputs alone; nor in training where
         activations are computed again.
         """
-        if not keeps_everything(self.decoder.config) or any(isinstance(p, DTensor) for p in self.decoder.parameters()):
+        # Asked in every step, so of the layers alone, by which both are done: with LoRA a decoder has thousands of modules.
+        stacks = [child for child in self.decoder.children() if isinstance(child, nn.ModuleList)]
+        layers = [layer for stack in stacks for layer in stack] or list(self.decoder.modules())
+        if not keeps_everything(self.decoder.config) or any(
+            isinstance(next(part.parameters(), None), DTensor) for part in (self.decoder, *layers)
+        ):
             return False
         return not self.training or not any(
-            getattr(module, "gradient_checkpointing", False) or hasattr(module, "_checkpoint_wrapped_module")
-            for module in self.decoder.modules()
+            getattr(part, "gradient_checkpointing", False) or hasattr(part, "_checkpoint_wrapped_module")
+            for part in (self.decoder, *layers)
         )
 
 

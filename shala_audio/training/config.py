@@ -13,6 +13,7 @@ from pathlib import Path
 import torch
 from trl import GRPOConfig
 
+from shala_audio.cores import accelerator_computes_bf16
 from shala_audio.errors import UserError, not_one_of
 from shala_audio.files import read_json
 from shala_audio.training.ambiguity import AmbiguitySettings
@@ -158,6 +159,9 @@ class ShalaConfig(GRPOConfig):
                 slower = f"{bf16_slowdown():.0f} times slower than float32 on this CPU"
                 print(f"bf16: {slower}; float32 is used", file=sys.stderr)
                 self.bf16 = False
+        elif self.bf16 and not accelerator_computes_bf16():
+            print("bf16: this GPU has no instructions for it; float32 is used", file=sys.stderr)
+            self.bf16 = False
         if self.report_to == "auto":
             self.report_to = "tensorboard" if find_spec("tensorboard") else "none"
         if self.watch_dev < 0:

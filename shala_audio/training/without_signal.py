@@ -40,19 +40,21 @@ class WithoutSignal:
         silent = bool((groups.amax(dim=1) - groups.amin(dim=1)).max() < 1e-6)
         self.batches += silent
         self.in_a_row = self.in_a_row + 1 if silent else 0
+        if not silent:
+            return False
         earned = f"({float(groups.mean()):.3f} on average)"
         if self.patience and self.in_a_row >= self.patience:
             raise Stopped(
                 f"step {step}: all rollouts of every prompt have earned the same for {self.in_a_row} batches in a row "
                 f"{earned}, so nothing is learnt; {self.advice}"
             )
-        if silent and self.aloud and self.batches in (1, 10, 100, 1000):
+        if self.aloud and self.batches in (1, 10, 100, 1000):
             print(
                 f"step {step}: all rollouts of every prompt earned the same {earned}, so nothing is learnt from this batch "
                 f"(so far {self.batches} such); {self.advice}",
                 file=sys.stderr,
             )
-        return silent
+        return True
 
     def save(self, folder: str | Path) -> None:
         """Keep the counts, so that a run which is interrupted again and again stops as well."""

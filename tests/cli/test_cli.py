@@ -9,12 +9,15 @@ import subprocess
 import sys
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 import soundfile
+import torch
 from typer.testing import CliRunner
 
+from shala_audio.cli import doctor, main
 from shala_audio.cli.main import app
 from shala_audio.data.rows import Audio, Row, read_manifest, write_manifest
 from shala_audio.errors import UserError
@@ -146,6 +149,42 @@ def test_version_and_doctor():
     assert invoke("--version").startswith("shala-audio 0.")
     output = invoke("doctor")
     assert "can be imported" in output and "BROKEN" not in output
+
+
+@pytest.mark.parametrize(
+    ("built_for", "found", "said"),
+    [
+        (None, 0, "no GPU; the CPU is used"),
+        ("13.0", 0, "built for GPUs and finds none"),
+        ("13.0", 1, "GPU Tesla T4, 16 GiB"),
+    ],
+)
+def test_doctor_tells_what_is_computed_on(monkeypatch, built_for, found, said):
+    monkeypatch.setattr(torch.version, "cuda", built_for)
+    monkeypatch.setattr(torch.version, "hip", None, raising=False)
+    monkeypatch.setattr(torch.accelerator, "is_available", lambda: bool(found))
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: bool(found))
+    monkeypatch.setattr(torch.cuda, "is_bf16_supported", lambda including_emulation=True: including_emulation)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: found)
+    card = SimpleNamespace(name="Tesla T4", total_memory=16 * 2**30)
+    monkeypatch.setattr(torch.cuda, "get_device_properties", lambda index: card)
+    monkeypatch.setattr(doctor.Path, "exists", lambda path: False)
+    (line,) = doctor.accelerators()
+    assert said in line and ("float32" in line) is bool(found)
+
+
+def test_a_gpu_that_is_too_small_is_one_line(monkeypatch, capsys):
+    words = "CUDA out of memory. Tried to allocate 20.00 MiB. GPU 0 has a total capacity of 15.77 GiB of which ..."
+
+    def full() -> None:
+        raise torch.OutOfMemoryError(words)
+
+    monkeypatch.setattr(main, "app", full)
+    with pytest.raises(SystemExit) as stop:
+        main.main()
+    said = capsys.readouterr().err
+    assert stop.value.code == 1 and said.count("\n") == 1
+    assert said.startswith("shala-audio: stopped: CUDA out of memory. Tried to allocate 20.00 MiB: take fewer rows")
 
 
 def test_prepare_validate_and_models_list(tmp_path, monkeypatch):

@@ -104,6 +104,14 @@ def test_a_beginning_is_shared_where_it_is_worth_a_pass(tiny_lm, monkeypatch, wo
     assert len(lengths) == passes
 
 
+def test_a_beginning_is_not_shared_where_activations_are_computed_again(tiny_lm):
+    """Its keys and values would have to be kept; asked of the layers alone, since a decoder has thousands of modules."""
+    model = tiny_model(tiny_lm).train()
+    assert model.model.shares_prompts()
+    model.model.decoder.gradient_checkpointing_enable()
+    assert not model.model.shares_prompts() and model.eval().model.shares_prompts()
+
+
 def test_attention_that_adds_its_mask_hides_the_same(tiny_lm, monkeypatch):
     """Models without torch's attention (Gemma 2, gpt-oss) add the mask to the scores."""
     monkeypatch.setattr(label_token, "WORTH_SHARING", 1)

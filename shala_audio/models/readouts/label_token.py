@@ -18,9 +18,11 @@ from torch import Tensor
 from shala_audio.errors import UserError
 from shala_audio.models.speech_lm import SpeechLM
 
-WORTH_SHARING = (
-    64  # tokens that computing a beginning once must save: a pass of few tokens is no faster than one of some 50
-)
+# Tokens that computing a beginning once must save: on a CPU a pass of few tokens is no faster than one of some 50.
+WORTH_SHARING = 64
+# On an accelerator a pass is thousands of kernels, whose launches take longer than a small model's products: what is saved,
+# times the model's parameters, must be worth launching them all twice (20,000 tokens of 135 million parameters).
+WORTH_LAUNCHING_TWICE = 2.7e12
 
 
 @dataclass(frozen=True)
@@ -30,6 +32,18 @@ class Branching:
     node: int  # index into the tree's tokens; -1 is the end of the prompt
     token_ids: tuple[int, ...]
     labels: tuple[tuple[int, ...], ...]
+
+    def child_of(self, size: int) -> list[int]:
+        """For each of `size` labels the token, numbered from 0, that it goes on with; -1 where it does not come by here.
+
+        >>> Branching(-1, (5, 7), ((0, 2), (1,))).child_of(4)
+        [0, 1, 0, -1]
+        """
+        child = [-1] * size
+        for index, labels in enumerate(self.labels):
+            for label in labels:
+                child[label] = index
+        return child
 
 
 class LabelTree:
@@ -160,10 +174,23 @@ def label_states(model: SpeechLM, tree: LabelTree, batch: dict[str, Any]) -> Ten
 
 def computed_once(model: SpeechLM, ids: Tensor, mask: Tensor) -> int:
     """How many tokens of a left-padded batch (B, L) are computed once for all rows: their common beginning, if it pays."""
-    if not model.model.shares_prompts():
-        return 0
     shared = shared_beginning(ids, mask, model.model.audio_token_id)
-    return shared if (len(ids) - 1) * shared >= WORTH_SHARING else 0
+    pays = is_worth_sharing((len(ids) - 1) * shared, model.model.size, ids.device.type)
+    return shared if pays and model.model.shares_prompts() else 0
+
+
+def is_worth_sharing(saved: int, size: int, device: str) -> bool:
+    """Whether a pass of its own for what rows have in common pays.
+
+    Args:
+        saved: tokens that need not be computed then.
+        size: of the language model, in parameters.
+        device: as torch names its kind.
+
+    >>> is_worth_sharing(120, 135_000_000, "cpu"), is_worth_sharing(120, 135_000_000, "cuda")
+    (True, False)
+    """
+    return saved >= WORTH_SHARING if device == "cpu" else saved * size >= WORTH_LAUNCHING_TWICE
 
 
 def shared_beginning(ids: Tensor, mask: Tensor, audio_token_id: int) -> int:
@@ -189,9 +216,7 @@ def tree_log_probs(model: SpeechLM, tree: LabelTree, hidden: Tensor) -> Tensor:
     for branching in tree.branchings:
         token_ids = torch.tensor(branching.token_ids, device=hidden.device)
         step = model.token_logits(hidden[:, 1 + branching.node], token_ids).log_softmax(dim=-1)
-        child = torch.full((tree.size,), -1, device=hidden.device)
-        for index, labels in enumerate(branching.labels):
-            child[list(labels)] = index
+        child = torch.tensor(branching.child_of(tree.size), device=hidden.device)
         below = child >= 0
         log_probs = log_probs + torch.where(below, step[:, child.clamp(min=0)], 0.0)
     return log_probs

@@ -237,7 +237,7 @@ def _states_of_answers(
     )
     cache = prompts.past_key_values
     for layer in cache.layers:
-        # The cache's own `keys[which]` adds its gradients up in an order that changes from run to run.
+        # The cache's own `keys[which]` adds its gradients up, on CPUs, in an order that changes from run to run.
         layer.keys, layer.values = layer.keys.index_select(0, which), layer.values.index_select(0, which)
     answers = model.model(
         input_ids=ids[:, start:stop],
