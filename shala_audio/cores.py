@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+import time
+from functools import cache
 
 
 def usable_cores() -> int:
@@ -22,3 +24,26 @@ def accelerator_computes_bf16() -> bool:
     import torch
 
     return not torch.cuda.is_available() or torch.cuda.is_bf16_supported(including_emulation=False)
+
+
+@cache
+def bf16_slowdown() -> float:
+    """How many times longer this CPU takes for a matrix product in bfloat16 than in float32, measured once.
+
+    A CPU without instructions for bfloat16 (AVX2 alone) computes it some 40 times slower, one with them twice as fast. One
+    thread is measured: on a busy machine, several wait for each other.
+    """
+    import torch
+
+    seconds, threads = {}, torch.get_num_threads()
+    torch.set_num_threads(1)
+    for dtype in (torch.float32, torch.bfloat16):
+        matrix = torch.ones(256, 256, dtype=dtype)
+        times = []
+        for _ in range(10):  # another process may disturb some
+            start = time.perf_counter()
+            matrix @ matrix
+            times.append(time.perf_counter() - start)
+        seconds[dtype] = min(times)
+    torch.set_num_threads(threads)
+    return seconds[torch.bfloat16] / seconds[torch.float32]

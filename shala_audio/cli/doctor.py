@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import platform
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -67,13 +68,16 @@ def accelerators() -> list[str]:
     from shala_audio.cores import accelerator_computes_bf16, default_device
 
     if torch.cuda.is_available():
-        number = "bfloat16" if accelerator_computes_bf16() else "float32: it has no instructions for bfloat16"
+        number = "bfloat16" if accelerator_computes_bf16() else "float32, since the first one has no bfloat16"
         found = [torch.cuda.get_device_properties(index) for index in range(torch.cuda.device_count())]
         return [f"ok       GPU {one.name}, {one.total_memory / 2**30:.0f} GiB; computes in {number}" for one in found]
     if torch.accelerator.is_available():
         return [f"ok       accelerator {default_device()}"]
-    if torch.version.cuda or torch.version.hip:
-        return ["note     torch is built for GPUs and finds none (is the driver new enough?); the CPU is used"]
+    if os.environ.get("CUDA_VISIBLE_DEVICES") in ("", "-1"):
+        return ["ok       CUDA_VISIBLE_DEVICES hides the GPUs, if any; the CPU is used"]
     if Path("/dev/nvidia0").exists():
-        return ["note     there is an NVIDIA GPU, and torch is built for CPUs: install torch by pytorch.org's selector"]
+        why = (
+            "cannot use it (is the driver new enough?)" if torch.version.cuda else "is built for CPUs (see pytorch.org)"
+        )
+        return [f"note     there is an NVIDIA GPU, and torch {why}; the CPU is used"]
     return ["ok       no GPU; the CPU is used"]

@@ -109,8 +109,8 @@ def _memory(error: Exception) -> str:
     """What did not fit, and what to do."""
     return (
         f"{first_line(error).split('. GPU')[0]}: take fewer rows at once (predict: --batch-size; train: "
-        "per_device_train_batch_size, with gradient_accumulation_steps), or train with gradient_checkpointing true; what "
-        "was written before is whole"
+        "--per_device_train_batch_size, with --gradient_accumulation_steps, or --gradient_checkpointing true), or free the "
+        "GPU of other processes; what was written before is whole"
     )
 
 

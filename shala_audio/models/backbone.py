@@ -62,7 +62,8 @@ class SpeechBackbone(nn.Module):
         them for as many passes in every process, and for a backward pass through their outputs alone; nor in training where
         activations are computed again.
         """
-        # Asked in every step, so of the layers alone, by which both are done: with LoRA a decoder has thousands of modules.
+        # Asked in every step, so of the decoder and its layers alone, where FSDP and checkpointing leave their marks: with
+        # LoRA a decoder has thousands of modules.
         stacks = [child for child in self.decoder.children() if isinstance(child, nn.ModuleList)]
         layers = [layer for stack in stacks for layer in stack] or list(self.decoder.modules())
         if not keeps_everything(self.decoder.config) or any(

@@ -3,44 +3,21 @@
 from __future__ import annotations
 
 import sys
-import time
 from collections.abc import Iterable
 from dataclasses import dataclass, field
-from functools import cache
 from importlib.util import find_spec
 from pathlib import Path
 
 import torch
 from trl import GRPOConfig
 
-from shala_audio.cores import accelerator_computes_bf16
+from shala_audio.cores import accelerator_computes_bf16, bf16_slowdown
 from shala_audio.errors import UserError, not_one_of
 from shala_audio.files import read_json
 from shala_audio.training.ambiguity import AmbiguitySettings
 from shala_audio.training.methods import METHODS, idle_weights, without_part
 
 GROUPED = ("num_generations", "scale_rewards", "steps_per_generation")  # rollouts have them, whatever the reward
-
-
-@cache
-def bf16_slowdown() -> float:
-    """How many times longer this CPU takes for a matrix product in bfloat16 than in float32, measured once.
-
-    A CPU without instructions for bfloat16 (AVX2 alone) computes it some 40 times slower, one with them twice as fast. One
-    thread is measured: on a busy machine, several wait for each other.
-    """
-    seconds, threads = {}, torch.get_num_threads()
-    torch.set_num_threads(1)
-    for dtype in (torch.float32, torch.bfloat16):
-        matrix = torch.ones(256, 256, dtype=dtype)
-        times = []
-        for _ in range(10):  # another process may disturb some
-            start = time.perf_counter()
-            matrix @ matrix
-            times.append(time.perf_counter() - start)
-        seconds[dtype] = min(times)
-    torch.set_num_threads(threads)
-    return seconds[torch.bfloat16] / seconds[torch.float32]
 
 
 @dataclass

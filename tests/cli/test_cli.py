@@ -152,23 +152,25 @@ def test_version_and_doctor():
 
 
 @pytest.mark.parametrize(
-    ("built_for", "found", "said"),
+    ("built_for", "there", "found", "said"),
     [
-        (None, 0, "no GPU; the CPU is used"),
-        ("13.0", 0, "built for GPUs and finds none"),
-        ("13.0", 1, "GPU Tesla T4, 16 GiB"),
+        (None, False, 0, "no GPU; the CPU is used"),
+        ("13.0", False, 0, "no GPU; the CPU is used"),
+        (None, True, 0, "is built for CPUs"),
+        ("13.0", True, 0, "is the driver new enough?"),
+        ("13.0", True, 1, "GPU Tesla T4, 16 GiB"),
     ],
 )
-def test_doctor_tells_what_is_computed_on(monkeypatch, built_for, found, said):
+def test_doctor_tells_what_is_computed_on(monkeypatch, built_for, there, found, said):
+    monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
     monkeypatch.setattr(torch.version, "cuda", built_for)
-    monkeypatch.setattr(torch.version, "hip", None, raising=False)
     monkeypatch.setattr(torch.accelerator, "is_available", lambda: bool(found))
     monkeypatch.setattr(torch.cuda, "is_available", lambda: bool(found))
     monkeypatch.setattr(torch.cuda, "is_bf16_supported", lambda including_emulation=True: including_emulation)
     monkeypatch.setattr(torch.cuda, "device_count", lambda: found)
     card = SimpleNamespace(name="Tesla T4", total_memory=16 * 2**30)
     monkeypatch.setattr(torch.cuda, "get_device_properties", lambda index: card)
-    monkeypatch.setattr(doctor.Path, "exists", lambda path: False)
+    monkeypatch.setattr(doctor.Path, "exists", lambda path: there)
     (line,) = doctor.accelerators()
     assert said in line and ("float32" in line) is bool(found)
 

@@ -51,3 +51,10 @@ def test_it_learns_what_a_mean_over_time_hides():
     assert jsd(human, said).mean() == pytest.approx(result.dev_jsd), "of the model that was kept"
     with pytest.raises(UserError, match="in dev"):
         train_attentive([row for row in rows if row.split != "dev"], TinyStore(features), SPEECH_TASK)  # type: ignore[arg-type]
+
+
+def test_padded_features_are_as_they_were_stored():
+    """In 16 bits, where the cache has 16: half to copy to a GPU."""
+    padded, lengths = pad_features([torch.ones(1, 2, 3, dtype=torch.float16), torch.ones(1, 4, 3, dtype=torch.float16)])
+    assert padded.dtype == torch.float16 and padded.shape == (2, 1, 4, 3) and lengths.tolist() == [2, 4]
+    assert padded.sum() == 18

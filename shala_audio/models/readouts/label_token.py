@@ -21,7 +21,7 @@ from shala_audio.models.speech_lm import SpeechLM
 # Tokens that computing a beginning once must save: on a CPU a pass of few tokens is no faster than one of some 50.
 WORTH_SHARING = 64
 # On an accelerator a pass is thousands of kernels, whose launches take longer than a small model's products: what is saved,
-# times the model's parameters, must be worth launching them all twice (20,000 tokens of 135 million parameters).
+# times the model's parameters, must be worth launching them all twice (an estimate: 20,000 tokens of 135 million parameters).
 WORTH_LAUNCHING_TWICE = 2.7e12
 
 
