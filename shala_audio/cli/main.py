@@ -134,17 +134,18 @@ def main() -> None:
         if is_main_process() or error.one_process:
             print(f"shala-audio: error: {error}", file=sys.stderr)
         sys.exit(2)
-    except Stopped as reason:
-        print(f"shala-audio: stopped: {reason}", file=sys.stderr)
+    except Stopped as stop:
+        print(f"shala-audio: stopped: {stop}", file=sys.stderr)
         sys.exit(1)
     except Exception as error:
         if type(error).__name__ == "OutOfMemoryError":  # torch's, of a GPU
-            print(f"shala-audio: stopped: {_memory(error)}", file=sys.stderr)
-            sys.exit(1)
+            reason = _memory(error)
         # The libraries that write weights and tables say it in words of their own.
-        if getattr(error, "errno", None) not in DISK and not any(words in str(error) for words in DISK_IN_WORDS):
+        elif getattr(error, "errno", None) in DISK or any(words in str(error) for words in DISK_IN_WORDS):
+            reason = _disk(error)
+        else:
             raise
-        print(f"shala-audio: stopped: {_disk(error)}", file=sys.stderr)
+        print(f"shala-audio: stopped: {reason}", file=sys.stderr)
         sys.exit(1)
 
 

@@ -66,13 +66,13 @@ class SpeechBackbone(nn.Module):
         # LoRA a decoder has thousands of modules.
         stacks = [child for child in self.decoder.children() if isinstance(child, nn.ModuleList)]
         layers = [layer for stack in stacks for layer in stack] or list(self.decoder.modules())
-        if not keeps_everything(self.decoder.config) or any(
-            isinstance(next(part.parameters(), None), DTensor) for part in (self.decoder, *layers)
-        ):
+        parts = [self.decoder, *layers]
+        spread = any(isinstance(next(part.parameters(), None), DTensor) for part in parts)
+        if spread or not keeps_everything(self.decoder.config):
             return False
         return not self.training or not any(
             getattr(part, "gradient_checkpointing", False) or hasattr(part, "_checkpoint_wrapped_module")
-            for part in (self.decoder, *layers)
+            for part in parts
         )
 
 

@@ -31,9 +31,9 @@ def cost_record(seed: int, seconds: float, manifest: Path) -> dict[str, Any]:
         "versions": {name: version(name) for name in PACKAGES},
         "revision": revision(),
     }
-    if torch.cuda.is_available() and torch.cuda.max_memory_allocated():  # a classifier's run may leave the GPU alone
+    if torch.cuda.is_available() and (most := torch.cuda.max_memory_allocated()):  # a classifier's run leaves it alone
         record["gpu"] = torch.cuda.get_device_name()
-        record["peak_gpu_mb"] = round(torch.cuda.max_memory_allocated() / 2**20)
+        record["peak_gpu_mb"] = round(most / 2**20)
     return record
 
 

@@ -38,10 +38,11 @@ class WithoutSignal:
             Stopped: it is one too many.
         """
         silent = bool((groups.amax(dim=1) - groups.amin(dim=1)).max() < 1e-6)
-        self.batches += silent
-        self.in_a_row = self.in_a_row + 1 if silent else 0
         if not silent:
+            self.in_a_row = 0
             return False
+        self.batches += 1
+        self.in_a_row += 1
         earned = f"({float(groups.mean()):.3f} on average)"
         if self.patience and self.in_a_row >= self.patience:
             raise Stopped(
