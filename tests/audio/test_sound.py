@@ -158,7 +158,7 @@ def test_mp3_and_what_a_pipe_leaves(tmp_path):
 HEADS = [b"", b"RIFF\xff\xff\xff\xffWAVEfmt ", b"fLaC", b"OggS", b"ID3", b"FORM", b"RF64", b".snd"]
 
 
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=300)
 @given(st.sampled_from(HEADS), st.binary(max_size=300))
 def test_no_bytes_end_in_a_traceback(head, rest):
     try:
@@ -169,7 +169,7 @@ def test_no_bytes_end_in_a_traceback(head, rest):
         assert len(samples) >= SHORTEST
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=200)
 @given(st.data())
 def test_no_damage_to_a_file_ends_in_a_traceback(data):
     whole = bytearray(_encoded(data.draw(st.sampled_from(["WAV", "FLAC", "OGG", "AIFF"]))))

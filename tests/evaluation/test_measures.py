@@ -33,7 +33,7 @@ def random_rows(rows: int = 400, labels: int = 4, seed: int = 0) -> tuple[np.nda
     return human, normalized(human + 0.5 * rng.random((rows, labels)))
 
 
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=100)
 @given(human_and_predicted())
 @pytest.mark.filterwarnings("ignore")
 def test_hard_measures_are_scikit_learns(pair):
@@ -55,7 +55,7 @@ def test_hard_measures_are_scikit_learns(pair):
         assert found[f"{kind}_f1"] == pytest.approx(expected)
 
 
-@settings(max_examples=50, deadline=None)
+@settings(max_examples=50)
 @given(human_and_predicted())
 def test_jsd_is_scipys(pair):
     human, predicted = pair
@@ -68,7 +68,7 @@ def test_jsd_is_scipys(pair):
     assert np.isfinite(found["kl"])
 
 
-@settings(max_examples=50, deadline=None)
+@settings(max_examples=50)
 @given(human_and_predicted())
 def test_finding_contested_rows_is_scikit_learns(pair):
     human, predicted = pair
@@ -99,7 +99,7 @@ def test_entropy_correlation_is_scipys():
     assert np.isnan(Measures(human, constant).values()["entropy_correlation"])
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 @given(human_and_predicted(), st.randoms(use_true_random=False))
 def test_counting_a_row_twice_is_having_it_twice(pair, random):
     """A bootstrap draw is a vector of counts: every measure must be what it is on the rows themselves, copied."""

@@ -14,7 +14,7 @@ END = 9
 WORDS = st.lists(st.lists(st.integers(0, 3), min_size=1, max_size=4).map(tuple), min_size=2, max_size=8, unique=True)
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=200)
 @given(WORDS)
 def test_a_tree_leads_to_every_label_once(words):
     tree = LabelTree([(*word, END) for word in words])

@@ -42,7 +42,7 @@ def test_what_states_no_distribution_is_refused(answer):
     assert parse_answer(answer, LABELS) is None
 
 
-@settings(max_examples=500, deadline=None)
+@settings(max_examples=500)
 @given(st.text(alphabet='{}":, %0123456789.-eangerjoy\n', max_size=60) | st.text(max_size=60))
 def test_any_text_gives_a_distribution_or_none(text):
     found = parse_answer("{" + text, LABELS)

@@ -111,7 +111,7 @@ def rows_and_features(speech: bool) -> tuple[list[Row], TinyStore | None]:
 
 @pytest.mark.parametrize("speech", [False, True])
 @pytest.mark.parametrize("readout", ["label_token", "slots", "verbalized"])
-@settings(max_examples=6, deadline=None)
+@settings(max_examples=6)
 @given(order=st.permutations(range(ROWS)), keep=st.integers(1, ROWS), size=st.integers(1, ROWS + 2))
 def test_a_prediction_depends_on_its_row_alone(predictors, readout, speech, order, keep, size):
     predictor = predictors[readout, speech]

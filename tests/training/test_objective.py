@@ -15,7 +15,7 @@ from tests.tiny import tiny_model
 HUMAN = torch.tensor([[0.7, 0.3, 0.0], [0.1, 0.2, 0.7]])
 
 
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=100)
 @given(st.lists(st.floats(-6, 6), min_size=3, max_size=3), st.lists(st.integers(0, 5), min_size=3, max_size=3))
 def test_the_divergence_is_scipys(logits, votes):
     p = np.array(votes) / sum(votes) if sum(votes) else np.ones(3) / 3
