@@ -18,18 +18,17 @@ from pathlib import Path
 
 from benchmarks.to_the_truth import Distances, as_csv, table, to_the_truth
 from shala_audio.audio.encoders import load_encoder
-from shala_audio.audio.encoding import write_features
-from shala_audio.audio.features import FeatureStore
-from shala_audio.cli.train import parse
-from shala_audio.data.mini import prepare
-from shala_audio.data.prepare import write_prepared
-from shala_audio.data.rows import read_manifest
+from shala_audio.audio.features import FeatureStore, write_features
+from shala_audio.corpora.mini import prepare
+from shala_audio.corpora.prepare import write_prepared
 from shala_audio.evaluation.predictions import write_predictions
-from shala_audio.files import CONFIGS, write_text
 from shala_audio.inference.predictor import Predictor
+from shala_audio.io import CONFIGS, write_text
+from shala_audio.manifest import read_manifest
 from shala_audio.models.config import load_model_config
-from shala_audio.models.sources import locate
-from shala_audio.tasks import load_task
+from shala_audio.models.pretrained import locate
+from shala_audio.task import load_task
+from shala_audio.training.config import read_config
 from shala_audio.training.run import train
 
 CONF = CONFIGS.parent / "recipes" / "mini" / "conf"
@@ -56,11 +55,11 @@ def run(out: Path, seed: int) -> None:
     common = ["--manifest", str(manifest), "--features", str(features), "--seed", str(seed), "--resume"]
     warm = folder / "warm_start"
     start = ["--config", str(CONF / "warm_start.yaml"), "--task", "mini", "--model", "speech_frozen"]
-    train(parse([*start, "--output_dir", str(warm), *common]))
+    train(read_config([*start, "--output_dir", str(warm), *common]))
     for name, options in SETTINGS.items():
         target = folder / name.replace(" ", "_")
         go_on = ["--config", str(CONF / "shala.yaml"), "--init", str(warm)]
-        train(parse([*go_on, "--output_dir", str(target), *common, *options]))
+        train(read_config([*go_on, "--output_dir", str(target), *common, *options]))
         if not (target / "predictions.jsonl").is_file():
             test = [row for row in rows if row.split == "test"]
             write_predictions(

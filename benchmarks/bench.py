@@ -26,8 +26,8 @@ from benchmarks import training_sides as training
 from benchmarks import use_sides as use
 from benchmarks.growth import draw_growth
 from benchmarks.turns import DEVICE, DTYPE, Side, take_turns
-from shala_audio.cores import usable_cores
-from shala_audio.files import read_json, write_json, write_text
+from shala_audio.devices import usable_cores
+from shala_audio.io import read_json, write_json, write_text
 
 HERE = Path(__file__).parent
 TRL = "stock TRL GRPO at its defaults, verbalized, 40 new tokens"

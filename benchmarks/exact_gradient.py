@@ -1,4 +1,4 @@
-"""The exact objective's gradient against GRPO's on sampled labels: the error falls as 1/√N in the number of rollouts.
+"""The direct objective's gradient against GRPO's on sampled labels: the error falls as 1/√N in the number of rollouts.
 
 For one batch of `mini_text` rows and the default text model, the gradient of every label's log-probability is computed
 once; a group of G drawn labels then has a gradient that is a weighted sum of those. The mean over N groups is compared with
@@ -18,19 +18,24 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from shala_audio.data.mini import prepare
-from shala_audio.data.votes import human_distributions
+from shala_audio.corpora.mini import prepare
 from shala_audio.distribution import Floats
-from shala_audio.files import write_beside, write_text
+from shala_audio.io import write_beside, write_text
 from shala_audio.models.config import load_model_config
 from shala_audio.models.prompts import PromptBuilder
-from shala_audio.models.readouts.label_token import label_log_probs, label_tree
 from shala_audio.models.speech_lm import SpeechLM
-from shala_audio.tasks import load_task
-from shala_audio.training.objective import js_divergence, marginal_reward
+from shala_audio.task import load_task
+from shala_audio.training.losses import js_divergence
+from shala_audio.votes import human_distributions
 
 ROWS, GROUP, REPETITIONS = 8, 8, 20
 GROUPS = (1, 4, 16, 64, 256, 1024, 4096)
+
+
+def marginal_reward(p: Tensor, log_q: Tensor) -> Tensor:
+    """½ log(m / q) of each label, (B, K): under this reward the direct objective is a policy gradient (`training.losses`)."""
+    q = log_q.exp()
+    return (((p + q) / 2).log() - log_q).detach() / 2
 
 
 def label_gradients(model: SpeechLM, log_q: Tensor) -> Tensor:
@@ -54,7 +59,7 @@ def errors() -> Floats:
             torch.nn.init.normal_(parameter, std=0.02)
     builder = PromptBuilder(model)
     human = torch.tensor(human_distributions(rows, model.task.label_names), dtype=torch.float32)
-    log_q = label_log_probs(model, label_tree(model), builder.batch([builder.prompt(row.text, None) for row in rows]))
+    log_q = model.readout.log_probs(builder.batch([builder.prompt(row.text, None) for row in rows]))[0]
     reward = marginal_reward(human, log_q)
     gradients = label_gradients(model, log_q)
     exact = torch.autograd.grad(js_divergence(human, log_q).mean(), [p for p in model.parameters() if p.requires_grad])

@@ -8,7 +8,7 @@ from statistics import median
 
 from benchmarks.training_sides import train_ours
 from benchmarks.turns import take_turns
-from shala_audio.files import write_beside, write_text
+from shala_audio.io import write_beside, write_text
 
 ROWS, GROUPS, PROMPTS = (4, 8, 16, 32), (2, 4, 8, 16), 4
 

@@ -18,9 +18,8 @@ from pathlib import Path
 import numpy as np
 import soundfile
 
-from shala_audio.audio.sound import SAMPLE_RATE
-from shala_audio.data.msp_ratings import Rating
-from shala_audio.data.msp_turns import Turn
+from shala_audio.audio.io import SAMPLE_RATE
+from shala_audio.corpora.msp_podcast import Rating, Turn
 from tests.recipes.make_msp_podcast import CHOICES, FORMS, consensus_code, write_labels
 
 TURNS, RATINGS = 264_705, 1_500_000

@@ -19,15 +19,15 @@ import numpy as np
 import torch
 
 from shala_audio.audio.features import FeatureStore
-from shala_audio.audio.sound import read_sound
-from shala_audio.data.rows import read_manifest
-from shala_audio.data.votes import human_distributions
+from shala_audio.audio.io import read_sound
+from shala_audio.baselines.linear import fit, pool, train_linear
 from shala_audio.distribution import Floats
-from shala_audio.evaluation.measures import all_measures
+from shala_audio.evaluation.metrics import all_measures
 from shala_audio.inference import default
 from shala_audio.inference.predictor import Predictor
-from shala_audio.tasks import load_task
-from shala_audio.training.linear import fit, pool, train_linear
+from shala_audio.manifest import read_manifest
+from shala_audio.task import load_task
+from shala_audio.votes import human_distributions
 
 EMOTIONS = {
     "neutral": "neutral",

@@ -19,7 +19,7 @@ from pathlib import Path
 import numpy as np
 
 from shala_audio.distribution import Floats
-from shala_audio.tasks import load_task
+from shala_audio.task import load_task
 
 ROWS, RATERS = 265_000, 5
 
@@ -46,7 +46,8 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         human, predicted = write_corpus(folder)
-        command = ["score", folder / "predictions.jsonl", folder / "manifest.jsonl", "--out", folder / "score.json"]
+        files = folder / "predictions.jsonl", folder / "manifest.jsonl"
+        command = ["evaluate", "score", *files, "--out", folder / "score.json"]
         start = time.perf_counter()
         subprocess.run([sys.executable, "-m", "shala_audio", *map(str, command)], check=True, stderr=subprocess.DEVNULL)
         seconds = time.perf_counter() - start

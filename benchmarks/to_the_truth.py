@@ -18,12 +18,12 @@ from pathlib import Path
 
 import numpy as np
 
-from shala_audio.data.rows import Row, read_manifest
 from shala_audio.distribution import entropy, jsd
-from shala_audio.evaluation.intervals import jackknife_interval
 from shala_audio.evaluation.predictions import read_predictions
-from shala_audio.files import write_text
-from shala_audio.tasks import load_task
+from shala_audio.evaluation.stats import jackknife_interval
+from shala_audio.io import write_text
+from shala_audio.manifest import Row, read_manifest
+from shala_audio.task import load_task
 
 Distances = tuple[float, float]  # over all rows, and over the most ambiguous third
 FILES = {"": "predictions.jsonl", ", with T": "predictions_temperature_jsd.jsonl"}

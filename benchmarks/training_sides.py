@@ -12,19 +12,21 @@ from datasets import Dataset
 from transformers import TrainerCallback
 
 from benchmarks.turns import Turns
-from shala_audio.data.rows import Row
-from shala_audio.data.votes import human_distributions, vote_counts
+from shala_audio.manifest import Row
 from shala_audio.models.config import load_model_config
-from shala_audio.models.language_model import prepare_tokenizer
+from shala_audio.models.pretrained import prepare_tokenizer
 from shala_audio.models.prompts import PromptBuilder
-from shala_audio.models.readouts.label_token import computed_once, label_tree
+from shala_audio.models.readouts.label_token import LabelToken, computed_once
+from shala_audio.models.readouts.verbalized import Verbalized
 from shala_audio.models.speech_lm import SpeechLM
-from shala_audio.tasks import load_task
+from shala_audio.task import load_task
 from shala_audio.training.ambiguity import AmbiguityWeights
-from shala_audio.training.config import ShalaConfig
+from shala_audio.training.config import DirectConfig, GrpoConfig
 from shala_audio.training.data import Batcher, build_dataset
+from shala_audio.training.direct import DirectTrainer
+from shala_audio.training.grpo import GrpoTrainer
 from shala_audio.training.rewards import jsd_reward
-from shala_audio.training.shala import ShalaTrainer
+from shala_audio.votes import human_distributions, vote_counts
 
 PROMPTS, GROUP, NEW_TOKENS, STEPS = 8, 8, 40, 100
 WORDS = [
@@ -93,11 +95,12 @@ def rival_prompts(tokenizer: Any, rows: list[Row]) -> list[str]:
     model = SimpleNamespace(
         tokenizer=tokenizer,
         task=task,
-        readout="verbalized",
         examples=[],
-        model=SimpleNamespace(ear=None),
+        model=SimpleNamespace(audio_adapter=None),
         model_config=config,
+        config=SimpleNamespace(get_text_config=lambda: None),
     )
+    model.readout = Verbalized(cast(SpeechLM, model))
     builder = PromptBuilder(cast(SpeechLM, model))
     return [builder.prompt(row.text, None) for row in rows]
 
@@ -127,16 +130,24 @@ def _options(folder: str) -> dict[str, Any]:
     }  # fmt: skip
 
 
-def our_trainer(folder: str, readout: str, prompts: int, group: int = GROUP) -> ShalaTrainer:
+def our_trainer(folder: str, readout: str, prompts: int, group: int = GROUP) -> DirectTrainer | GrpoTrainer:
     """A trainer whose every step is of the same so many prompts."""
     torch.manual_seed(0)
     rows = chaosnli_rows(prompts)
     model = SpeechLM.build(load_model_config("text"), load_task("chaosnli"), readout)
-    batch = prompts if readout == "label_token" else prompts * group
-    options = {**_options(folder), "num_generations": group}
-    config = ShalaConfig(readout=readout, per_device_train_batch_size=batch, **options)
-    weights = AmbiguityWeights(vote_counts(rows, model.task.label_names), config.ambiguity_settings())
-    return ShalaTrainer(model, config, build_dataset(rows, model, None), Batcher(model, None), weights)
+    dataset, batcher = build_dataset(rows, model, None), Batcher(model, None)
+    options = _options(folder)
+    if model.readout.is_direct:
+        of_rollouts = {"num_generations", "max_completion_length"}
+        direct = {name: value for name, value in options.items() if name not in of_rollouts}
+        config = DirectConfig(readout=readout, per_device_train_batch_size=prompts, **direct)
+        weights = AmbiguityWeights(vote_counts(rows, model.task.label_names), config.ambiguity_settings())
+        return DirectTrainer(model, config, dataset, batcher, weights)
+    drawn = GrpoConfig(
+        readout=readout, per_device_train_batch_size=prompts * group, **{**options, "num_generations": group}
+    )
+    weights = AmbiguityWeights(vote_counts(rows, model.task.label_names), drawn.ambiguity_settings())
+    return GrpoTrainer(model, drawn, dataset, batcher, weights)
 
 
 def train_ours(turns: Turns, readout: str, prompts: int = PROMPTS, group: int = GROUP) -> None:
@@ -145,7 +156,7 @@ def train_ours(turns: Turns, readout: str, prompts: int = PROMPTS, group: int = 
         prompts_of = trainer.train_dataset["prompt"]
         extra = {}
         if readout == "label_token":
-            extra["flops_per_unit"] = exact_step_flops(trainer.model.train(), prompts_of) / prompts
+            extra["flops_per_unit"] = direct_step_flops(trainer.model.train(), prompts_of) / prompts
         trainer.add_callback(_Pace(turns, prompts, **extra))
         try:
             trainer.train()
@@ -153,8 +164,8 @@ def train_ours(turns: Turns, readout: str, prompts: int = PROMPTS, group: int = 
             return
 
 
-def exact_step_flops(model: SpeechLM, prompts: list[str]) -> float:
-    """Multiply-adds times two of an exact step: weights seen by a token, once forward, once backward to activations.
+def direct_step_flops(model: SpeechLM, prompts: list[str]) -> float:
+    """Multiply-adds times two of a step of the direct objective: weights seen by a token, once forward, once backward to activations.
 
     Tokens are those that are really computed: without padding, a shared beginning once. Attention's own products, LoRA
     and the head are left out, so that the share of the machine's peak comes out too low rather than too high.
@@ -162,7 +173,7 @@ def exact_step_flops(model: SpeechLM, prompts: list[str]) -> float:
     batch = PromptBuilder(model).batch(prompts)
     ids, mask = batch["input_ids"], batch["attention_mask"]
     shared = computed_once(model, ids, mask)
-    tokens = int(mask.sum()) - (len(ids) - 1) * shared + len(ids) * len(label_tree(model).tokens)
+    tokens = int(mask.sum()) - (len(ids) - 1) * shared + len(ids) * len(LabelToken(model).tree.tokens)
     weights = sum(
         parameter.numel()
         for name, parameter in model.model.decoder.named_parameters()
@@ -180,7 +191,7 @@ def stock_grpo(turns: Turns, prompts: int = PROMPTS, recompute: bool = True) -> 
     from transformers import AutoModelForCausalLM, AutoTokenizer
     from trl import GRPOConfig, GRPOTrainer
 
-    from shala_audio.models.sources import locate
+    from shala_audio.models.pretrained import locate
 
     torch.manual_seed(0)
     model_config = load_model_config("text")
@@ -195,7 +206,7 @@ def stock_grpo(turns: Turns, prompts: int = PROMPTS, recompute: bool = True) -> 
     lora = LoraConfig(r=model_config.lora_r, lora_alpha=model_config.lora_alpha, target_modules="all-linear")
     with tempfile.TemporaryDirectory() as folder:
         # Our configuration knows whether bfloat16 pays on this machine; both sides use the same type.
-        bf16 = bool(ShalaConfig(output_dir=folder).bf16)
+        bf16 = bool(DirectConfig(output_dir=folder).bf16)
         config = GRPOConfig(
             per_device_train_batch_size=prompts * GROUP, bf16=bf16, beta=0.0, gradient_checkpointing=recompute,
             use_cpu=not torch.accelerator.is_available(), **_options(folder),

@@ -5,15 +5,14 @@ from __future__ import annotations
 import numpy as np
 import torch
 
-from benchmarks.training_sides import NEW_TOKENS, chaosnli_rows, exact_step_flops, rival_prompts
+from benchmarks.training_sides import NEW_TOKENS, chaosnli_rows, direct_step_flops, rival_prompts
 from benchmarks.turns import DEVICE, DTYPE, Turns
 from shala_audio.distribution import Floats
-from shala_audio.models.adapters import merge_adapters
 from shala_audio.models.config import load_model_config
-from shala_audio.models.language_model import prepare_tokenizer
-from shala_audio.models.sources import locate
+from shala_audio.models.lora import merge_adapters
+from shala_audio.models.pretrained import locate, prepare_tokenizer
 from shala_audio.models.speech_lm import SpeechLM
-from shala_audio.tasks import load_task
+from shala_audio.task import load_task
 
 PREDICTED, BATCH, CLIPS, SCORED, DRAWS, DRAWS_OF_RIVAL = 48, 16, 16, 100_000, 1_000, 10
 
@@ -30,7 +29,7 @@ def predict(turns: Turns) -> None:
     rows.sort(key=lambda row: predictor._row_length(row, None))
     prompts = [predictor.builder.prompt(row.text, None) for row in rows]
     batches = [prompts[at : at + BATCH] for at in range(0, PREDICTED, BATCH)]
-    flops = sum(exact_step_flops(model.eval(), batch) for batch in batches) / 2  # forward alone
+    flops = sum(direct_step_flops(model.eval(), batch) for batch in batches) / 2  # forward alone
     while turns.wait():
         assert len(list(predictor.predict_rows(rows))) == PREDICTED
         turns.done(PREDICTED, flops_per_unit=flops / PREDICTED)
@@ -93,7 +92,7 @@ def _distributions() -> tuple[Floats, Floats]:
 
 def measure(turns: Turns) -> None:
     """All our measures, each with its interval by 1,000 draws."""
-    from shala_audio.evaluation.measures import all_measures
+    from shala_audio.evaluation.metrics import all_measures
 
     human, predicted = _distributions()
     while turns.wait():

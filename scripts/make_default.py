@@ -16,12 +16,12 @@ from typing import Any
 import torch
 from safetensors.torch import load_file, save_file
 
-from shala_audio.files import read_json, write_beside, write_json, write_text
 from shala_audio.inference.default import FOLDER, part
 from shala_audio.inference.neighbours import FILE
+from shala_audio.io import read_json, write_beside, write_json, write_text
 from shala_audio.models.folder import SETTINGS, TRAINED, hub_files
-from shala_audio.models.sources import base_sha256
-from shala_audio.tasks import task_from_dict
+from shala_audio.models.pretrained import base_sha256
+from shala_audio.task import task_from_dict
 
 CARD = Path(__file__).with_name("default_card.md")
 

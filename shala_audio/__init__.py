@@ -1,4 +1,4 @@
-"""Language models, with or without an ear, that answer with the distribution of human judgement.
+"""Language models, for speech and text, that answer with the distribution of human judgement.
 
     import shala_audio
     model = shala_audio.load("exp/crema_d/shala")
@@ -13,7 +13,6 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from shala_audio.auto_classes import register_auto_classes
 from shala_audio.distribution import LabelDistribution
 from shala_audio.torchaudio_fix import allow_cpu_torchaudio
 
@@ -22,10 +21,9 @@ if TYPE_CHECKING:
     from shala_audio.inference.predictor import Predictor
 
 __version__ = "0.1.0"
-__all__ = ["LabelDistribution", "__version__", "load"]
+__all__ = ["LabelDistribution", "__version__", "load", "register"]
 
 allow_cpu_torchaudio()  # before anything imports peft, trl or torchaudio
-register_auto_classes()
 
 
 def load(model: str = "default", **options: Any) -> Predictor | DefaultModel:
@@ -46,3 +44,10 @@ def load(model: str = "default", **options: Any) -> Predictor | DefaultModel:
     if model == "default":
         return DefaultModel(**options)
     return Predictor.from_pretrained(model, **options)
+
+
+def register() -> None:
+    """Make transformers' Auto classes, and so `transformers.pipeline`, know our models."""
+    from shala_audio.inference.pipelines import register as register_classes
+
+    register_classes()

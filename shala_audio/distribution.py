@@ -18,6 +18,8 @@ Floats = NDArray[np.float64]
 
 # jsd_nats = sqrt(ln 2) * jsd: the same root of the same divergence, in nats instead of bits.
 NATS_PER_BIT_ROOT = float(np.sqrt(np.log(2.0)))
+# A prediction below this counts as this before its logarithm is taken (kl, calibration), so that one zero is not infinite.
+FLOOR = 1e-6
 
 
 def entropy(p: ArrayLike) -> Floats:

@@ -14,8 +14,8 @@ os.environ.setdefault("HF_HUB_OFFLINE", "1")
 os.environ.setdefault("TRL_EXPERIMENTAL_SILENCE", "1")
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
 
-# No test depends on time: machines are noisy. In CI a failure must mean a change, so examples are fixed there; elsewhere every
-# run looks at new ones.
+# No test depends on time: machines are noisy. In CI a failure must mean a change, so examples are fixed there; elsewhere
+# every run looks at new ones.
 settings.register_profile("shala", deadline=None, derandomize=bool(os.environ.get("CI")))
 settings.load_profile("shala")
 

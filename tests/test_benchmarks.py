@@ -9,15 +9,14 @@ from scipy.stats import entropy
 
 from benchmarks import bench, to_the_truth
 from benchmarks.turns import Turns, take_turns
-from shala_audio.data.rows import Audio, Row, write_manifest
 from shala_audio.distribution import LabelDistribution
 from shala_audio.evaluation.predictions import write_predictions
-from shala_audio.tasks import load_task
+from shala_audio.manifest import Audio, Row, write_manifest
+from shala_audio.task import load_task
 
 
 def quick(turns: Turns) -> None:
     while turns.wait():
-        time.sleep(0.1)
         turns.done(8, flops_per_unit=1e6)
 
 
@@ -35,7 +34,7 @@ def test_a_comparison_gives_records_and_a_table():
     comparison = bench.Comparison("prompts", {bench.EXACT: quick}, "a slower one", slow)
     [record] = bench.compare(comparison, rounds=2, peak=1e9)
     assert {"work", "ours", "rival", "ratio", "low", "high", "peak_mb_ours", "peak_mb_rival"} <= record.keys()
-    assert 3 < record["low"] <= record["ratio"] <= record["high"] < 12
+    assert record["low"] <= record["ratio"] <= record["high"] and record["ratio"] > 1
     assert record["share_of_matmul_peak"] == pytest.approx(1e6 * record["ours"] / 1e9)
     assert record["peak_mb_ours"] > 50
     text = bench.table([record])

@@ -9,9 +9,9 @@ import numpy as np
 import pytest
 
 from shala_audio.audio.features import FeatureStore
-from shala_audio.data.rows import read_manifest
 from shala_audio.evaluation.predictions import read_predictions
 from shala_audio.inference.predictor import Predictor
+from shala_audio.manifest import read_manifest
 
 FOLDER = Path("tests/fixtures/commit_3f7934f")
 

@@ -17,8 +17,8 @@ from typer.testing import CliRunner
 
 from shala_audio import files
 from shala_audio.cli.main import app
-from shala_audio.data.rows import Audio, Row, write_manifest
 from shala_audio.inference import default
+from shala_audio.manifest import Audio, Row, write_manifest
 from tests.tiny import tiny_model
 
 ROOT = Path(__file__).parents[1]
@@ -116,5 +116,12 @@ def _results(place: Path) -> None:
     (place / "theirs.csv").write_text("id,up,down\n" + "".join(f"u{n},0.5,0.5\n" for n in range(3, 24, 4)))
     for seed in range(3):
         folder = f"exp/seed{seed}"
-        arguments = ["score", f"{folder}/predictions.jsonl", "manifest.jsonl", "--out", f"{folder}/score.json"]
+        arguments = [
+            "evaluate",
+            "score",
+            f"{folder}/predictions.jsonl",
+            "manifest.jsonl",
+            "--out",
+            f"{folder}/score.json",
+        ]
         assert CliRunner().invoke(app, arguments, catch_exceptions=False).exit_code == 0

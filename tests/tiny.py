@@ -20,7 +20,7 @@ from transformers.models.whisper.modeling_whisper import WhisperEncoder
 
 from shala_audio.models.config import ModelConfig
 from shala_audio.models.speech_lm import SpeechLM
-from shala_audio.tasks import Label, Task
+from shala_audio.task import Label, Task
 
 TEMPLATE = (
     "{% for m in messages %}<|im_start|>{{ m.role }}\n{{ m.content }}<|im_end|>\n{% endfor %}"
@@ -135,3 +135,8 @@ def make_tiny_wave_encoder(folder: Path, kind: str, norm: str = "group") -> Path
     AutoModel.from_config(config).save_pretrained(folder)
     Wav2Vec2FeatureExtractor(do_normalize=norm == "layer").save_pretrained(folder)
     return folder
+
+
+def label_log_probs(model: SpeechLM, batch: dict[str, torch.Tensor]) -> torch.Tensor:
+    """(B, K) log-probabilities of the labels."""
+    return model.readout.log_probs(batch)[0]

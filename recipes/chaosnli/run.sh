@@ -3,4 +3,6 @@
 #   recipes/chaosnli/run.sh --corpus_root chaosNLI_v1.0
 set -euo pipefail
 recipe=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)
-exec "$recipe/../TEMPLATE/shala.sh" --recipe "$recipe" --corpus chaosnli --modality text "$@"
+. "$recipe/path.sh"
+. "$recipe/cmd.sh"
+exec shala-audio recipe run --recipe "$recipe" --corpus chaosnli --modality text "$@"

@@ -3,4 +3,6 @@
 #   recipes/crema_d/run.sh --corpus_root CREMA-D
 set -euo pipefail
 recipe=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)
-exec "$recipe/../TEMPLATE/shala.sh" --recipe "$recipe" --corpus crema_d --modality audio --usual_copies 2 "$@"
+. "$recipe/path.sh"
+. "$recipe/cmd.sh"
+exec shala-audio recipe run --recipe "$recipe" --corpus crema_d --modality audio --usual_augmentations 2 "$@"

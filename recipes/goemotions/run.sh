@@ -3,4 +3,6 @@
 #   recipes/goemotions/run.sh --corpus_root goemotions --max_rows 2400
 set -euo pipefail
 recipe=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)
-exec "$recipe/../TEMPLATE/shala.sh" --recipe "$recipe" --corpus goemotions --modality text "$@"
+. "$recipe/path.sh"
+. "$recipe/cmd.sh"
+exec shala-audio recipe run --recipe "$recipe" --corpus goemotions --modality text "$@"

@@ -3,4 +3,6 @@
 #   recipes/mini/run.sh
 set -euo pipefail
 recipe=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)
-exec "$recipe/../TEMPLATE/shala.sh" --recipe "$recipe" --corpus mini --modality audio --usual_model speech_frozen "$@"
+. "$recipe/path.sh"
+. "$recipe/cmd.sh"
+exec shala-audio recipe run --recipe "$recipe" --corpus mini --modality audio --usual_model speech_frozen "$@"

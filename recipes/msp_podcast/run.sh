@@ -3,4 +3,6 @@
 #   recipes/msp_podcast/run.sh --corpus_root MSP-Podcast
 set -euo pipefail
 recipe=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)
-exec "$recipe/../TEMPLATE/shala.sh" --recipe "$recipe" --corpus msp_podcast --modality audio "$@"
+. "$recipe/path.sh"
+. "$recipe/cmd.sh"
+exec shala-audio recipe run --recipe "$recipe" --corpus msp_podcast --modality audio "$@"

@@ -18,7 +18,7 @@ def doctor() -> None:
 
     Example: shala-audio doctor
     """
-    from shala_audio.models.sources import DEFAULT_MODELS, cache_folder, is_pulled
+    from shala_audio.models.pretrained import DEFAULT_MODELS, cache_folder, is_pulled
     from shala_audio.torchaudio_fix import needs_fix
 
     print(f"python {platform.python_version()} on {platform.system()} {platform.machine()}")
@@ -65,7 +65,7 @@ def accelerators() -> list[str]:
     """What there is to compute on besides the CPU, or why nothing is used."""
     import torch
 
-    from shala_audio.cores import accelerator_computes_bf16, default_device
+    from shala_audio.devices import accelerator_computes_bf16, default_device
 
     if torch.cuda.is_available():
         number = "bfloat16" if accelerator_computes_bf16() else "float32, since the first one has no bfloat16"

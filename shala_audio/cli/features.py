@@ -11,7 +11,7 @@ from typing import Annotated
 import typer
 
 from shala_audio.cli.shards import parse_shard
-from shala_audio.cores import usable_cores
+from shala_audio.devices import usable_cores
 from shala_audio.errors import UserError
 
 
@@ -20,10 +20,13 @@ def features(
     model: Annotated[str, typer.Option(help="Model configuration: a name in configs/models, or a YAML file.")],
     out: Annotated[Path, typer.Option(help="Folder for the features.")],
     audio_root: Annotated[Path, typer.Option(help="Folder that the manifest's paths start from.")],
-    copies: Annotated[
-        int, typer.Option(help="Copies of each training clip with other speed, volume and noise, for training.")
+    augmentations: Annotated[
+        int,
+        typer.Option(
+            "--augmentations", "--copies", help="Of each training clip: other speed, volume and noise, for training."
+        ),
     ] = 0,
-    seed: Annotated[int, typer.Option(help="Seed of these copies.")] = 0,
+    seed: Annotated[int, typer.Option(help="Seed of these augmentations.")] = 0,
     skip_bad: Annotated[bool, typer.Option(help="Go on without clips that cannot be used; each is named.")] = False,
     good: Annotated[
         Path | None, typer.Option(help="With --skip-bad: write a manifest without the rows whose sound cannot be used.")
@@ -37,8 +40,8 @@ def features(
 
     Example: shala-audio features data/manifest.jsonl --model speech --audio-root CREMA-D --out features
     """
-    if copies < 0 or nproc < 1:
-        raise UserError("--copies takes 0 or more, --nproc 1 or more")
+    if augmentations < 0 or nproc < 1:
+        raise UserError("--augmentations takes 0 or more, --nproc 1 or more")
     part, parts = parse_shard(shard)
     if good is not None and (not skip_bad or shard):
         raise UserError("--good goes with --skip-bad, and not with --shard")
@@ -48,11 +51,11 @@ def features(
         _in_processes(nproc, manifest, model)  # after which the rest of this finds everything there
 
     from shala_audio.audio.encoders import load_encoder
-    from shala_audio.audio.encoding import write_features
-    from shala_audio.cores import default_device
-    from shala_audio.data.rows import read_manifest, write_manifest
+    from shala_audio.audio.features import write_features
+    from shala_audio.devices import default_device
+    from shala_audio.manifest import read_manifest, write_manifest
     from shala_audio.models.config import load_model_config
-    from shala_audio.models.sources import locate
+    from shala_audio.models.pretrained import locate
 
     config = load_model_config(model)
     if config.encoder is None:
@@ -63,10 +66,10 @@ def features(
         raise UserError(f"{manifest}: no row has sound")
     rows = rows[part - 1 :: parts]
     encoder = load_encoder(locate(config.encoder, print), config.cached_layers(), default_device())
-    done = write_features(rows, audio_root, encoder, config.encoder_identity(), out, copies, seed)
+    done = write_features(rows, audio_root, encoder, config.encoder_identity(), out, augmentations, seed)
     print(f"{out}: {done.new} clips encoded, {done.old} were there")
     if done.unfit:
-        print(f"{done.unfit} perturbed copies became too short or too long to be heard, and are left out")
+        print(f"{done.unfit} augmentations became too short or too long, and are left out")
     for identity, reason in sorted(done.bad.items()):
         print(f"row {identity}: {reason}", file=sys.stderr)
     if done.bad and not skip_bad:
@@ -82,7 +85,7 @@ def features(
 def _in_processes(count: int, manifest: Path, model: str) -> None:
     """The same command in several processes, each with its share of the rows and of the CPU's threads."""
     from shala_audio.models.config import load_model_config
-    from shala_audio.models.sources import locate
+    from shala_audio.models.pretrained import locate
 
     if not manifest.is_file():
         raise UserError(f"{manifest}: no such manifest")

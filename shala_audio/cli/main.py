@@ -5,71 +5,61 @@ from __future__ import annotations
 import atexit
 import errno
 import gc
+import logging
 import os
 import sys
 import warnings
+from typing import Any
 
 import typer
+from typer.core import TyperGroup
 
 import shala_audio
-from shala_audio.cli import (
-    baseline,
-    calibrate,
-    choose,
-    convert,
-    doctor,
-    features,
-    merge,
-    models,
-    neighbours,
-    new_recipe,
-    pool,
-    predict,
-    prepare,
-    push,
-    report,
-    score,
-    serve,
-    train,
-    validate,
-    votes,
-)
+from shala_audio.cli import data, doctor, evaluate, features, models, predict, recipe, serve, train
 from shala_audio.errors import Stopped, UserError, first_line
-from shala_audio.files import is_main_process
+from shala_audio.io import is_main_process
+
+# Names of earlier versions, which work for this release.
+OLD_NAMES = {
+    "prepare": "data prepare", "votes": "data votes", "validate": "data validate", "convert": "data convert",
+    "score": "evaluate score", "compare": "evaluate compare", "calibrate": "evaluate calibrate", "report": "evaluate report",
+    "baseline": "evaluate baseline", "choose": "evaluate choose", "pool": "evaluate pool", "merge": "evaluate merge",
+    "push": "models push", "neighbours": "models neighbours", "new-recipe": "recipe new",
+}  # fmt: skip
+
+
+class Commands(TyperGroup):
+    """Takes commands by their old names too, with a line on stderr."""
+
+    def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
+        if args and args[0] in OLD_NAMES:
+            print(f"`shala-audio {args[0]}` is now `shala-audio {OLD_NAMES[args[0]]}`", file=sys.stderr)
+            args = [*OLD_NAMES[args[0]].split(), *args[1:]]
+        return super().parse_args(ctx, args)
+
 
 app = typer.Typer(
     name="shala-audio",
-    help="Train language models, with or without an ear, to answer with the distribution of human judgement.",
+    cls=Commands,
+    help="Train language models, on speech or text, to answer with the distribution of human judgement.",
     no_args_is_help=True,
     add_completion=True,
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
-app.command("prepare")(prepare.prepare)
-app.command("votes")(votes.votes)
-app.command("new-recipe")(new_recipe.new_recipe)
-app.command("convert")(convert.convert)
-app.command("validate")(validate.validate)
+app.add_typer(data.app, name="data")
 app.command("features")(features.features)
 app.command("predict")(predict.predict)
-app.command("merge")(merge.merge)
-app.command("calibrate")(calibrate.calibrate)
-app.command("choose")(choose.choose)
-app.command("score")(score.score)
-app.command("compare")(score.compare)
-app.command("pool")(pool.pool)
-app.command("report")(report.report)
-app.command("baseline")(baseline.baseline)
-app.command("neighbours")(neighbours.neighbours)
-app.command("push")(push.push)
-app.add_typer(models.app, name="models")
+app.add_typer(evaluate.app, name="evaluate")
 app.command("serve")(serve.serve)
+app.add_typer(models.app, name="models")
+app.add_typer(recipe.app, name="recipe")
 app.command("doctor")(doctor.doctor)
 
 
 @app.command(
     "train",
-    help="Train by warm start or SHALA; `shala-audio train --help` shows how.",
+    help="Train by supervised learning, SHALA or GRPO; `shala-audio train --help` shows how.",
     context_settings={"allow_extra_args": True, "ignore_unknown_options": True, "help_option_names": []},
 )
 def train_command(context: typer.Context) -> None:
@@ -86,7 +76,7 @@ def _version(wanted: bool) -> None:
 def options(
     version: bool = typer.Option(False, "--version", callback=_version, is_eager=True, help="Print the version."),
 ) -> None:
-    """Train language models, with or without an ear, to answer with the distribution of human judgement."""
+    """Train language models, on speech or text, to answer with the distribution of human judgement."""
 
 
 DISK = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EFBIG, errno.EACCES, errno.EPERM, errno.ENOTDIR, errno.EISDIR)
@@ -128,6 +118,8 @@ def main() -> None:
     # does by itself takes a quarter of the time that a command needs to start and to end.
     gc.set_threshold(50_000, 20, 20)
     atexit.register(gc.freeze)
+    logging.basicConfig(format="%(message)s", level=logging.WARNING)
+    logging.getLogger("shala_audio").setLevel(logging.INFO)
     try:
         app()
     except UserError as error:

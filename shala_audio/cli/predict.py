@@ -4,21 +4,200 @@ from __future__ import annotations
 
 import os
 import sys
+from collections.abc import Callable, Iterable, Iterator
+from itertools import islice
+from typing import TYPE_CHECKING
+
+from shala_audio.cli.shards import Shard
+from shala_audio.errors import UserError
+
+if TYPE_CHECKING:
+    from shala_audio.manifest import Row
+import csv
+import json
 from collections import deque
-from collections.abc import Container, Iterable, Iterator
+from collections.abc import Container
 from datetime import timedelta
-from itertools import chain, islice
+from itertools import chain
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 
-from shala_audio.cli.inputs import ManifestRows, sound_files
-from shala_audio.cli.outputs import FORMATS, Prediction, part_of, record, write, write_together
 from shala_audio.cli.resuming import Progress, identity
-from shala_audio.cli.shards import Shard, launched_shard, parse_shard
-from shala_audio.cli.timelines import check_picture, timelines
-from shala_audio.errors import UserError, not_one_of
+from shala_audio.cli.shards import launched_shard, parse_shard
+from shala_audio.distribution import LabelDistribution
+from shala_audio.errors import not_one_of
+
+
+class ManifestRows:
+    """The rows of a manifest's split that a job predicts, read anew whenever they are gone through."""
+
+    def __init__(self, name: str, split: str | None, shard: Shard) -> None:
+        from shala_audio.manifest import iterate_manifest
+
+        def read() -> Iterator[Row]:
+            return (row for row in iterate_manifest(name) if split is None or row.split == split)
+
+        self._read, self._shard = read, shard
+        every = sum(1 for _ in read())
+        if not every:
+            raise UserError(f"{name}: no rows" + (f" in split {split}" if split else ""))
+        self.count = len(range(shard[0] - 1, every, shard[1]))  # none, where there are fewer rows than parts
+
+    def __iter__(self) -> Iterator[Row]:
+        return islice(self._read(), self._shard[0] - 1, None, self._shard[1])
+
+
+def sound_files(names: Iterable[str], complain: Callable[[UserError], None]) -> Iterator[str]:
+    """Sound files as they were named, and those in folders that were named, at any depth, by name.
+
+    Args:
+        names: of files and folders.
+        complain: hears of a folder that holds none.
+    """
+
+    from shala_audio.audio.io import SUFFIXES
+    from shala_audio.io import has_half_characters
+
+    def unreadable(error: OSError) -> None:
+        complain(UserError(f"{error.filename}: cannot be read ({error.strerror})"))
+
+    for name in names:
+        if has_half_characters(name):  # how bytes that are not UTF-8 come here
+            complain(UserError(f"{name!r}: this name is not UTF-8; rename the file"))
+            continue
+        if not os.path.isdir(name):
+            yield name
+            continue
+        found, other, linked = 0, 0, 0
+        for folder, folders, files in os.walk(name, onerror=unreadable):
+            folders.sort()
+            linked += sum(os.path.islink(os.path.join(folder, inner)) for inner in folders)
+            for file in sorted(files):
+                if has_half_characters(file):
+                    complain(UserError(f"{os.path.join(folder, file)!r}: this name is not UTF-8; rename the file"))
+                elif file.lower().endswith(SUFFIXES):
+                    found += 1
+                    yield os.path.join(folder, file)
+                else:
+                    other += 1
+        if not found:
+            complain(UserError(f"{name}: holds no sound file ({', '.join(SUFFIXES)})"))
+        if other:
+            print(f"{name}: {other} files that are not sound by their names are left out", file=sys.stderr)
+        if linked:
+            print(f"{name}: {linked} links to folders are not followed; name their targets too", file=sys.stderr)
+
+
+FORMATS = ("table", "json", "jsonl", "csv")
+Prediction = tuple[dict[str, Any], LabelDistribution]
+
+
+def part_of(out: Path, share: Shard) -> Path:
+    """The file of one of several processes, beside that of all."""
+    return out if share[1] == 1 else out.with_name(f"{out.name}.{share[0]}-of-{share[1]}")
+
+
+def write_together(
+    write_part: Callable[[], None], manifest: str, split: str | None, out: Path, launched: Shard
+) -> None:
+    """Each process writes its part beside; when all have, the first puts them together."""
+    from accelerate import PartialState
+
+    from shala_audio.evaluation.cross_validation import merge_predictions
+    from shala_audio.manifest import iterate_manifest
+
+    parts = [part_of(out, (part, launched[1])) for part in range(1, launched[1] + 1)]
+    try:
+        write_part()
+    except UserError as error:
+        alone = UserError(f"process {launched[0]} of {launched[1]}: {error}")
+        alone.one_process = True
+        raise alone from None
+    PartialState().wait_for_everyone()
+    if launched[0] == 1:
+        wanted = (row.id for row in iterate_manifest(manifest) if split is None or row.split == split)
+        merge_predictions(parts, wanted, out)
+        for part in parts:
+            part.unlink()
+    PartialState().wait_for_everyone()  # what each process has begun is kept until all is together
+
+
+def record(head: dict[str, Any], distribution: LabelDistribution) -> dict[str, Any]:
+    return {**head, **distribution.to_record()}
+
+
+def write(predictions: Iterable[Prediction], format: str, out: Path | None) -> None:
+    from shala_audio.io import write_beside
+
+    if out is None:
+        _write_to(predictions, format, sys.stdout)
+        return
+    with write_beside(out) as beside, open(beside, "w", encoding="utf-8", newline="") as file:
+        _write_to(predictions, format, file)
+
+
+def _write_to(predictions: Iterable[Prediction], format: str, file: Any) -> None:
+    if format == "json":
+        json.dump([record(*prediction) for prediction in predictions], file, indent=2, ensure_ascii=False)
+        file.write("\n")
+    elif format == "csv":
+        writer = None
+        for head, distribution in predictions:
+            flat = {**head, **distribution.to_dict(), "entropy": distribution.entropy, **distribution.attributes}
+            if writer is None:
+                writer = csv.DictWriter(file, list(flat))
+                writer.writeheader()
+            writer.writerow(flat)
+    elif format == "jsonl":
+        for prediction in predictions:
+            file.write(json.dumps(record(*prediction), ensure_ascii=False) + "\n")
+            file.flush()
+    else:
+        from rich.console import Console
+        from rich.markup import escape
+
+        console = Console(file=file, highlight=False, width=None if file is sys.stdout else 100)
+        for head, distribution in predictions:
+            place = (
+                f" {head['start']:.2f} to {head['end']:.2f} s, voice in {head['voiced']:.0%}" if "start" in head else ""
+            )
+            console.print(f"[bold]{escape(head['id'])}[/bold]{place}")
+            console.print(distribution)
+
+
+def check_picture(picture: Path, window: float | None, inputs: list[str]) -> None:
+    """Raises: UserError: no picture can be made of what is asked."""
+    if window is None or len(inputs) != 1 or os.path.isdir(inputs[0]):
+        raise UserError("--picture: of one sound file, with --window")
+    if picture.suffix not in (".png", ".svg", ".pdf"):
+        raise UserError(f"--picture {picture}: a name that ends in .png, .svg or .pdf is needed")
+    try:
+        import matplotlib
+
+        matplotlib.use("Agg")  # no window, and none is needed
+    except ImportError:
+        raise UserError("pictures need matplotlib: in the clone, pip install -e '.[plots]'") from None
+
+
+def timelines(
+    predictor: Any, names: Iterable[str], window: float, hop: float, complain: Any, picture: Path | None
+) -> Iterator[Prediction]:
+    from shala_audio.audio.io import SAMPLE_RATE, read_sound
+    from shala_audio.inference.windows import plot_timeline
+
+    for name in names:
+        try:
+            samples = read_sound(name)
+            moments = predictor.timeline((samples, SAMPLE_RATE), window, hop)
+            if picture is not None:
+                plot_timeline(moments, samples, picture)
+            for moment in moments:
+                head = {"id": name, "start": moment.start, "end": moment.end, "voiced": round(moment.voiced, 3)}
+                yield head, moment.distribution
+        except UserError as error:
+            complain(error)
 
 
 def predict(
@@ -49,7 +228,7 @@ def predict(
     batch_size: Annotated[int, typer.Option(help="Inputs computed at once.", min=1)] = 16,
     calibration: Annotated[
         str | None,
-        typer.Option(help="temperature, temperature_jsd or dirichlet, as `shala-audio calibrate` fitted it."),
+        typer.Option(help="temperature, temperature_jsd or dirichlet, as `shala-audio evaluate calibrate` fitted it."),
     ] = None,
     shard: Annotated[
         str | None,
@@ -175,7 +354,7 @@ def predict(
 
 def _have_sound(inputs: list[str]) -> bool:
     """Whether the inputs, sound files or manifests, have sound; a manifest's first row tells."""
-    from shala_audio.data.rows import iterate_manifest
+    from shala_audio.manifest import iterate_manifest
 
     manifests = [name for name in inputs if name.endswith(".jsonl")]
     if len(manifests) < len(inputs):
@@ -228,7 +407,7 @@ def _device(launched: Shard) -> str | None:
 
 def _clips(predictor: Any, names: Iterable[str], fields: dict[str, str], complain: Any) -> Iterator[Prediction]:
     """Clips a batch at a time; a bad one is complained of and does not spoil its batch."""
-    from shala_audio.audio.sound import SAMPLE_RATE, read_sound
+    from shala_audio.audio.io import SAMPLE_RATE, read_sound
 
     source, heard = iter(names), deque[str]()
 

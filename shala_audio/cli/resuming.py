@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from shala_audio.errors import UserError
-from shala_audio.files import file_sha256, write_beside
+from shala_audio.io import file_sha256, write_beside
 from shala_audio.models.folder import SETTINGS, TRAINED
 
 Record = dict[str, Any]

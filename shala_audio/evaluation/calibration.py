@@ -20,14 +20,14 @@ from typing import Any
 
 import numpy as np
 
-from shala_audio.distribution import Floats, jsd
+from shala_audio.distribution import FLOOR, Floats, jsd
 from shala_audio.errors import UserError, not_one_of
-from shala_audio.evaluation.intervals import places
-from shala_audio.files import read_json
+from shala_audio.evaluation.stats import cluster_ids
+from shala_audio.io import read_json
 
 KINDS = ("temperature", "temperature_jsd", "dirichlet")
-SCALES = np.geomspace(0.02, 50.0, 81)  # of 1 / T (1 is one of them), for a loss that may have several valleys
-FLOOR = 1e-4  # log 0 is never taken: a probability below this counts as this
+LOWEST, HIGHEST = 0.02, 50.0  # of 1 / T, the ends of the search
+SCALES = np.geomspace(LOWEST, HIGHEST, 81)  # 1 is one of them; for a loss that may have several valleys
 PENALTIES = (1e-4, 1e-3, 1e-2, 1e-1, 1.0)
 FOLDS = 5
 
@@ -60,6 +60,12 @@ class Calibration:
         """
         return _softmax(_log(probs) @ self.weight.T + self.bias)
 
+    @property
+    def at_the_edge(self) -> bool:
+        """Whether a temperature ended where its search does: a better one may lie beyond, and predictions are nearly one-hot
+        or nearly uniform."""
+        return self.kind != "dirichlet" and is_at_the_edge(1 / float(self.weight[0, 0]))
+
     def to_dict(self) -> dict[str, Any]:
         """As it is stored in a model's folder."""
         return {
@@ -82,7 +88,7 @@ def fit(
         predicted, human: (rows, K).
         labels: the K labels in order.
         groups: speaker or premise of every row; those of one stay together where the penalty is cross-validated, unless
-            they are too few (`intervals.places`) or one has most of the rows.
+            they are too few or one has most of the rows.
 
     Raises:
         UserError: an unknown kind, or too few rows to cross-validate.
@@ -96,10 +102,10 @@ def fit(
     if len(human) < 2 * FOLDS:
         raise UserError(f"dirichlet calibration needs {2 * FOLDS} dev rows or more; there are {len(human)}")
     logs = _log(predicted)
-    place = places(groups) if groups else None
-    if place is None or np.bincount(place).max() > len(human) / 2:
-        place = np.arange(len(human))
-    fold = (np.random.default_rng(0).permutation(place.max() + 1) % FOLDS)[place]
+    cluster = cluster_ids(groups) if groups else np.arange(len(human))
+    if cluster.max() + 1 <= FOLDS or np.bincount(cluster).max() > len(human) / 2:
+        cluster = np.arange(len(human))
+    fold = (np.random.default_rng(0).permutation(cluster.max() + 1) % FOLDS)[cluster]
 
     def held_out(penalty: float) -> float:
         losses, sizes = [], np.bincount(fold)
@@ -137,7 +143,16 @@ def load_calibration(path: str, labels: tuple[str, ...]) -> Calibration:
     return found
 
 
-def sharpening(folder: Path) -> tuple[float, int] | None:
+def is_at_the_edge(temperature: float) -> bool:
+    """Whether a temperature is within 2 % of an end of its search.
+
+    >>> is_at_the_edge(0.0201), is_at_the_edge(1.0), is_at_the_edge(50.0)
+    (True, False, True)
+    """
+    return not LOWEST * 1.02 < 1 / temperature < HIGHEST / 1.02
+
+
+def fitted_temperature(folder: Path) -> tuple[float, int] | None:
     """T of the `temperature_jsd` in a system's folder, and the rows that it was fitted on; None where there is none."""
     path = folder / "calibration_temperature_jsd.json"
     if not path.is_file():
@@ -165,7 +180,7 @@ def _fit_temperature(logs: Floats, human: Floats) -> float:
     from scipy.optimize import minimize_scalar
 
     return float(
-        minimize_scalar(lambda scale: _cross_entropy(logs * scale, human), bounds=(0.02, 20.0), method="bounded").x
+        minimize_scalar(lambda scale: _cross_entropy(logs * scale, human), bounds=(LOWEST, HIGHEST), method="bounded").x
     )
 
 

@@ -10,9 +10,9 @@ from typing import Any
 import numpy as np
 
 from shala_audio.errors import UserError
-from shala_audio.evaluation.results import System
-from shala_audio.evaluation.tables import Rows, measure
-from shala_audio.files import write_beside
+from shala_audio.evaluation.report import Rows, measure
+from shala_audio.evaluation.runs import System
+from shala_audio.io import write_beside
 
 LESS_IS_BETTER = "Jensen-Shannon distance to the raters (base 2), less is better"
 

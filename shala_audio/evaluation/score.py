@@ -1,27 +1,28 @@
-"""Score any system's predictions against a manifest: measures, beside them the constant prior and the ceiling."""
+"""Score any system's predictions against a manifest: measures, beside them the constant prior and the human agreement
+bound."""
 
 from __future__ import annotations
 
+import hashlib
+import json
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from shala_audio.data.rows import Row, read_manifest, row_attributes
-from shala_audio.data.votes import mean_distribution, vote_counts
-from shala_audio.distribution import Floats, jsd
+from shala_audio.distribution import NATS_PER_BIT_ROOT, Floats, jsd
 from shala_audio.errors import UserError
-from shala_audio.evaluation.attributes import attribute_measures
-from shala_audio.evaluation.by_row import groups_of, row_key, set_jsd_intervals
-from shala_audio.evaluation.ceiling import human_ceiling, split_half_distance
-from shala_audio.evaluation.count_table import read_count_table
-from shala_audio.evaluation.intervals import DRAWS
-from shala_audio.evaluation.measures import all_measures
-from shala_audio.evaluation.predictions import read_attributes, read_predictions
-from shala_audio.tasks import Task, load_task
+from shala_audio.evaluation.bounds import agreement_bound, split_half_distance
+from shala_audio.evaluation.metrics import all_measures, attribute_measures
+from shala_audio.evaluation.predictions import read_attributes, read_count_table, read_predictions
+from shala_audio.evaluation.stats import DRAWS, are_clustered, mean_interval
+from shala_audio.io import read_json
+from shala_audio.manifest import Row, read_manifest, row_attributes
+from shala_audio.task import Task, load_task
+from shala_audio.votes import mean_distribution, vote_counts
 
 FRESH = "fresh sample of the raters"
 ONE_LABEL_EACH = f"{FRESH}, each of one label"  # where raters could name several: further off than they would be
@@ -123,22 +124,23 @@ def score(
         votes: manifest, or CSV of votes. Its `train` rows, where there are any, give the constant prior.
         task: labels and attributes; where not given, as in `load_judged`.
         draws: bootstrap draws for the intervals; 0 for none. Those of jsd are over speakers (or premises) where rows share
-            them (`evaluation.intervals`).
+            them (`evaluation.stats`).
         split: score its rows alone.
 
     Returns:
         The measures (`evaluation.measures.all_measures`); `ccc_<name>` of attributes that the predictions state; `labels`;
-        `splits`, how many rows are of which; `rows`, what is known of every single one (`evaluation.by_row`); `prior`, the
-        same measures of the constant prior; `ceiling`, the same of a fresh sample of the raters (or of the true distribution,
-        where a simulation knows it: `ceiling["kind"]` says which); `split_half`, the distance between halves of the raters.
-        Rows whose votes were aggregated before they reached us (`extra["aggregated"]`) have no ceiling.
+        `splits`, how many rows are of which; `rows`, what is known of every single one (`evaluation.score`); `prior`, the
+        same measures of the constant prior; `agreement_bound`, the same of a fresh sample of the raters (or of the true
+        distribution, where a simulation knows it: `agreement_bound["kind"]` says which); `split_half`, the distance
+        between halves of the raters. Rows whose votes were aggregated before they reached us (`extra["aggregated"]`) have
+        no bound.
 
     Raises:
         UserError: as `load_judged`.
     """
     judged = load_judged(predictions, votes, task, split)
-    human = judged.human
-    result = all_measures(human, judged.predicted, draws)
+    human, groups = judged.human, groups_of(judged.rows)
+    result = all_measures(human, judged.predicted, draws, groups=groups)
     result["splits"] = judged.splits
     result["labels"] = list(judged.labels)
     result["without_votes"] = judged.without_votes
@@ -150,13 +152,13 @@ def score(
     train = [row for row in judged.manifest if row.split == "train" and row.votes]
     if train:
         prior = np.tile(mean_distribution(train, judged.labels), (len(human), 1))
-        result["prior"] = all_measures(human, prior, draws, name="prior")
+        result["prior"] = all_measures(human, prior, draws, name="prior", groups=groups)
     keys = list(map(row_key, judged.rows))
-    found, by_row = ceilings(judged, keys, draws)
+    found, by_row = bounds(judged, keys, draws)
     by_row["jsd"] = _by_key(keys, jsd(human, judged.predicted))
     if train:
         by_row["prior"] = _by_key(keys, jsd(human, prior))
-    by_row["group"] = dict(zip(keys, groups_of(judged.rows), strict=True))
+    by_row["group"] = dict(zip(keys, groups, strict=True))
     result |= found
     if draws:
         set_jsd_intervals(result, [by_row])
@@ -167,8 +169,8 @@ def _by_key(keys: Sequence[str], distances: Floats) -> dict[str, Any]:
     return dict(zip(keys, np.round(distances, 5).tolist(), strict=True))
 
 
-def ceilings(judged: Judged, keys: Sequence[str], draws: int = DRAWS) -> tuple[dict[str, Any], dict[str, Any]]:
-    """`ceiling` and `split_half` of the rows with two votes or more, where their votes can tell; and both by row.
+def bounds(judged: Judged, keys: Sequence[str], draws: int = DRAWS) -> tuple[dict[str, Any], dict[str, Any]]:
+    """`agreement_bound` and `split_half` of the rows with two votes or more, where their votes can tell; and both by row.
 
     Args:
         judged: the rows.
@@ -179,17 +181,20 @@ def ceilings(judged: Judged, keys: Sequence[str], draws: int = DRAWS) -> tuple[d
         return {}, {}
     found: dict[str, Any] = {}
     by_row: dict[str, Any] = {}
+    groups = groups_of(judged.rows)
     several = np.rint(judged.counts.sum(axis=1)) >= 2  # one rater alone would seem to agree with everybody
     counts, kept = judged.counts[several], [key for key, enough in zip(keys, several, strict=True) if enough]
     if all("true" in row.extra for row in judged.rows):
         truth = np.array([[row.extra["true"][label] for label in judged.labels] for row in judged.rows])
-        found["ceiling"] = {"kind": "true distribution", **all_measures(judged.human, truth, draws, name="ceiling")}
-        by_row["ceiling"] = _by_key(keys, jsd(judged.human, truth))
+        metrics = all_measures(judged.human, truth, draws, name="bound", groups=groups)
+        found["agreement_bound"] = {"kind": "true distribution", **metrics}
+        by_row["agreement_bound"] = _by_key(keys, jsd(judged.human, truth))
     elif len(counts):
         split = not np.isclose(counts, np.rint(counts)).all()  # raters who named several labels
-        measures, distances = human_ceiling(counts, draws)
-        found["ceiling"] = {"kind": ONE_LABEL_EACH if split else FRESH, **measures}
-        by_row["ceiling"] = _by_key(kept, distances)
+        kept_groups = [group for group, enough in zip(groups, several, strict=True) if enough]
+        metrics, distances = agreement_bound(counts, draws, groups=kept_groups)
+        found["agreement_bound"] = {"kind": ONE_LABEL_EACH if split else FRESH, **metrics}
+        by_row["agreement_bound"] = _by_key(kept, distances)
     if len(counts) and (halves := split_half_distance(counts, draws)) is not None:
         found["split_half"], distances = halves
         by_row["split_half"] = _by_key(kept, distances)
@@ -200,3 +205,100 @@ def _left_over(judged: Judged) -> int:
     """Rows with votes, of the splits that were predicted, that have no prediction."""
     splits = {row.split for row in judged.rows}
     return sum(row.split in splits and bool(row.votes) for row in judged.manifest) - len(judged.rows)
+
+
+# Single rows --------------------------------------------------------------------------------------------------------
+
+# By column ("jsd", "prior", "agreement_bound" and "split_half": distances; "group": the key of its group), by key of the row.
+ByRow = Mapping[str, Mapping[str, Any]]
+
+
+def distances_beside(score: Path) -> Path:
+    """The file of the rows' distances that belongs to a file of measures.
+
+    >>> distances_beside(Path("exp/score_temperature.json")).name, distances_beside(Path("mine.json")).name
+    ('distances_temperature.json', 'mine_distances.json')
+    """
+    if score.stem == "score" or score.stem.startswith("score_"):
+        return score.with_name("distances" + score.name.removeprefix("score"))
+    return score.with_name(f"{score.stem}_distances{score.suffix}")
+
+
+def row_key(row: Row) -> str:
+    """12 hexadecimal digits that tell a row from others; an id alone may mean another one in another corpus of its name.
+
+    They follow from the votes too, which could be guessed from them, so they are not for strangers.
+
+    >>> row_key(Row("a", "mini", "test", votes={"anger": 1})) == row_key(Row("a", "mini", "test", votes={"anger": 2}))
+    False
+    """
+    return _short_hash([row.id, row.text, row.votes, row.extra])
+
+
+def groups_of(rows: Sequence[Row]) -> list[str]:
+    """The group of every row, by a key: rows of one speaker, or on one premise, are not independent of each other.
+
+    >>> rows = [Row("a", "t", "test", "Ann"), Row("b", "t", "test", "Ben"), Row("c", "t", "test", "Ann")]
+    >>> groups = groups_of(rows)
+    >>> groups[0] == groups[2], len(set(groups))
+    (True, 2)
+    """
+    return [_short_hash([row.task, *_shared(row)]) for row in rows]
+
+
+def mean_by_row(runs: Sequence[Mapping[str, float]]) -> dict[str, float]:
+    """jsd of every row, averaged over the runs that have it."""
+    found: dict[str, list[float]] = {}
+    for run in runs:
+        for key, value in run.items():
+            found.setdefault(key, []).append(value)
+    return {key: float(np.mean(values)) for key, values in found.items()}
+
+
+def set_jsd_intervals(measures: dict[str, Any], runs: Sequence[ByRow]) -> None:
+    """Give jsd and jsd_nats, also of the prior and the bounds, their intervals over speakers (or premises), where rows
+    share them; of several runs, over the rows' means in any case, and `n` counts the rows that differ.
+
+    Args:
+        measures: of `score`, or means of several; changed in place.
+        runs: what each of one or more runs knows of single rows.
+    """
+    groups = {key: group for run in runs for key, group in run["group"].items()}
+    for column, found in (
+        ("jsd", measures),
+        *((name, measures.get(name)) for name in ("prior", "agreement_bound", "split_half")),
+    ):
+        if found is None or not all(column in run for run in runs):
+            continue
+        means = runs[0][column] if len(runs) == 1 else mean_by_row([run[column] for run in runs])
+        shared = [groups[key] for key in means]
+        several = found["jsd"].get("sd") is not None
+        if several:
+            found["n"] = len(means)
+        elif not are_clustered(shared):
+            continue  # it has its interval over rows already
+        ends = mean_interval(np.array(list(means.values())), shared)
+        found["jsd"] |= ends
+        if "jsd_nats" in found:
+            in_nats = {
+                end: None if at is None else at * NATS_PER_BIT_ROOT for end, at in ends.items() if end != "groups"
+            }
+            found["jsd_nats"] |= {**ends, **in_nats}
+
+
+def _shared(row: Row) -> tuple[str, str]:
+    if row.speaker is not None:
+        return "speaker", row.speaker
+    return ("premise", row.text["premise"]) if "premise" in row.text else ("id", row.id)
+
+
+def _short_hash(told: Any) -> str:
+    return hashlib.sha256(json.dumps(told, sort_keys=True).encode()).hexdigest()[:12]
+
+
+def read_score(path: Path) -> dict[str, Any]:
+    """Metrics that `score` wrote; what earlier versions called a ceiling is the human agreement bound."""
+    found: dict[str, Any] = read_json(path)
+    if isinstance(found, dict) and "ceiling" in found:
+        found["agreement_bound"] = found.pop("ceiling")
+    return found

@@ -10,8 +10,8 @@ from typing import Any
 from shala_audio.distribution import jsd
 from shala_audio.errors import UserError
 from shala_audio.evaluation.score import load_judged
-from shala_audio.files import read_json, replace_folder, write_json
-from shala_audio.tasks import task_from_dict
+from shala_audio.io import read_json, replace_folder, write_json
+from shala_audio.task import task_from_dict
 
 # Of `run.json`: what two runs have in common if only their settings differ.
 NOT_COMPARABLE = ("method", "readout", "seed", "processes", "precision", "features", "manifest", "init", "model")

@@ -8,8 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from shala_audio.distribution import LabelDistribution
-from shala_audio.inference.inputs import Clip, Text, as_pair
-from shala_audio.inference.predictor import Predictor
+from shala_audio.inference.predictor import Clip, Predictor, Text, as_pair
 from shala_audio.inference.windows import Moment
 
 FOLDER = Path(__file__).parents[1] / "assets" / "default"

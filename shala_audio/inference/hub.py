@@ -1,16 +1,82 @@
-"""Models on the Hugging Face hub: only the files below are fetched, and only they are sent."""
+"""Models on the Hugging Face hub, with their card. Only the files below are fetched, and only they are sent."""
 
 from __future__ import annotations
 
 import re
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 from huggingface_hub.errors import HfHubHTTPError
 
 from shala_audio.errors import UserError, first_line
-from shala_audio.files import write_text
-from shala_audio.inference.card import model_card
+from shala_audio.evaluation.score import read_score
+from shala_audio.io import fill_in, read_json, write_text
 from shala_audio.models.folder import CARD, CONFIG, PREPROCESSOR, SETTINGS, TOKENIZER, TRAINED
+from shala_audio.task import task_from_dict
+
+MEASURES = {
+    "jsd": "Jensen-Shannon distance to the raters (base 2; smaller is better)",
+    "accuracy": "accuracy of the plurality label",
+    "macro_f1": "macro-F1 of the plurality label",
+    "uar": "UAR of the plurality label",
+    "entropy_correlation": "rank correlation of stated and human entropy",
+}
+
+
+def model_card(folder: str | Path, name: str | None = None) -> str:
+    """The card in Markdown, of `shala.json`, and of `training.json` and `score.json` where they are there.
+
+    Args:
+        folder: of the model.
+        name: by which others load it; the folder's where None.
+
+    Raises:
+        UserError: the folder holds no model.
+    """
+    folder = Path(folder)
+    if not (folder / SETTINGS).is_file():
+        raise UserError(f"{folder}: not a model folder ({SETTINGS} is missing)")
+    settings = read_json(folder / SETTINGS)
+    training = read_json(folder / "training.json") if (folder / "training.json").is_file() else {}
+    score = read_score(folder / "score.json") if (folder / "score.json").is_file() else {}
+    task = task_from_dict(settings["task"], str(folder / SETTINGS))
+    return fill_in(
+        "model_card.md",
+        name=name or folder.resolve().name,
+        task=task,
+        fields=task.text_fields() if "text" in task.modality else (),
+        model=settings["model"],
+        readout=settings["readout"],
+        training=training,
+        data=training.get("data") or {},
+        rows=_rows(score),
+        score=score,
+    )
+
+
+def write_card(folder: Path) -> None:
+    """Write a model folder's card into it."""
+    write_text(folder / CARD, model_card(folder))
+
+
+def _rows(score: Mapping[str, Any]) -> list[tuple[str, ...]]:
+    """Measure, model, constant prior and human agreement bound, as written."""
+    rows: list[tuple[str, ...]] = []
+    for name, words in MEASURES.items():
+        if name in score:
+            found = (score[name], score.get("prior", {}).get(name), score.get("agreement_bound", {}).get(name))
+            rows.append((words, *map(_written, found)))
+    return rows
+
+
+def _written(found: Mapping[str, float | None] | None) -> str:
+    if not found or found["value"] is None:
+        return "–"
+    if found["low"] is None:
+        return f"{found['value']:.3f}"
+    return f"{found['value']:.3f} [{found['low']:.3f}, {found['high']:.3f}]"
+
 
 FILES = (
     SETTINGS, TRAINED, CONFIG, PREPROCESSOR, TOKENIZER, CARD, "training.json", "score.json", "calibration_*.json",

@@ -18,13 +18,12 @@ from safetensors.numpy import save_file
 from tqdm import tqdm
 
 from shala_audio.audio.features import FeatureStore
-from shala_audio.audio.sound import SAMPLE_RATE
-from shala_audio.data.rows import Row
+from shala_audio.audio.io import SAMPLE_RATE
 from shala_audio.distribution import Floats, entropy
 from shala_audio.errors import UserError
-from shala_audio.files import write_beside
-from shala_audio.inference.inputs import sound_of
-from shala_audio.inference.predictor import Predictor
+from shala_audio.inference.predictor import Predictor, sound_of
+from shala_audio.io import write_beside
+from shala_audio.manifest import Row
 
 FILE = "neighbours.safetensors"
 AXES = 32  # of the states' hundreds: enough to tell neighbours, and small beside the model
@@ -104,9 +103,11 @@ class Neighbours:
                 for item in items
             )
         except (SafetensorError, OSError, ValueError, LookupError, TypeError, AttributeError, RecursionError) as error:
-            raise UserError(f"{path}: cannot be read ({error}); run `shala-audio neighbours` again") from None
+            raise UserError(f"{path}: cannot be read ({error}); run `shala-audio models neighbours` again") from None
         if not shapes or not whole:
-            raise UserError(f"{path}: its items and places do not belong together; run `shala-audio neighbours` again")
+            raise UserError(
+                f"{path}: its items and places do not belong together; run `shala-audio models neighbours` again"
+            )
         return cls(items, mean, axes, places)
 
 

@@ -5,27 +5,48 @@ from __future__ import annotations
 from collections.abc import Callable, Container, Iterable, Iterator, Mapping, Sequence, Sized
 from itertools import islice
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
+import numpy as np
 import torch
+from torch import Tensor
 from tqdm import tqdm
 
+from shala_audio.audio.encoders import AudioEncoder, load_encoder
 from shala_audio.audio.features import FeatureStore
-from shala_audio.audio.sound import SAMPLE_RATE, Samples, frame_levels, voiced_share
-from shala_audio.cores import default_device
-from shala_audio.data.rows import Row
+from shala_audio.audio.io import (
+    SAMPLE_RATE,
+    Samples,
+    frame_levels,
+    read_row_audio,
+    read_sound,
+    to_mono_16k,
+    trim_silence,
+    voiced_share,
+)
+from shala_audio.devices import accelerator_computes_bf16, default_device
 from shala_audio.distribution import LabelDistribution
-from shala_audio.errors import UserError
-from shala_audio.inference.hearing import Hearing
+from shala_audio.errors import UserError, not_one_of
+from shala_audio.evaluation.calibration import KINDS, Calibration, load_calibration
 from shala_audio.inference.hub import find_model, push
-from shala_audio.inference.inputs import Clip, Text, samples_of, sound_of
-from shala_audio.inference.loading import load_model
-from shala_audio.inference.windows import Moment, window_bounds
+from shala_audio.inference.windows import Moment, average, window_bounds
+from shala_audio.manifest import Row
+from shala_audio.models.folder import SETTINGS
+from shala_audio.models.lora import merge_adapters
+from shala_audio.models.pretrained import locate
+from shala_audio.models.prompts import PromptBuilder
+from shala_audio.models.readouts.base import Prediction
+from shala_audio.models.readouts.label_token import LabelTree, label_states
+from shala_audio.models.speech_lm import SpeechLM
+from shala_audio.task import Task
 
+Clip = str | Path | BinaryIO | tuple[np.ndarray, int]
+Text = str | Mapping[str, str]
 BATCHES_HELD = 64  # among whose rows those of similar length are put together
+NO_TREE = LabelTree([(0,), (1,)])  # of two words that part at once: nothing after the prompt is computed
 
 
-class Predictor(Hearing):
+class Predictor:
     """A trained model with its encoder in front.
 
     Args:
@@ -39,6 +60,23 @@ class Predictor(Hearing):
         folder: that the model was loaded from, if it was.
         dtype: that products are computed in.
     """
+
+    def __init__(
+        self,
+        model: SpeechLM,
+        device: str | None = None,
+        batch_size: int = 16,
+        calibration: Calibration | None = None,
+    ) -> None:
+        self.device = device or default_device()
+        self.model = model.eval().to(self.device)
+        self.task = model.task
+        self.batch_size, self.calibration = batch_size, calibration
+        self.builder = PromptBuilder(model)
+        self.unparsed = 0
+        self.folder: Path | None = None
+        self.dtype = torch.float32
+        self._encoder: AudioEncoder | None = None
 
     @classmethod
     def from_pretrained(
@@ -54,7 +92,7 @@ class Predictor(Hearing):
 
         Args:
             folder: where it is, or "user/name" of a model on the Hugging Face hub.
-            calibration: "temperature", "temperature_jsd" or "dirichlet", if `shala-audio calibrate` has fitted it.
+            calibration: "temperature", "temperature_jsd" or "dirichlet", if `shala-audio evaluate calibrate` has fitted it.
             device: where to compute; the accelerator where there is one.
             dtype: of the language model; where None, bfloat16 on an accelerator that computes in it, else float32.
             revision: commit, branch or tag of a hub's model.
@@ -67,9 +105,10 @@ class Predictor(Hearing):
         if not folder.is_dir():
             raise UserError(f"{folder}: no such folder; MODEL is a folder that `shala-audio train` or a recipe wrote")
         device = device or default_device()
-        inside, model, fitted, dtype = load_model(folder, calibration, device, dtype)
+        inside, model, fitted, dtype, encoder = _load(folder, calibration, device, dtype)
         predictor = cls(model, device, calibration=fitted, **options)
         predictor.dtype, predictor.folder = dtype, inside
+        predictor._encoder = encoder
         return predictor
 
     def push_to_hub(self, repo_id: str, private: bool = True) -> str:
@@ -110,7 +149,7 @@ class Predictor(Hearing):
         answers: list[LabelDistribution] = []
         for at in range(0, len(bounds), self.batch_size):  # so that hours of sound need no more memory than minutes
             part = bounds[at : at + self.batch_size]
-            answers += self._hear([(samples[start:end], {}) for start, end in part])
+            answers += self._predict_parts([(samples[start:end], {}) for start, end in part])
         return [
             Moment(start / SAMPLE_RATE, end / SAMPLE_RATE, answer, voiced_share(samples[start:end], loudest))
             for (start, end), answer in zip(bounds, answers, strict=True)
@@ -178,34 +217,34 @@ class Predictor(Hearing):
     ) -> list[tuple[str, LabelDistribution]]:
         """Predictions of a batch of rows, without those whose sound cannot be read. Where it has another error, of its rows
         one by one, so that the row can be named."""
-        unparsed, heard, silent = self.unparsed, [], set()
+        unparsed, read, unreadable = self.unparsed, [], set()
 
         def inputs() -> Iterator[tuple[tuple[Samples, int], Mapping[str, str] | None]]:
             for row in batch:
                 try:
                     clip = sound_of(row, str(audio_root))
                 except UserError as error:
-                    silent.add(row.id)
+                    unreadable.add(row.id)
                     _complain(error, row, complain)
                 else:
-                    heard.append(row.id)
+                    read.append(row.id)
                     yield clip, row.text if "text" in self.task.modality else None
 
         try:
             if self.task.has_audio and features is None:  # long sound comes in windows, as that of a clip does
                 answers = self.predict_batch(inputs())
-                return list(zip(heard, answers, strict=True))
+                return list(zip(read, answers, strict=True))
             states = [features[row.id] if self.task.has_audio and features else None for row in batch]
             answers = self._answers(states, [row.text for row in batch])
             return list(zip([row.id for row in batch], answers, strict=True))
         except UserError as error:
-            if silent and complain is None:
+            if unreadable and complain is None:
                 raise
             self.unparsed = unparsed
             if len(batch) == 1:
                 _complain(error, batch[0], complain)
                 return []
-            left = [row for row in batch if row.id not in silent and row.id not in done]
+            left = [row for row in batch if row.id not in unreadable and row.id not in done]
             return [answer for row in left for answer in self._rows([row], features, audio_root, complain, done)]
 
     def batches(self, rows: Iterable[Row], features: FeatureStore | None) -> Iterator[list[Row]]:
@@ -223,6 +262,124 @@ class Predictor(Hearing):
             return (row.audio.duration if row.audio else None) or 0.0  # no sound at all is said where it is read
         return sum(map(len, row.text.values()))
 
+    def predict_batch(self, inputs: Iterable[Clip | tuple[Clip | None, Text | None]]) -> list[LabelDistribution]:
+        """Distributions of several inputs: clips, or (clip, text) pairs with None for what is absent.
+
+        They are gone through once, and the sound of one and a batch of windows are held.
+
+        Raises:
+            UserError: as of `predict`.
+        """
+        answers: list[LabelDistribution] = []
+        parts: list[tuple[int, float]] = []  # whose, and how long
+        waiting: list[tuple[Samples | None, Mapping[str, str]]] = []  # a batch at most, however long the sound is
+        moments: list[list[Moment]] = []
+        for index, item in enumerate(inputs):
+            moments.append([])
+            for samples, fields, seconds in self.parts(*as_pair(item)):
+                parts.append((index, seconds))
+                waiting.append((samples, fields))
+                if len(waiting) == self.batch_size:
+                    answers += self._predict_parts(waiting)
+                    waiting = []
+        if waiting:
+            answers += self._predict_parts(waiting)
+        for (index, seconds), answer in zip(parts, answers, strict=True):
+            moments[index].append(Moment(0.0, seconds, answer))
+        return [average(mine) for mine in moments]
+
+    def parts(self, clip: Clip | None, text: Text | None) -> Iterable[tuple[Samples | None, Mapping[str, str], float]]:
+        """Sound, text fields and seconds of an input; several of them where the clip is long."""
+        if clip is None and self.task.has_audio:
+            raise UserError(f"task {self.task.name} needs sound")
+        if clip is not None and not self.task.has_audio:
+            raise UserError(f"task {self.task.name} takes text, not sound")
+        fields = named_fields(self.task, text)
+        if clip is None:
+            return [(None, fields, 1.0)]
+        samples = samples_of(clip)
+        longest = self.encoder.longest
+        bounds = window_bounds(len(samples), longest, longest)
+        if len(bounds) == 1:
+            return [(samples, fields, len(samples) / SAMPLE_RATE)]
+        # Copies, so that a window that waits for others does not hold hours of sound.
+        return ((samples[start:end].copy(), fields, (end - start) / SAMPLE_RATE) for start, end in bounds)
+
+    def _predict_parts(self, parts: Sequence[tuple[Samples | None, Mapping[str, str]]]) -> list[LabelDistribution]:
+        """Distributions of a batch of (sound, text fields)."""
+        states: Sequence[Tensor | None] = [None] * len(parts)
+        if clips := [samples for samples, _ in parts if samples is not None]:
+            states = self.encode(clips)
+        return self._answers(states, [fields for _, fields in parts])
+
+    def encode(self, clips: Sequence[Samples]) -> list[Tensor]:
+        """Features as training saw them: rounded to float16, as the feature cache keeps them."""
+        trim_db = self.model.model_config.trim_db
+        if trim_db is not None:
+            clips = [trim_silence(clip, trim_db) for clip in clips]
+        return [clip.to(torch.float16) for clip in self.encoder.encode(clips)]
+
+    @property
+    def encoder(self) -> AudioEncoder:
+        """The audio encoder, loaded when the first clip comes."""
+        if self._encoder is None:
+            config = self.model.model_config
+            if config.encoder is None or not self.task.has_audio:
+                raise UserError(f"task {self.task.name} takes text, not sound")
+            where = locate(config.encoder, sha256=self.model.encoder_sha256)
+            self._encoder = load_encoder(where, config.cached_layers(), self.device)
+        return self._encoder.to(self.device)
+
+    def predict_with_state(self, clip: Clip | None, text: Text | None) -> tuple[LabelDistribution, np.ndarray]:
+        """As `predict`, and the state (D,) that the answer follows from; of long sound, the mean over its windows."""
+        moments, states = [], []
+        for samples, fields, seconds in self.parts(clip, text):
+            inputs = self.inputs(None if samples is None else self.encode([samples]), [fields])
+            found = self._read(inputs)
+            (answer,) = self._distributions(found)
+            moments.append(Moment(0.0, seconds, answer))
+            states.append((self.states(inputs) if found.states is None else found.states)[0])
+        return average(moments), np.average(states, axis=0, weights=[moment.end for moment in moments])
+
+    def _answers(
+        self, features: Sequence[Tensor | None], texts: Sequence[Mapping[str, str]]
+    ) -> list[LabelDistribution]:
+        """What the model says of each input of a batch."""
+        return self._batch(self.inputs([clip for clip in features if clip is not None] or None, texts))
+
+    def inputs(self, features: Sequence[Tensor] | None, texts: Sequence[Mapping[str, str]]) -> dict[str, Tensor]:
+        """A batch for the model: prompts (B, L), left-padded, and features of the sound where there is any."""
+        frames = [clip.shape[1] for clip in features] if features else [None] * len(texts)
+        prompts = [self.builder.prompt(text, count) for text, count in zip(texts, frames, strict=True)]
+        batch = self.builder.batch(prompts, features)
+        return {name: tensor.to(self.device) for name, tensor in batch.items()}
+
+    @torch.inference_mode()
+    def states(self, inputs: dict[str, Tensor]) -> np.ndarray:
+        """(B, D) float32: the language model's last state of each prompt, from which the answer follows."""
+        with self._precision():
+            return label_states(self.model, NO_TREE, inputs)[:, 0].float().cpu().numpy()
+
+    def _batch(self, batch: dict[str, Any]) -> list[LabelDistribution]:
+        """B distributions by the model's readout, with the attributes that it states."""
+        return self._distributions(self._read(batch))
+
+    @torch.inference_mode()
+    def _read(self, batch: dict[str, Any]) -> Prediction:
+        with self._precision():
+            return self.model.readout.predict(batch)
+
+    def _distributions(self, found: Prediction) -> list[LabelDistribution]:
+        self.unparsed += found.unparsed
+        probs = found.probs if self.calibration is None else self.calibration(found.probs)
+        return [
+            LabelDistribution(self.task.label_names, p, numbers)
+            for p, numbers in zip(probs, found.attributes, strict=True)
+        ]
+
+    def _precision(self) -> torch.autocast:
+        return torch.autocast(torch.device(self.device).type, self.dtype, enabled=self.dtype != torch.float32)
+
 
 def _complain(error: UserError, row: Row, complain: Callable[[UserError], None] | None) -> None:
     """Name the row in an error, and hand it to `complain`; raised where None."""
@@ -230,3 +387,86 @@ def _complain(error: UserError, row: Row, complain: Callable[[UserError], None] 
     if complain is None:
         raise named from None
     complain(named)
+
+
+def as_pair(item: Any) -> tuple[Clip | None, Text | None]:
+    """(clip, text) of an input, which may be a clip alone; (samples, rate) is a clip."""
+    if isinstance(item, tuple) and not isinstance(item[0], np.ndarray):
+        clip, text = item
+        return clip, text
+    return item, None
+
+
+def samples_of(clip: Clip) -> Samples:
+    """A clip's sound, mono at 16 kHz."""
+    if isinstance(clip, tuple):
+        return to_mono_16k(*clip)
+    return read_sound(clip)
+
+
+def named_fields(task: Task, text: Text | None) -> Mapping[str, str]:
+    """A text's fields by the names that the task's prompt has for them; none where there is no text."""
+    if text and "text" not in task.modality:
+        raise UserError(f"this model of task {task.name} takes sound alone, and no text")
+    if isinstance(text, str):
+        names = task.text_fields()
+        if len(names) != 1:
+            raise UserError(f"task {task.name} has the text fields {', '.join(names) or 'none'}; name them")
+        return {names[0]: text}
+    return text or {}
+
+
+def sound_of(row: Row, root: str | Path) -> tuple[Samples, int]:
+    """A row's sound, and its rate.
+
+    Raises:
+        UserError: it has none, or it cannot be read.
+    """
+    if row.audio is None:
+        raise UserError(f"row {row.id} has no sound")
+    return read_row_audio(row.audio, root), SAMPLE_RATE
+
+
+def _load(
+    folder: Path, calibration: str | None, device: str, dtype: torch.dtype | None
+) -> tuple[Path, SpeechLM, Calibration | None, torch.dtype, AudioEncoder | None]:
+    """The folder that holds the model, the model, its calibration, the type that products are computed in, and its encoder.
+
+    Args:
+        folder, calibration, device, dtype: as of `Predictor.from_pretrained`.
+
+    Raises:
+        UserError: there is no model, or no such calibration.
+    """
+    inside = next(
+        (
+            place
+            for place in (folder, *(folder / name for name in ("shala", "shala_exact", "pack")))
+            if _holds_model(place)
+        ),
+        None,
+    )
+    if inside is None:
+        raise UserError(f"{folder}: holds no model ({SETTINGS} is missing)")
+    model, encoder = SpeechLM.load(inside)
+    fitted = None
+    if calibration is not None:
+        if calibration not in KINDS:
+            raise not_one_of("calibration", calibration, KINDS)
+        path = inside / f"calibration_{calibration}.json"
+        if not path.is_file():
+            raise UserError(f"{path}: no such file; `shala-audio evaluate calibrate` fits one on the dev split")
+        fitted = load_calibration(str(path), model.task.label_names)
+    if dtype is None:
+        on_cpu = torch.device(device).type == "cpu"
+        dtype = torch.float32 if on_cpu or not accelerator_computes_bf16() else torch.bfloat16
+    if dtype == torch.float32:
+        merge_adapters(model)
+    else:  # added to weights that are published in bfloat16, most of LoRA would be rounded away
+        model.model.decoder.to(dtype)
+        model.lm_head.to(dtype)
+    return inside, model, fitted, dtype, encoder
+
+
+def _holds_model(folder: Path) -> bool:
+    return (folder / SETTINGS).is_file()

@@ -9,10 +9,10 @@ from typing import Any
 
 import numpy as np
 
-from shala_audio.audio.sound import SAMPLE_RATE, SHORTEST, Samples
+from shala_audio.audio.io import SAMPLE_RATE, SHORTEST, Samples
 from shala_audio.distribution import LabelDistribution
 from shala_audio.errors import UserError
-from shala_audio.files import write_beside
+from shala_audio.io import write_beside
 
 
 @dataclass(frozen=True)

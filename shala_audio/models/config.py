@@ -7,8 +7,8 @@ from dataclasses import asdict, dataclass, fields
 from typing import Any
 
 from shala_audio.errors import UserError
-from shala_audio.files import config_path, read_yaml
-from shala_audio.models.sources import base_sha256
+from shala_audio.io import config_path, read_yaml
+from shala_audio.models.pretrained import base_sha256
 
 
 @dataclass(frozen=True)

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
-from shala_audio.audio.sound import SAMPLE_RATE
-from shala_audio.tasks import Task
+from shala_audio.audio.io import SAMPLE_RATE
+from shala_audio.task import Task
 
 MODEL_TYPE = "shala_audio"
 SETTINGS, TRAINED = "shala.json", "trained.safetensors"  # what it is made of, and the parameters that were trained

@@ -1,4 +1,8 @@
-"""The speech language model: sound and text in one sequence of embeddings, LoRA on the language model."""
+"""The speech language model: sound and text in one sequence of embeddings, LoRA on the language model.
+
+Sound is merged *inside* the backbone, below the language-model head: TRL's loss runs the backbone and fuses the head, so
+a merge in `forward` of the whole model would reach generation and not the loss.
+"""
 
 from __future__ import annotations
 
@@ -11,37 +15,124 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 from torch.distributed.tensor import DTensor, distribute_tensor
+from torch.nn import functional as F
 from transformers import (
+    DynamicCache,
     GenerationMixin,
     PreTrainedModel,
     PreTrainedTokenizerBase,
 )
-from transformers.modeling_outputs import CausalLMOutputWithPast
+from transformers.cache_utils import DynamicLayer
+from transformers.modeling_outputs import BaseModelOutputWithPast, CausalLMOutputWithPast
 
 from shala_audio.audio.encoders import AudioEncoder, load_encoder
 from shala_audio.errors import UserError, not_one_of
-from shala_audio.files import read_json, write_beside, write_json
-from shala_audio.models.adapters import add_lora
-from shala_audio.models.attribute_head import AttributeHead
-from shala_audio.models.backbone import SpeechBackbone
+from shala_audio.io import read_json, write_beside, write_json
+from shala_audio.models.audio_adapter import AudioAdapter
 from shala_audio.models.config import ModelConfig, model_config_from_dict
-from shala_audio.models.ear import Ear
 from shala_audio.models.folder import SETTINGS, TRAINED, hub_files
-from shala_audio.models.language_model import load_language_model
-from shala_audio.models.sources import base_sha256, locate
-from shala_audio.tasks import AUDIO_TOKEN, Task, task_from_dict
+from shala_audio.models.lora import add_lora
+from shala_audio.models.pretrained import base_sha256, load_language_model, locate
+from shala_audio.models.readouts import READOUTS
+from shala_audio.task import AUDIO_TOKEN, Task, task_from_dict
 
-READOUTS = ("label_token", "slots", "verbalized")
+
+class AttributeHead(nn.Linear):
+    """States of width D to a task's A attributes, each on its scale.
+
+    Args:
+        width: D.
+        task: whose attributes.
+    """
+
+    def __init__(self, width: int, task: Task) -> None:
+        super().__init__(width, len(task.attributes))
+        self.scales = [(attribute.low, attribute.high) for attribute in task.attributes]
+
+    def forward(self, hidden: Tensor) -> Tensor:
+        """(B, A) in float32, of (B, D)."""
+        low, high = hidden.new_tensor(self.scales, dtype=torch.float32).T
+        with torch.autocast(hidden.device.type, enabled=False):
+            # The weights may be in bfloat16, where the machine's settings say so.
+            return low + (high - low) * F.linear(hidden.float(), self.weight.float(), self.bias.float()).sigmoid()
+
+
+class SpeechBackbone(nn.Module):
+    """A decoder whose placeholder tokens are replaced by the audio adapter's."""
+
+    def __init__(self, decoder: PreTrainedModel, audio_adapter: AudioAdapter | None, audio_token_id: int) -> None:
+        super().__init__()
+        self.decoder = decoder
+        self.audio_adapter = audio_adapter
+        self.audio_token_id = audio_token_id
+        self.size = sum(parameter.numel() for parameter in decoder.parameters())
+
+    def forward(
+        self,
+        input_ids: Tensor | None = None,
+        inputs_embeds: Tensor | None = None,
+        audio_features: Tensor | None = None,
+        audio_lengths: Tensor | None = None,
+        **kwargs: Any,
+    ) -> BaseModelOutputWithPast:
+        if inputs_embeds is None:
+            assert input_ids is not None
+            inputs_embeds = self.embed(input_ids, audio_features, audio_lengths)
+        return self.decoder(inputs_embeds=inputs_embeds, **kwargs)
+
+    def embed(self, input_ids: Tensor, audio_features: Tensor | None, audio_lengths: Tensor | None) -> Tensor:
+        """Embeddings (B, L, D) of tokens (B, L), with sound where the placeholders stand."""
+        is_audio = input_ids == self.audio_token_id
+        embeds = self.decoder.get_input_embeddings()(input_ids.masked_fill(is_audio, 0))
+        if not is_audio.any():
+            return embeds
+        if self.audio_adapter is None or audio_features is None or audio_lengths is None:
+            raise ValueError("the prompt has placeholders for sound, but no sound was given")
+        tokens, counts = self.audio_adapter(audio_features, audio_lengths)
+        if not torch.equal(is_audio.sum(dim=1), counts):
+            raise ValueError(
+                f"placeholders for sound {is_audio.sum(dim=1).tolist()}, tokens of sound {counts.tolist()}"
+            )
+        valid = torch.arange(tokens.shape[1], device=tokens.device) < counts[:, None]
+        return embeds.masked_scatter(is_audio[..., None], tokens[valid].to(embeds.dtype))
+
+    def shares_prompts(self) -> bool:
+        """Whether rows may share what was computed of their prompts, in a cache.
+
+        Not in models whose layers keep less than all keys and values; nor where FSDP spreads the layers, because it gathers
+        them for as many passes in every process, and for a backward pass through their outputs alone; nor in training where
+        activations are computed again.
+        """
+        # Asked in every step, so of the decoder and its layers alone, where FSDP and checkpointing leave their marks: with
+        # LoRA a decoder has thousands of modules.
+        stacks = [child for child in self.decoder.children() if isinstance(child, nn.ModuleList)]
+        layers = [layer for stack in stacks for layer in stack] or list(self.decoder.modules())
+        parts = [self.decoder, *layers]
+        spread = any(isinstance(next(part.parameters(), None), DTensor) for part in parts)
+        if spread or not keeps_everything(self.decoder.config):
+            return False
+        recomputed = (
+            getattr(part, "gradient_checkpointing", False) or hasattr(part, "_checkpoint_wrapped_module")
+            for part in parts
+            if part.training
+        )
+        return not any(recomputed)
+
+
+def keeps_everything(config: Any) -> bool:
+    """Whether every layer of a decoder keeps the keys and values of all tokens."""
+    return all(type(layer) is DynamicLayer for layer in DynamicCache(config=config).layers)
 
 
 class SpeechLM(PreTrainedModel, GenerationMixin):
-    """A causal language model with an ear in front and LoRA inside; everything else is frozen.
+    """A causal language model with an audio adapter in front and LoRA inside; everything else is frozen.
 
     The frozen part of the audio encoder does not belong to it: its features come in ready-made, from the cache in
     training and from `Predictor` in use.
 
     Attributes:
-        model_config, task, readout: what it is made of, what it answers, and how.
+        model_config, task: what it is made of, and what it answers.
+        readout: how it states a distribution.
         examples: answered rows (`text`, `votes`) that stand in the prompt before the question; none in a trained model.
     """
 
@@ -64,22 +155,23 @@ class SpeechLM(PreTrainedModel, GenerationMixin):
     ) -> None:
         super().__init__(lm.config)
         self.tokenizer = tokenizer
-        self.model_config, self.task, self.readout = model_config, task, readout
+        self.model_config, self.task = model_config, task
         self.lm_sha256, self.encoder_sha256 = lm_sha256, encoder_sha256
         self.examples: tuple[dict[str, Any], ...] = ()
         lm.requires_grad_(False)
-        ear = None
+        audio_adapter = None
         if encoder is not None:
             scale = float(lm.get_input_embeddings().weight.detach().float().std())
-            ear = Ear(model_config, encoder, lm.config.get_text_config().hidden_size, scale)
+            audio_adapter = AudioAdapter(model_config, encoder, lm.config.get_text_config().hidden_size, scale)
         decoder = lm.get_decoder()
         if model_config.lora_r:
             add_lora(decoder, model_config.lora_r, model_config.lora_alpha)
-        self.model = SpeechBackbone(decoder, ear, tokenizer.convert_tokens_to_ids(AUDIO_TOKEN))
+        self.model = SpeechBackbone(decoder, audio_adapter, tokenizer.convert_tokens_to_ids(AUDIO_TOKEN))
         self.lm_head = lm.get_output_embeddings()
         self.attribute_head = AttributeHead(lm.config.get_text_config().hidden_size, task) if attributes else None
         self.generation_config = lm.generation_config
         self._no_split_modules = lm._no_split_modules  # the layers that FSDP wraps
+        self.readout = READOUTS[readout](self)
 
     @classmethod
     def build(
@@ -89,33 +181,45 @@ class SpeechLM(PreTrainedModel, GenerationMixin):
         readout: str,
         dtype: torch.dtype = torch.float32,
         attributes: bool = False,
-        lm_sha256: str = "",
-        encoder_sha256: str = "",
     ) -> SpeechLM:
         """Load the base models and put fresh trainable parts on them.
 
         Args:
             model_config, task, readout: what to build.
             dtype: of the language model.
-            lm_sha256, encoder_sha256: of the base models' weights, where they must be certain ones.
             attributes: add a head for the task's attributes, which reads the state that the label words follow.
 
         Raises:
             UserError: a base model cannot be loaded, the task needs sound and the model has no encoder, or it has no
                 attributes.
         """
+        return cls._build(model_config, task, readout, dtype, attributes)[0]
+
+    @classmethod
+    def _build(
+        cls,
+        model_config: ModelConfig,
+        task: Task,
+        readout: str,
+        dtype: torch.dtype,
+        attributes: bool,
+        lm_sha256: str = "",
+        encoder_sha256: str = "",
+    ) -> tuple[SpeechLM, AudioEncoder | None]:
+        """The model, and the encoder that it was fitted to; the hashes are of weights that must be certain ones."""
         if readout not in READOUTS:
             raise not_one_of("readout", readout, READOUTS)
         if task.has_audio and model_config.encoder is None:
             raise UserError(f"task {task.name} needs sound, but the model has no encoder")
-        if attributes and (readout != "label_token" or not task.attributes):
+        if attributes and not (READOUTS[readout].is_direct and task.attributes):
             raise UserError(f"attributes: readout label_token and a task with attributes are needed, not {task.name}")
         lm, tokenizer, source = load_language_model(model_config.lm, lm_sha256, dtype)
-        encoder, heard_with = None, ""
+        encoder, encoder_found = None, ""
         if task.has_audio:
             where = locate(str(model_config.encoder), sha256=encoder_sha256)
-            encoder, heard_with = load_encoder(where, model_config.cached_layers()), base_sha256(where)
-        return cls(lm, tokenizer, model_config, task, readout, encoder, base_sha256(source), attributes, heard_with)
+            encoder, encoder_found = load_encoder(where, model_config.cached_layers()), base_sha256(where)
+        found = base_sha256(source)
+        return cls(lm, tokenizer, model_config, task, readout, encoder, found, attributes, encoder_found), encoder
 
     @classmethod
     def from_pretrained(cls, folder: str | Path, dtype: torch.dtype = torch.float32) -> SpeechLM:  # type: ignore[override]
@@ -124,6 +228,11 @@ class SpeechLM(PreTrainedModel, GenerationMixin):
         Raises:
             UserError: not such a folder, or the base model's weights are not those it was trained on.
         """
+        return cls.load(folder, dtype)[0]
+
+    @classmethod
+    def load(cls, folder: str | Path, dtype: torch.dtype = torch.float32) -> tuple[SpeechLM, AudioEncoder | None]:
+        """As `from_pretrained`; and the frozen encoder, of which the model has the trained layers alone."""
         folder = Path(folder)
         if not (folder / SETTINGS).is_file():
             raise UserError(f"{folder}: not a model folder ({SETTINGS} is missing)")
@@ -133,18 +242,18 @@ class SpeechLM(PreTrainedModel, GenerationMixin):
             raise UserError(f"{source}: not of a model: {', '.join(missing)} missing")
         config = model_config_from_dict(settings["model"], source)
         task, attributes = task_from_dict(settings["task"], source), bool(settings.get("attributes"))
-        wanted, heard_with = settings["lm_sha256"], settings.get("encoder_sha256", "")
-        model = cls.build(config, task, settings["readout"], dtype, attributes, wanted, heard_with)
-        if heard_with and model.encoder_sha256 and heard_with != model.encoder_sha256:
+        lm_wanted, encoder_wanted = settings["lm_sha256"], settings.get("encoder_sha256", "")
+        model, encoder = cls._build(config, task, settings["readout"], dtype, attributes, lm_wanted, encoder_wanted)
+        if encoder_wanted and model.encoder_sha256 and encoder_wanted != model.encoder_sha256:
             raise UserError(f"{folder}: was trained on other weights of the encoder {config.encoder} than those here")
-        if wanted and model.lm_sha256 and wanted != model.lm_sha256:
+        if lm_wanted and model.lm_sha256 and lm_wanted != model.lm_sha256:
             raise UserError(
                 f"{folder}: was trained on other weights of {config.lm} than those here; `shala-audio models list` tells "
                 "where they came from"
             )
         model.examples = tuple(settings.get("examples", ()))
         model.load_trained(folder)
-        return model
+        return model, encoder
 
     def save_pretrained(
         self, save_directory: str | Path, state_dict: dict[str, Tensor] | None = None, **_: Any
@@ -160,7 +269,7 @@ class SpeechLM(PreTrainedModel, GenerationMixin):
             {
                 "model": self.model_config.to_dict(),
                 "task": self.task.to_dict(),
-                "readout": self.readout,
+                "readout": self.readout.name,
                 "lm_sha256": self.lm_sha256,
                 "encoder_sha256": self.encoder_sha256,
                 "examples": list(self.examples),
@@ -183,6 +292,10 @@ class SpeechLM(PreTrainedModel, GenerationMixin):
             state = load_file(path)
         except (SafetensorError, OSError) as error:
             raise UserError(f"{path}: cannot be read ({error})") from None
+        state = {
+            name.replace("model.ear.", "model.audio_adapter.", 1): value for name, value in state.items()
+        }  # to 0.1.0
+        state = {name.replace("projector.places", "projector.positions", 1): value for name, value in state.items()}
         if set(state) != set(self.trained_names()):
             raise UserError(f"{path}: holds other parameters than the model's configuration asks for")
         own = dict(self.named_parameters())
@@ -195,8 +308,40 @@ class SpeechLM(PreTrainedModel, GenerationMixin):
             target.copy_(value)
 
     def trained_names(self) -> list[str]:
-        """Names of the parameters that training changes: the ear's and the adapter's."""
+        """Names of the parameters that training changes."""
         return [name for name, parameter in self.named_parameters() if parameter.requires_grad]
+
+    def trained_parts(self) -> dict[str, list[nn.Parameter]]:
+        """The trained parameters by what they belong to: "audio adapter", "encoder" (its trained layers), "lm" (LoRA) and
+        "attribute head"."""
+        adapter = self.model.audio_adapter
+        encoder = None if adapter is None else adapter.top
+        owners = (
+            ("encoder", encoder),
+            ("audio adapter", adapter),
+            ("attribute head", self.attribute_head),
+            ("lm", self),
+        )
+        parts: dict[str, list[nn.Parameter]] = {}
+        seen: set[int] = set()
+        for name, module in owners:
+            for parameter in module.parameters() if module is not None else ():
+                if parameter.requires_grad and id(parameter) not in seen:
+                    seen.add(id(parameter))
+                    parts.setdefault(name, []).append(parameter)
+        return parts
+
+    def train_as_policy(self) -> None:
+        """Training mode in which nothing is random: no dropout, no masked features.
+
+        Drawn answers are learnt from by the ratio of the policy to the one that drew them, so both must be the same. Layers
+        whose activations are computed again stay in training mode, without which they would keep them.
+        """
+        self.train()
+        self.model.eval()
+        for module in self.model.decoder.modules():
+            if getattr(module, "gradient_checkpointing", False):
+                module.training = True
 
     def get_input_embeddings(self) -> nn.Module:
         return self.model.decoder.get_input_embeddings()
@@ -218,7 +363,7 @@ class SpeechLM(PreTrainedModel, GenerationMixin):
         audio_features: Tensor | None = None,
         audio_lengths: Tensor | None = None,
         logits_to_keep: int = 0,
-        compute: Callable[[SpeechLM], Any] | None = None,
+        compute: Callable[[], Any] | None = None,
         **kwargs: Any,
     ) -> Any:
         """Next-token logits (B, L or `logits_to_keep`, vocabulary).
@@ -226,11 +371,11 @@ class SpeechLM(PreTrainedModel, GenerationMixin):
         Args:
             input_ids: (B, L), with the placeholder's id once for every token of sound.
             audio_features: (B, S, T, D) encoder features; audio_lengths: (B,) their frames.
-            compute: computes something else with this model, whose result is returned instead. Autocast, DDP, FSDP and
-                DeepSpeed hook onto `forward`, so what trains the model must come through it; once, not in itself again.
+            compute: what is computed with this model in place of logits, and returned. Autocast, DDP, FSDP and DeepSpeed
+                hook onto `forward`, and onto nothing else, so what trains the model must come through it, once.
         """
         if compute is not None:
-            return compute(self)
+            return compute()
         outputs = self.model(
             input_ids=input_ids,
             attention_mask=attention_mask,

@@ -1,13 +1,13 @@
-"""Rewards, ambiguity weights, the exact objective, the warm start and the SHALA trainer."""
+"""Trainers, losses, rewards and ambiguity weights."""
 
 from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from shala_audio.training.rewards import bhattacharyya_reward, brier_reward, jsd_reward, majority_reward
+    from shala_audio.training.rewards import brier_reward, jsd_reward, majority_reward
 
-__all__ = ["bhattacharyya_reward", "brier_reward", "jsd_reward", "majority_reward"]
+__all__ = ["brier_reward", "jsd_reward", "majority_reward"]
 
 
 def __getattr__(name: str) -> Any:

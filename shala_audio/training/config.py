@@ -1,28 +1,107 @@
-"""Every setting of `shala-audio train`: fields of a YAML file, each also a flag."""
+"""Every setting of `shala-audio train`, and the methods that `--method` chooses, on one code path.
+
+A setting is a field of a YAML file and a flag. A method says which trainer learns: supervised learning and SHALA's direct
+objective draw nothing (`DirectConfig`); answers that are drawn have TRL's settings too (`GrpoConfig`). Every trained method
+starts from a base model. Reinforced ones go on from a warm start; `sft_soft` and `sft_hard` spend the same passes on
+supervised learning instead, so that all have the same budget.
+"""
 
 from __future__ import annotations
 
+import contextlib
+import io
+import logging
 import sys
-from collections.abc import Iterable
-from dataclasses import dataclass, field
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, fields
 from importlib.util import find_spec
 from pathlib import Path
+from typing import Any
 
 import torch
+from transformers import HfArgumentParser, TrainingArguments
 from trl import GRPOConfig
 
-from shala_audio.cores import accelerator_computes_bf16, bf16_slowdown
-from shala_audio.errors import UserError, not_one_of
-from shala_audio.files import read_json
+from shala_audio.devices import accelerator_computes_bf16, bf16_slowdown
+from shala_audio.errors import UserError, nearest, not_one_of
+from shala_audio.io import read_json, read_yaml
+from shala_audio.models.readouts import READOUTS
 from shala_audio.training.ambiguity import AmbiguitySettings
-from shala_audio.training.methods import METHODS, idle_weights, without_part
+from shala_audio.training.rewards import REWARDS
 
-GROUPED = ("num_generations", "scale_rewards", "steps_per_generation")  # rollouts have them, whatever the reward
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class Method:
+    """How a method learns.
+
+    Attributes:
+        what: one line for a person.
+        learns: "nothing"; "supervised"; "shala": by the direct objective, or by drawn answers where the readout draws; or
+            "grpo": by drawn answers.
+        settings: what it sets, over the configuration file.
+    """
+
+    what: str
+    learns: str
+    settings: Mapping[str, Any] = field(default_factory=dict)
+
+
+METHODS: dict[str, Method] = {
+    "zero_shot": Method("the base model as it is", "nothing"),
+    "few_shot": Method("the base model with a few answered training rows in its prompt (text only)", "nothing"),
+    "warm_start": Method("a short supervised stage on human distributions", "supervised", {"target": "soft"}),
+    "sft_hard": Method("supervised learning of the plurality label", "supervised", {"target": "hard"}),
+    "sft_soft": Method("supervised learning of human distributions", "supervised", {"target": "soft"}),
+    "grpo_majority": Method(
+        "GRPO, rewarded for the plurality label", "grpo", {"ambiguity": "off", "reward": "majority"}
+    ),
+    "grpo_jsd": Method("GRPO, rewarded by 1 - jsd, all rows alike", "grpo", {"ambiguity": "off", "reward": "jsd"}),
+    "shala": Method("SHALA as the configuration says", "shala"),
+    "shala_unweighted": Method("SHALA without ambiguity weights", "shala", {"ambiguity": "off"}),
+    "shala_dynamic": Method(
+        "SHALA, ambiguous rows that are not learnt yet count for more", "shala", {"ambiguity": "dynamic"}
+    ),
+}
+METHOD_ALIASES = {"shala_exact": "shala", "shala_static": "shala"}  # names of one run, of earlier versions
+OLD_SETTINGS = {  # names of earlier versions, still taken
+    "exact_loss": "direct_loss",
+    "ear_learning_rate": "adapter_learning_rate",
+    "ear_epochs": "adapter_epochs",
+    "copies": "augmentations",
+    "ambiguity_memory": "ambiguity_decay",
+    "patience_without_signal": "zero_variance_patience",
+    "watch_dev": "dev_evaluations",
+}
+WEIGHT_SETTINGS = ("ambiguity_lambda", "ambiguity_entropy", "ambiguity_alpha", "ambiguity_decay")
+
+
+def draws_answers(method: str, readout: str) -> bool:
+    """Whether a method learns from answers that are drawn, with this readout.
+
+    >>> draws_answers("shala", "label_token"), draws_answers("shala", "slots"), draws_answers("grpo_jsd", "label_token")
+    (False, True, True)
+    """
+    learns = METHODS[method].learns
+    return learns == "grpo" or (learns == "shala" and not READOUTS[readout].is_direct)
+
+
+def idle_weight_settings(ambiguity: str, entropy: str) -> frozenset[str]:
+    """Names of settings that weights of this kind, with this estimator of entropy, do not read.
+
+    >>> sorted(idle_weight_settings("static", "dirichlet"))
+    ['ambiguity_decay']
+    """
+    if ambiguity == "off":
+        return frozenset(WEIGHT_SETTINGS)
+    idle = {"ambiguity_decay"} if ambiguity == "static" else set()
+    return frozenset(idle if entropy == "dirichlet" else idle | {"ambiguity_alpha"})
 
 
 @dataclass
-class ShalaConfig(GRPOConfig):
-    """TRL's `GRPOConfig` (and so transformers' `TrainingArguments`), and what SHALA adds."""
+class SpeechConfig:
+    """What both configurations have beside transformers' `TrainingArguments`."""
 
     task: str | None = field(default=None, metadata={"help": "Task: a name in configs/tasks, or a YAML file."})
     manifest: str | None = field(default=None, metadata={"help": "Manifest whose `train` rows are learnt from."})
@@ -32,26 +111,15 @@ class ShalaConfig(GRPOConfig):
     model: str | None = field(default=None, metadata={"help": "Model: a name in configs/models, or a YAML file."})
     init: str | None = field(
         default=None,
-        metadata={"help": "Folder of a trained model to go on from, instead of `task`, `model`, `readout`."},
+        metadata={"help": "Folder of a trained model to start from, instead of `task`, `model`, `readout`."},
     )
     method: str = field(default="shala", metadata={"help": f"One of {', '.join(METHODS)}."})
     readout: str = field(
-        default="label_token", metadata={"help": "label_token, slots or verbalized; that of `init`, if it is given."}
+        default="label_token", metadata={"help": f"{', '.join(READOUTS)}; that of `init`, if it is given."}
     )
     modality: str | None = field(
         default=None,
         metadata={"help": "What goes in, where the task's prompt has a choice: audio, text or audio+text."},
-    )
-    reward: str = field(
-        default="jsd", metadata={"help": "Of sampled answers or labels: jsd, bhattacharyya, brier or majority."}
-    )
-    invalid_reward: float = field(default=0.0, metadata={"help": "What an answer that does not parse earns."})
-    exact_loss: str = field(
-        default="divergence",
-        metadata={
-            "help": "Of label_token: the JS divergence; its root, the distance; or off: labels are drawn and rewarded, as "
-            "in GRPO."
-        },
     )
     attribute_weight: float = field(
         default=0.0,
@@ -63,48 +131,41 @@ class ShalaConfig(GRPOConfig):
     target: str = field(
         default="soft", metadata={"help": "Supervised methods learn the distribution (soft) or its first label (hard)."}
     )
-    patience_without_signal: int = field(
-        default=50,
-        metadata={"help": "Batches in a row whose rollouts all earned the same, that stop a run; 0 for never."},
-    )
     few_shot_examples: int = field(default=4, metadata={"help": "Answered rows in the prompt of few_shot."})
     ambiguity: str = field(
-        default="static", metadata={"help": "Ambiguity weights: static, dynamic (follow what is unlearnt) or off."}
+        default="static", metadata={"help": "Ambiguity weights: static, dynamic (follow the running loss) or off."}
     )
     ambiguity_lambda: float = field(default=0.5, metadata={"help": "How much ambiguous rows count for, 0 to 1."})
-    ambiguity_lambda_end: float | None = field(
-        default=None,
-        metadata={"help": "What ambiguity_lambda moves to, along a line, until training ends; it stays where not set."},
-    )
     ambiguity_entropy: str = field(
         default="plugin", metadata={"help": "Estimator of the raters' entropy: plugin, miller_madow or dirichlet."}
     )
     ambiguity_alpha: float = field(default=0.5, metadata={"help": "Votes that dirichlet adds to every label."})
-    ambiguity_memory: float = field(
+    ambiguity_decay: float = field(
         default=0.5, metadata={"help": "Of dynamic weights: share of the old value in a row's running 1 - reward."}
     )
-    ambiguity_sampling: bool = field(
-        default=False, metadata={"help": "Draw rows in proportion to their weight, instead of weighting them."}
-    )
-    ear_learning_rate: float | None = field(
-        default=None, metadata={"help": "Learning rate of the ear (projector and all); `learning_rate` where not set."}
+    adapter_learning_rate: float | None = field(
+        default=None,
+        metadata={"help": "Learning rate of the audio adapter (projector and all); `learning_rate` where not set."},
     )
     encoder_learning_rate: float | None = field(
-        default=None, metadata={"help": "Of the encoder's layers that are trained; `ear_learning_rate` where not set."}
+        default=None, metadata={"help": "Of the encoder's trained layers; `adapter_learning_rate` where not set."}
     )
-    ear_epochs: int = field(
-        default=0, metadata={"help": "Warm start of a task with sound: passes that train the ear alone, first."}
+    adapter_epochs: int = field(
+        default=0, metadata={"help": "Warm start of a task with sound: passes of adapter pretraining, first."}
     )
-    copies: int = field(
+    augmentations: int = field(
         default=0,
-        metadata={"help": "Perturbed copies of each clip to hear in turn, of those that `features --copies` has made."},
+        metadata={"help": "Augmentations of each clip to take in turn, of those that `features --augmentations` made."},
     )
     skip_bad: bool = field(
         default=False, metadata={"help": "Leave out rows whose sound is bad and so has no features, and say how many."}
     )
     resume: bool = field(default=False, metadata={"help": "Go on from the newest checkpoint in `output_dir`."})
+    dev_evaluations: int = field(
+        default=3, metadata={"help": "How often in a run the model predicts (at most 32) dev rows; 0 for never."}
+    )
 
-    # Defaults that differ from TRL's, for the models and machines that the recipes are made for.
+    # Defaults that differ from transformers' and TRL's, for the models and machines that the recipes are made for.
     learning_rate: float = field(default=5e-4, metadata={"help": "Peak learning rate."})
     gradient_checkpointing: bool = field(default=False, metadata={"help": "Recompute activations to save memory."})
     report_to: str = field(
@@ -113,8 +174,8 @@ class ShalaConfig(GRPOConfig):
             "help": "Where to log: tensorboard, wandb, trackio or none; auto is tensorboard where it is installed."
         },
     )
-    watch_dev: int = field(
-        default=3, metadata={"help": "How often in a run the model is asked about (at most 32) dev rows; 0 for never."}
+    bf16: bool | None = field(
+        default=None, metadata={"help": "Compute products in bfloat16; where the machine is faster so, if not set."}
     )
     logging_steps: float = field(default=10, metadata={"help": "Log every so many steps."})
     save_strategy: str = field(default="no", metadata={"help": "When to write checkpoints: no, steps or epoch."})
@@ -123,113 +184,202 @@ class ShalaConfig(GRPOConfig):
     warmup_steps: float = field(default=0.06, metadata={"help": "Steps, or share of all steps below 1, of warm-up."})
     remove_unused_columns: bool = field(default=False, metadata={"help": "Must stay false: rows carry more than text."})
 
-    def __post_init__(self) -> None:
-        self.use_cpu: bool = self.use_cpu or not torch.accelerator.is_available()  # transformers wants it said for bf16
-        # None is TRL's default, and means yes unless fp16 is on.
-        self.bf16: bool | None = not self.fp16 if self.bf16 is None else self.bf16
-        if self.bf16 and self.use_cpu:
-            run = Path(str(self.output_dir)) / "run.json"
-            began = read_json(run).get("precision") if self.resume and run.is_file() else None
-            if began is not None:
-                self.bf16 = began == "bf16"  # whatever a machine that is busier or less so would be timed at now
-            elif bf16_slowdown() > 1:
-                slower = f"{bf16_slowdown():.0f} times slower than float32 on this CPU"
-                print(f"bf16: {slower}; float32 is used", file=sys.stderr)
-                self.bf16 = False
-        elif self.bf16 and not accelerator_computes_bf16():
-            print("bf16: this GPU has no instructions for it; float32 is used", file=sys.stderr)
-            self.bf16 = False
+    def prepare(self: Any) -> None:
+        """Check what is ours, and settle what the machine and the method decide; before the library's own checks."""
+        self.use_cpu = self.use_cpu or not torch.accelerator.is_available()  # transformers wants it said for bf16
+        self.bf16 = not self.fp16 if self.bf16 is None else self.bf16
+        if self.bf16:
+            self._settle_bf16()
         if self.report_to == "auto":
             self.report_to = "tensorboard" if find_spec("tensorboard") else "none"
-        if self.watch_dev < 0:
-            raise UserError(f"watch_dev is {self.watch_dev}; use 0 or more")
+        if self.dev_evaluations < 0:
+            raise UserError(f"dev_evaluations is {self.dev_evaluations}; use 0 or more")
+        if self.method in METHOD_ALIASES:
+            if self.method == "shala_static":
+                self.ambiguity = "static"
+            self.method = METHOD_ALIASES[self.method]
         if self.method not in METHODS:
             raise not_one_of("method", self.method, METHODS)
-        for name in ("ambiguity", "exact_loss"):
-            if getattr(self, name) is False:  # as YAML reads `off`
-                setattr(self, name, "off")
-        self.overruled: dict[str, object] = {}  # what the method sets otherwise than it was given
-        for name, value in METHODS[self.method].settings.items():
-            found = getattr(self, name)
-            if found != value:
-                self.overruled[name] = found
-            if found not in (value, type(self).__dataclass_fields__[name].default):
-                print(f"method {self.method}: {name} is {value}, not {found}", file=sys.stderr)
-            setattr(self, name, value)
-        for name, choices in {"target": ("soft", "hard"), "exact_loss": ("divergence", "distance", "off")}.items():
-            if getattr(self, name) not in choices:
-                raise not_one_of(name, getattr(self, name), choices)
         if self.init and (Path(self.init) / "shala.json").is_file():
             self.readout = read_json(Path(self.init) / "shala.json")["readout"]
-        if self.readout not in METHODS[self.method].readouts:
-            allowed = " or ".join(METHODS[self.method].readouts)
-            raise UserError(f"method {self.method} goes with readout {allowed}, not {self.readout}")
-        if self.method == "shala_exact" and self.exact_loss == "off":
-            raise UserError(
-                "exact_loss is off, which leaves out what method shala_exact is; use divergence or distance"
-            )
-        grouped: list[str] = []  # settings of rollouts that were given, where there are none
-        group = self.num_generations
-        reinforced = METHODS[self.method].loss == "reinforced"
-        draws_labels = reinforced and self.readout == "label_token" and self.exact_loss == "off"
-        self.without_rollouts: frozenset[str] = frozenset()  # settings that are ours alone then, for TRL to accept
-        if not reinforced or self.readout == "label_token":
-            defaults = type(self).__dataclass_fields__
-            names = ("steps_per_generation",) if draws_labels else GROUPED
-            self.without_rollouts = frozenset({*names, "generation_batch_size"})
-            grouped = [name for name in names if getattr(self, name) != defaults[name].default]
-            # TRL generates nothing: whatever the batch, let it count as one group, so that TRL's checks of groups pass.
-            rows = self.per_device_train_batch_size * self.gradient_accumulation_steps
-            self.steps_per_generation = self.gradient_accumulation_steps * (2 if rows == 1 else 1)
-            self.num_generations: int = max(rows, 2)
-        super().__post_init__()
-        if draws_labels:
-            if group < 2:
-                raise UserError(
-                    f"num_generations is {group}; labels are compared within a prompt's group: use 2 or more"
-                )
-            self.num_generations = group
-        self._check_idle(grouped)
-
-    def _check_idle(self, grouped: list[str]) -> None:
-        """Refuse settings that the method would not read. Where methods that do read them may share the file, it is said, and
-        `idle` names them.
-
-        Args:
-            grouped: settings of rollouts that were given, where there are none.
-        """
-        self.idle: list[str] = []
-        loss = METHODS[self.method].loss
-        if loss == "none":
-            return
+        if self.readout not in READOUTS:
+            raise not_one_of("readout", self.readout, READOUTS)
+        if self.ambiguity is False:  # as YAML reads `off`
+            self.ambiguity = "off"
         defaults = type(self).__dataclass_fields__
-        of_method = METHODS[self.method].settings
+        self.overruled: dict[str, Any] = {}  # what the method sets otherwise than it was given
+        for name, value in METHODS[self.method].settings.items():
+            found = getattr(self, name, value)  # a method may be asked for what the other configuration has
+            if found != value:
+                self.overruled[name] = found
+                if found != defaults[name].default:
+                    log.warning("method %s: %s is %s, not %s", self.method, name, value, found)
+                setattr(self, name, value)
+        if self.target not in ("soft", "hard"):
+            raise not_one_of("target", self.target, ("soft", "hard"))
+        weighted = METHODS[self.method].learns in ("shala", "grpo")
+        unread = idle_weight_settings(self.ambiguity, self.ambiguity_entropy) if weighted else WEIGHT_SETTINGS
+        self.idle = sorted(name for name in unread if getattr(self, name) != defaults[name].default)
+        if self.idle:
+            how = f"ambiguity {self.ambiguity} and ambiguity_entropy {self.ambiguity_entropy}" if weighted else ""
+            log.warning("%s: no part with %s", ", ".join(self.idle), how or f"method {self.method}")
 
-        def given(names: Iterable[str]) -> list[str]:
-            others = sorted(set(names) - of_method.keys())
-            return [name for name in others if getattr(self, name) not in (defaults[name].default, None)]
-
-        unread = given(without_part(self.method, self.readout, self.exact_loss) - set(grouped))
-        if unread and loss == "reinforced":
-            what = f"{', '.join(unread)}: no part in method {self.method} with readout {self.readout}"
-            raise UserError(f"{what}; leave it out, or take another readout")
-        weights = given(idle_weights(self.ambiguity, self.ambiguity_entropy)) if loss == "reinforced" else []
-        self.idle = unread + grouped + weights
-        if unread or grouped:
-            what = f"method {self.method} with readout {self.readout}"
-            print(f"{', '.join(unread + grouped)}: no part in {what}", file=sys.stderr)
-        if weights:
-            kind = f"ambiguity {self.ambiguity} and ambiguity_entropy {self.ambiguity_entropy}"
-            print(f"{', '.join(weights)}: no part with {kind}", file=sys.stderr)
+    def _settle_bf16(self: Any) -> None:
+        run = Path(str(self.output_dir)) / "run.json"
+        began = read_json(run).get("precision") if self.use_cpu and self.resume and run.is_file() else None
+        if began is not None:
+            self.bf16 = began == "bf16"  # whatever a machine that is busier or less so would be timed at now
+        elif self.use_cpu and bf16_slowdown() > 1:
+            slower = f"{bf16_slowdown():.0f} times slower than float32 on this CPU"
+            log.warning("bf16: %s; float32 is used", slower)
+            self.bf16 = False
+        elif not self.use_cpu and not accelerator_computes_bf16():
+            log.warning("bf16: this GPU has no instructions for it; float32 is used")
+            self.bf16 = False
 
     def ambiguity_settings(self) -> AmbiguitySettings:
         """The fields `ambiguity*`, gathered."""
         return AmbiguitySettings(
-            self.ambiguity,
-            self.ambiguity_lambda,
-            self.ambiguity_lambda_end,
-            self.ambiguity_entropy,
-            self.ambiguity_alpha,
-            self.ambiguity_memory,
-            self.ambiguity_sampling,
+            self.ambiguity, self.ambiguity_lambda, self.ambiguity_entropy, self.ambiguity_alpha, self.ambiguity_decay
         )
+
+    def check_weights(self: Any, prompts: int) -> None:
+        """Raise where a step mixes too few prompts for their weights to count."""
+        plain = str(self.optim).lower().endswith("sgd") and not self.max_grad_norm
+        if self.ambiguity != "off" and prompts < 2 and not plain:
+            raise UserError(
+                "ambiguity: each step holds one prompt, and the optimizer or the clipping of gradients divides a factor on "
+                "the whole gradient out again; use a larger per_device_train_batch_size or gradient_accumulation_steps, or "
+                "ambiguity off"
+            )
+
+
+@dataclass
+class DirectConfig(SpeechConfig, TrainingArguments):
+    """Settings of learning in which nothing is drawn. A batch counts rows."""
+
+    direct_loss: str = field(
+        default="divergence",
+        metadata={"help": "Of SHALA's direct objective: the JS divergence, or its root, the distance."},
+    )
+
+    def __post_init__(self) -> None:
+        self.prepare()
+        if self.direct_loss not in ("divergence", "distance"):
+            raise not_one_of("direct_loss", self.direct_loss, ("divergence", "distance"))
+        super().__post_init__()
+        if METHODS[self.method].learns == "shala":
+            self.check_weights(self.per_device_train_batch_size * self.gradient_accumulation_steps * self.world_size)
+
+
+@dataclass
+class GrpoConfig(SpeechConfig, GRPOConfig):
+    """Settings of learning from drawn answers: TRL's `GRPOConfig`, and ours. A batch counts answers."""
+
+    reward: str = field(default="jsd", metadata={"help": f"Of drawn answers: {', '.join(REWARDS)}."})
+    invalid_reward: float = field(default=0.0, metadata={"help": "What an answer that does not parse earns."})
+    zero_variance_patience: int = field(
+        default=50,
+        metadata={"help": "Batches in a row whose groups all have equal rewards, that stop a run; 0 for never."},
+    )
+
+    def __post_init__(self) -> None:
+        self.prepare()
+        if self.reward not in REWARDS:
+            raise not_one_of("reward", self.reward, REWARDS)
+        if self.beta != 0:
+            raise UserError("beta: no reference model is kept, so a KL term cannot be computed; leave it at 0")
+        if self.scale_rewards not in ("group", "batch", "none"):
+            raise not_one_of("scale_rewards", self.scale_rewards, ("group", "batch", "none"))
+        super().__post_init__()
+
+
+def read_config(arguments: Sequence[str]) -> DirectConfig | GrpoConfig:
+    """Settings from flags, over those of the YAML file that `--config` names.
+
+    Raises:
+        UserError: no such file, a setting that is unknown or wrong, or a flag that the method does not read.
+    """
+    arguments = [_renamed(word) for word in arguments]
+    values: dict[str, Any] = {}
+    source = _flag(arguments, "config")
+    if source is not None:
+        values = {OLD_SETTINGS.get(name, name): value for name, value in read_yaml(source).items()}
+        at = next(index for index, word in enumerate(arguments) if word.split("=")[0] == "--config")
+        del arguments[at : at + (1 if "=" in arguments[at] else 2)]
+    method = str(_flag(arguments, "method") or values.get("method", "shala"))
+    method = METHOD_ALIASES.get(method, method)
+    if method not in METHODS:
+        raise not_one_of("method", method, METHODS)
+    readout = str(_flag(arguments, "readout") or values.get("readout", "label_token"))
+    start = _flag(arguments, "init") or values.get("init")
+    if start and (Path(start) / "shala.json").is_file():
+        readout = read_json(Path(start) / "shala.json")["readout"]
+    if readout not in READOUTS:
+        raise not_one_of("readout", readout, READOUTS)
+    config_class: Any = GrpoConfig if draws_answers(method, readout) else DirectConfig
+    own = {one.name for one in fields(config_class) if one.init}
+    known = own | {one.name for kind in (DirectConfig, GrpoConfig) for one in fields(kind) if one.init}
+    if unknown := sorted(set(values) - known):
+        near = nearest(unknown[0], known) or ";"
+        raise UserError(
+            f"{source}: unknown settings {', '.join(unknown)}{near} `shala-audio train --help-all` lists all"
+        )
+    for word in arguments:
+        name = word[2:].split("=")[0].removeprefix("no_")
+        if word.startswith("--") and name not in known:
+            near = nearest(name, known) or ";"
+            raise UserError(f"--{name}: no such setting{near} `shala-audio train --help-all` lists all")
+        if word.startswith("--") and name not in own:
+            raise UserError(f"--{name}: no part in method {method} with readout {readout}; leave it out")
+    if others := sorted(set(values) - own):  # in a file that several methods share
+        log.warning("%s: no part in method %s with readout %s", ", ".join(others), method, readout)
+    parser = HfArgumentParser(config_class, allow_abbrev=False, prog="shala-audio train")
+    parser.set_defaults(**{name: value for name, value in values.items() if name in own})
+    complaint = io.StringIO()
+    try:
+        with contextlib.redirect_stderr(complaint):
+            (config,) = parser.parse_args_into_dataclasses(arguments)
+    except SystemExit:
+        last = complaint.getvalue().strip().splitlines()[-1]
+        raise UserError(last.split("error: ", 1)[-1]) from None
+    except ValueError as error:
+        raise UserError(" ".join(str(error).split())) from None
+    sys.stderr.write(complaint.getvalue())
+    if not config.output_dir or config.output_dir == "trainer_output":
+        raise UserError("output_dir: name the folder for the model")
+    for name, given in config.overruled.items():
+        if _flag(arguments, name) is not None:
+            preset = f"method {config.method} means {name} {getattr(config, name)}"
+            raise UserError(f"--{name} {given}: {preset}; leave one of the two out")
+    if idle := [name for name in config.idle if _flag(arguments, name) is not None]:
+        raise UserError(f"--{idle[0]}: has no part in method {config.method} with these settings; leave it out")
+    return config
+
+
+def _renamed(word: str) -> str:
+    """A flag as settings are spelt: with underscores, and by today's name."""
+    if not word.startswith("--"):
+        return word
+    name, equals, value = word[2:].partition("=")
+    name = name.replace("-", "_")
+    return f"--{OLD_SETTINGS.get(name, name)}{equals}{value}"
+
+
+def _flag(arguments: Sequence[str], name: str) -> str | None:
+    """The value of a flag; "" where it has none, None where it is not given.
+
+    >>> _flag(["--seed", "3", "--resume"], "seed"), _flag(["--seed=3"], "seed"), _flag(["--resume"], "resume")
+    ('3', '3', '')
+    """
+    for index, word in enumerate(arguments):
+        if word.startswith(f"--{name}="):
+            return word.partition("=")[2]
+        if word == f"--{name}":
+            following = arguments[index + 1 : index + 2]
+            if following and not following[0].startswith("--"):
+                return following[0]
+            if name == "config":
+                raise UserError("--config: a YAML file is needed after it")
+            return ""
+    return None

@@ -1,24 +1,79 @@
-"""Training rows: prompts and human distributions, as a `datasets.Dataset`, and batches of them."""
+"""Training rows as a `datasets.Dataset` of prompts and human distributions, batches of them, and the order of the visits."""
 
 from __future__ import annotations
 
 import random
 import zlib
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from typing import Any
 
+import numpy as np
 import torch
 from datasets import Dataset
+from torch.utils.data import Sampler
 
 from shala_audio.audio.features import FeatureStore, pad_features
-from shala_audio.data.rows import Row, row_attributes
-from shala_audio.data.splits import check_speakers
-from shala_audio.data.votes import human_distributions, plurality, to_distribution
+from shala_audio.corpora.splits import check_speakers
 from shala_audio.errors import UserError
+from shala_audio.manifest import Row, row_attributes
 from shala_audio.models.prompts import PromptBuilder
 from shala_audio.models.speech_lm import SpeechLM
-from shala_audio.tasks import AUDIO_TOKEN
+from shala_audio.task import AUDIO_TOKEN
+from shala_audio.votes import human_distributions, plurality, to_distribution
+
+BATCHES_SORTED = 8  # rows are sorted by length within so many batches: little padding, and still a random order
+
+
+def visit_order(lengths: Sequence[int], batch: int, seed: int, epoch: int) -> list[int]:
+    """Row numbers of one epoch, each once.
+
+    Args:
+        lengths: of every row, in tokens; neighbours in a batch come to have similar ones.
+        batch: rows of one batch.
+        seed, epoch: the order depends on both, and on nothing else.
+
+    >>> visit_order([3, 9, 3, 9], batch=2, seed=0, epoch=0) in ([0, 2, 1, 3], [2, 0, 1, 3], [1, 3, 0, 2], [1, 3, 2, 0])
+    True
+    """
+    rng = np.random.default_rng([seed, epoch])
+    rows = rng.permutation(len(lengths))
+    measured = np.asarray(lengths)
+    batches: list[list[int]] = []
+    whole = len(rows) - len(rows) % batch  # a batch that is not full comes last
+    for start in range(0, whole, batch * BATCHES_SORTED):
+        chunk = rows[start : min(start + batch * BATCHES_SORTED, whole)]
+        chunk = chunk[np.argsort(measured[chunk], kind="stable")]
+        batches += [chunk[at : at + batch].tolist() for at in range(0, len(chunk), batch)]
+    order = [row for index in rng.permutation(len(batches)) for row in batches[index]]
+    return order + rows[whole:].tolist()
+
+
+class RowSampler(Sampler[int]):
+    """Rows in `visit_order`, and TRL's repetition of them where there are groups of rollouts.
+
+    Args:
+        order: epoch to row numbers.
+        repeats: a sampler over positions in that order, such as TRL's `RepeatSampler` without shuffling; None visits each
+            position once.
+        rows: how many rows there are.
+    """
+
+    def __init__(self, order: Callable[[int], list[int]], rows: int, repeats: Any = None) -> None:
+        self.order, self.repeats, self.rows = order, repeats, rows
+        self.epoch = 0
+
+    def set_epoch(self, epoch: int) -> None:
+        """Called by the trainer when an epoch begins, or is resumed."""
+        self.epoch = epoch
+
+    def __iter__(self) -> Iterator[int]:
+        order = self.order(self.epoch)
+        positions = range(len(order)) if self.repeats is None else self.repeats
+        return (order[position] for position in positions)
+
+    def __len__(self) -> int:
+        return self.rows if self.repeats is None else len(self.repeats)
 
 
 def training_rows(rows: Sequence[Row], model: SpeechLM) -> list[Row]:
@@ -110,27 +165,27 @@ class Batcher:
     """Dataset rows to tensors: a data collator for `Trainer`.
 
     Attributes:
-        epoch: of training; each pass hears the next one of a clip and its perturbed copies. None: the clips themselves.
-        copies: how many perturbed copies of a clip are heard, of those that the features hold.
+        epoch: of training; each pass takes the next one of a clip and its augmentations. None: the clips themselves.
+        augmentations: of each clip, of those that the features hold.
     """
 
-    def __init__(self, model: SpeechLM, features: FeatureStore | None, copies: int = 0) -> None:
+    def __init__(self, model: SpeechLM, features: FeatureStore | None, augmentations: int = 0) -> None:
         self.builder = PromptBuilder(model)
-        self.features, self.copies = features, copies
+        self.features, self.augmentations = features, augmentations
         self.epoch: int | None = None
 
-    def hear(self, rows: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
-        """Rows with `sound`, the key of the features that this pass hears, and room for it in their `prompt`."""
-        if self.features is None or self.epoch is None or not self.copies:
+    def augmented(self, rows: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
+        """Rows with `sound`, the key of the features that this pass takes, and placeholders for it in their `prompt`."""
+        if self.features is None or self.epoch is None or not self.augmentations:
             return list(rows)
-        heard = []
+        found = []
         for row in rows:
-            choices = [row["id"], *self.features.copies(row["id"], self.copies)]
+            choices = [row["id"], *self.features.augmentations(row["id"], self.augmentations)]
             sound = choices[(self.epoch + zlib.crc32(row["id"].encode())) % len(choices)]
-            places = self.builder.places(self.features.frames(sound))
+            placeholders = self.builder.placeholders(self.features.frames(sound))
             own = AUDIO_TOKEN * row["prompt"].count(AUDIO_TOKEN)
-            heard.append({**row, "sound": sound, "prompt": row["prompt"].replace(own, places)})
-        return heard
+            found.append({**row, "sound": sound, "prompt": row["prompt"].replace(own, placeholders)})
+        return found
 
     def audio(self, rows: Sequence[dict[str, Any]]) -> dict[str, torch.Tensor]:
         """`audio_features` and `audio_lengths` of rows; empty for a task without sound."""
@@ -140,7 +195,7 @@ class Batcher:
         return {"audio_features": features, "audio_lengths": lengths}
 
     def __call__(self, rows: Sequence[dict[str, Any]]) -> dict[str, Any]:
-        rows = self.hear(rows)
+        rows = self.augmented(rows)
         return {
             "prompt": {**self.builder.batch([row["prompt"] for row in rows]), **self.audio(rows)},
             "human": torch.tensor([row["human"] for row in rows], dtype=torch.float32),

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import logging
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -13,32 +14,38 @@ from accelerate.utils import gather_object
 from transformers import set_seed
 
 from shala_audio.audio.features import FeatureStore
-from shala_audio.data.rows import Row, read_manifest
-from shala_audio.data.votes import human_distributions, vote_counts
-from shala_audio.distribution import Floats, jsd
+from shala_audio.distribution import Floats
 from shala_audio.errors import Stopped, UserError
-from shala_audio.files import clear_removed, remove_folder, write_json
-from shala_audio.inference.card import write_card
+from shala_audio.inference.hub import write_card
 from shala_audio.inference.predictor import Predictor
+from shala_audio.io import clear_removed, remove_folder, write_json
+from shala_audio.manifest import Row, read_manifest
 from shala_audio.models.config import load_model_config
-from shala_audio.models.readouts.verbalized import longest_answer, write_answer
 from shala_audio.models.speech_lm import SpeechLM
-from shala_audio.tasks import load_task
+from shala_audio.task import load_task
+from shala_audio.training.adapter_pretraining import pretrain_adapter
 from shala_audio.training.ambiguity import AmbiguityWeights
-from shala_audio.training.checkpoints import UNFINISHED, checkpoints, is_finished, step_of, to_go_on_from
-from shala_audio.training.config import ShalaConfig
-from shala_audio.training.cost import revision
+from shala_audio.training.callbacks import (
+    UNFINISHED,
+    DevEvaluation,
+    GradientGuard,
+    JsonLog,
+    checkpoints,
+    is_finished,
+    resolve_resume_checkpoint,
+    step_of,
+)
+from shala_audio.training.config import METHODS, DirectConfig, GrpoConfig
 from shala_audio.training.data import Batcher, build_dataset, few_shot_examples, hard_rows, training_rows
-from shala_audio.training.dev_watch import DevWatch
-from shala_audio.training.ear_warm_up import warm_up_ear
-from shala_audio.training.guard import Guard
-from shala_audio.training.json_log import JsonLog
-from shala_audio.training.methods import METHODS
-from shala_audio.training.record import fingerprint, run_record
-from shala_audio.training.refusals import sampled_prompts
-from shala_audio.training.rewards import REWARDS
-from shala_audio.training.shala import ShalaTrainer
-from shala_audio.training.warm_start import WarmStartTrainer
+from shala_audio.training.direct import DirectTrainer
+from shala_audio.training.grpo import GrpoTrainer, prompts_at_once
+from shala_audio.training.provenance import fingerprint, revision, run_record
+from shala_audio.training.rewards import earned
+from shala_audio.training.trainer import SpeechTrainer
+from shala_audio.votes import human_distributions, vote_counts
+
+log = logging.getLogger(__name__)
+Config = DirectConfig | GrpoConfig
 
 # Of the model that was in a folder before.
 STALE = (
@@ -51,7 +58,7 @@ STALE = (
 )
 
 
-def train(config: ShalaConfig) -> Path:
+def train(config: Config) -> Path:
     """Train as `config` says and write the model to its `output_dir`; return that folder.
 
     Raises:
@@ -64,17 +71,17 @@ def train(config: ShalaConfig) -> Path:
     set_seed(config.seed)
     if config.deepspeed_plugin is not None and config.deepspeed_plugin.zero_stage == 3:
         raise UserError(
-            "deepspeed: stage 3 splits the base models while they are read, before the ear is fitted to them; "
+            "deepspeed: stage 3 splits the base models while they are read, before the audio adapter is fitted to them; "
             "use stage 2 (configs/accelerate/deepspeed_zero2.yaml) or FSDP"
         )
     model = _model(config)
     out = Path(str(config.output_dir))
     resumed, state = False, None
-    if METHODS[config.method].loss != "none":
+    if METHODS[config.method].learns != "nothing":
         done = _fit(model, config)
         if done is None:
             if config.process_index == 0:
-                print(f"{out}: trained already, with these settings, rows and start; remove it to train again")
+                log.info("%s: trained already, with these settings, rows and start; remove it to train again", out)
             return out
         resumed, state = done
     elif config.method == "few_shot":
@@ -88,12 +95,12 @@ def train(config: ShalaConfig) -> Path:
             stale.unlink()
     write_json(out / "training.json", run_record(config, model, time.monotonic() - started, resumed))
     write_card(out)
-    for folder in (*checkpoints(out), out / UNFINISHED):  # last of all: from here on, nothing needs to be gone on from
+    for folder in (*checkpoints(out), out / UNFINISHED):  # last of all: from here on, nothing needs to be resumed
         remove_folder(folder)
     return out
 
 
-def _model(config: ShalaConfig) -> SpeechLM:
+def _model(config: Config) -> SpeechLM:
     if config.init:
         model = SpeechLM.from_pretrained(config.init)
         if config.task and load_task(config.task).label_names != model.task.label_names:
@@ -110,28 +117,98 @@ def _model(config: ShalaConfig) -> SpeechLM:
     task = load_task(config.task)
     if config.modality:
         task = task.with_input(config.modality)
-    attributes = config.attribute_weight > 0 and METHODS[config.method].loss != "none"
+    attributes = config.attribute_weight > 0 and METHODS[config.method].learns != "nothing"
     return SpeechLM.build(load_model_config(config.model), task, config.readout, attributes=attributes)
 
 
-def _fit(model: SpeechLM, config: ShalaConfig) -> tuple[bool, dict[str, Any] | None] | None:
+def _fit(model: SpeechLM, config: Config) -> tuple[bool, dict[str, Any] | None] | None:
     """Train the model in place.
 
     Returns:
-        Whether an interrupted run was gone on with, and the model's parameters where they are spread over processes; None
-        where the same run is finished already.
+        Whether an interrupted run was resumed, and the model's parameters where they are spread over processes; None where
+        the same run is finished already.
     """
-    say = print if config.process_index == 0 else (lambda *_: None)
+    say = log.info if config.process_index == 0 else log.debug
+    out = Path(str(config.output_dir))
+    features = _features(model, config)
+    rows = _rows(model, features, config)
+    dataset = build_dataset(rows, model, features)
+    batcher = Batcher(model, features, config.augmentations)
+    run = fingerprint(config, model, features, rows)
+    if config.process_index == 0:
+        clear_removed(out)
+    checkpoint = resolve_resume_checkpoint(config, run)
+    if config.resume and config.save_strategy == "no":
+        say("save_strategy is no: an interrupted run will begin anew; with steps and save_steps it is resumed")
+    if config.resume and checkpoint is None and is_finished(out, run):
+        return None
+    supervised = METHODS[config.method].learns == "supervised"
+    if supervised and not config.init and features is not None and config.adapter_epochs and checkpoint is None:
+        assert isinstance(config, DirectConfig)
+        model.to(config.device)  # no trainer has moved it yet
+        losses = pretrain_adapter(
+            model, dataset, batcher, config
+        )  # a small part of the work: each process does all of it
+        say("adapter: loss %.3f in the first pass, %.3f in the last", losses[0], losses[-1])
+    weights = None
+    if not supervised:
+        weights = AmbiguityWeights(vote_counts(rows, model.task.label_names), config.ambiguity_settings())
+        if idle := int((weights.all() == 0).sum()):
+            say("ambiguity: %d of %d rows weigh 0 at first, so nothing is learnt from them", idle, len(rows))
+    trainer: SpeechTrainer
+    if isinstance(config, GrpoConfig):
+        assert weights is not None
+        trainer = GrpoTrainer(model, config, dataset, batcher, weights)
+        together = prompts_at_once(config)
+        if left := len(rows) % together:
+            say("%d of %d rows, others each time, are left out of a pass: %d go together", left, len(rows), together)
+    else:
+        trainer = DirectTrainer(model, config, dataset, batcher, weights)
+    if weights is not None and config.ambiguity == "dynamic" and checkpoint is None:
+        say("dynamic weights: first, what the model predicts of all %d training rows", len(rows))
+        weights.begin(_losses(model, rows, features, config))
+    if config.process_index == 0:
+        if checkpoint is None:
+            (out / "training.json").unlink(missing_ok=True)  # which says that an earlier run is finished
+            remove_folder(out / UNFINISHED)
+            write_json(out / "run.json", run)
+        trainer.add_callback(JsonLog(out / "log.jsonl", step_of(checkpoint)))
+        if config.dev_evaluations and not trainer.is_fsdp_enabled and not trainer.is_deepspeed_enabled:
+            dev = read_manifest(str(config.manifest), "dev")
+            times = config.dev_evaluations
+            trainer.add_callback(DevEvaluation(trainer, model, dev, features, times, out, step_of(checkpoint)))
+    spread = trainer.is_fsdp_enabled or trainer.is_deepspeed_enabled
+    # Under FSDP and DeepSpeed gradients are spread; under fp16 they overflow now and then, and such steps are left out.
+    readable = not spread and not config.fp16
+    trainer.add_callback(GradientGuard(model.trained_parts(), readable, lambda: trainer.nothing_to_learn))
+    before = {name: p.detach().clone() for name, p in model.named_parameters() if p.requires_grad}
+    trainer.train(resume_from_checkpoint=checkpoint)
+    # Gathered by all processes, for the first one to keep.
+    state = trainer.accelerator.get_state_dict(trainer.model_wrapped) if spread else None
+    trainer.accelerator.wait_for_everyone()  # before the first process clears the checkpoints away
+    if config.process_index == 0:
+        after = dict(model.named_parameters()) if state is None else state
+        _check_learnt(before, after, trainer)
+    return checkpoint is not None, state
+
+
+def _features(model: SpeechLM, config: Config) -> FeatureStore | None:
+    """The features of the sound; None where none goes in, or their folder is not given."""
     if config.n_gpu > 1:
         raise UserError(
             f"{config.n_gpu} GPUs are visible to one process: start it with `accelerate launch` (configs/accelerate), or "
             "let it see one GPU (CUDA_VISIBLE_DEVICES=0)"
         )
-    if config.copies and not model.task.has_audio:
-        raise UserError("copies: no sound goes into this task, so there are no perturbed copies of it")
-    features = None
-    if model.task.has_audio and config.features:
-        features = FeatureStore(config.features, model.model_config.encoder_identity(model.encoder_sha256))
+    if config.augmentations and not model.task.has_audio:
+        raise UserError("augmentations: no sound goes into this task")
+    if not model.task.has_audio or not config.features:
+        return None
+    return FeatureStore(config.features, model.model_config.encoder_identity(model.encoder_sha256))
+
+
+def _rows(model: SpeechLM, features: FeatureStore | None, config: Config) -> list[Row]:
+    """The rows to learn from, with the votes to learn."""
+    say = log.info if config.process_index == 0 else log.debug
     if config.attribute_weight and config.per_device_train_batch_size < 2:
         raise UserError("attribute_weight: concordance is between rows; use a per_device_train_batch_size of 2 or more")
     rows = training_rows(read_manifest(str(config.manifest)), model)
@@ -139,101 +216,52 @@ def _fit(model: SpeechLM, config: ShalaConfig) -> tuple[bool, dict[str, Any] | N
         features.check(rows)
         if config.skip_bad:
             every, rows = len(rows), [row for row in rows if row.id in features]
-            say(f"{every - len(rows)} of {every} rows are left out, because there are no features of their sound")
+            say("%d of %d rows are left out, because there are no features of their sound", every - len(rows), every)
             if not rows:
                 raise UserError(f"features: {config.features} has none of any training row")
-        if config.copies and not any(features.copies(row.id, config.copies) for row in rows if row.id in features):
+        made = config.augmentations and any(
+            features.augmentations(row.id, config.augmentations) for row in rows if row.id in features
+        )
+        if config.augmentations and not made:
             raise UserError(
-                f"copies: {config.features} has no perturbed copies; `shala-audio features --copies` makes them"
+                f"augmentations: {config.features} has none; `shala-audio features --augmentations` makes them"
             )
-        if config.copies and config.dataloader_num_workers:
+        if config.augmentations and config.dataloader_num_workers:
             raise UserError(
-                "copies: the data loader's workers cannot know which pass it is; leave dataloader_num_workers at 0"
+                "augmentations: the data loader's workers cannot know which pass it is; leave dataloader_num_workers at 0"
             )
     if config.target == "hard":
         every, rows = len(rows), hard_rows(rows, model.task.label_names)
-        say(f"{every - len(rows)} of {every} rows without a plurality label are left out")
+        say("%d of %d rows without a plurality label are left out", every - len(rows), every)
         if not rows:
             raise UserError("target: no train row has a plurality label")
-    dataset = build_dataset(rows, model, features)
-    batcher = Batcher(model, features, config.copies)
-    if model.readout == "verbalized":
-        config.max_completion_length = longest_answer(model)  # no longer answer can be valid
-    mine = fingerprint(config, model, features, rows)
-    if config.process_index == 0:
-        clear_removed(Path(str(config.output_dir)))
-    checkpoint = to_go_on_from(config, mine)
-    if config.resume and config.save_strategy == "no":
-        say("save_strategy is no: an interrupted run will begin anew; with steps and save_steps it goes on")
-    if config.resume and checkpoint is None and is_finished(Path(str(config.output_dir)), mine):
-        return None
-    supervised = METHODS[config.method].loss == "supervised"
-    if supervised and not config.init and features is not None and config.ear_epochs and checkpoint is None:
-        model.to(config.device)  # no trainer has moved it yet
-        losses = warm_up_ear(model, dataset, batcher, config)  # a small part of the work: each process does all of it
-        say(f"ear: loss {losses[0]:.3f} in the first pass, {losses[-1]:.3f} in the last")
-    trainer: Any
-    if supervised:
-        trainer = WarmStartTrainer(model, batcher, args=config, train_dataset=dataset)
-    else:
-        weights = AmbiguityWeights(vote_counts(rows, model.task.label_names), config.ambiguity_settings())
-        trainer = ShalaTrainer(model, config, dataset, batcher, weights)
-        if idle := int((weights.all(0) == 0).sum()):
-            say(f"ambiguity: {idle} of {len(rows)} rows weigh 0 at first, so nothing is learnt from them")
-        together = 1 if trainer.one_pass else sampled_prompts(config)
-        if left := len(rows) % together:
-            say(f"{left} of {len(rows)} rows, others each time, are left out of a pass: {together} go together")
-        if config.ambiguity == "dynamic" and checkpoint is None:
-            say(f"dynamic weights: first, what the model says of all {len(rows)} training rows")
-            weights.begin(_gaps(model, rows, features, config))
-    out = Path(str(config.output_dir))
-    if config.process_index == 0:
-        if checkpoint is None:
-            (out / "training.json").unlink(missing_ok=True)  # which says that an earlier run is finished
-            remove_folder(out / UNFINISHED)
-            write_json(out / "run.json", mine)
-        trainer.add_callback(JsonLog(out / "log.jsonl", step_of(checkpoint)))
-        if config.watch_dev and not trainer.is_fsdp_enabled and not trainer.is_deepspeed_enabled:
-            dev = read_manifest(str(config.manifest), "dev")
-            watch = DevWatch(trainer, model, dev, features, config.watch_dev, out, step_of(checkpoint))
-            trainer.add_callback(watch)
-    spread = trainer.is_fsdp_enabled or trainer.is_deepspeed_enabled
-    # Under FSDP and DeepSpeed gradients are spread; under fp16 they overflow now and then, and such steps are left out.
-    silent = None if supervised else lambda: trainer.nothing_to_learn
-    trainer.add_callback(Guard(model, gradients=not spread and not config.fp16, silent=silent))
-    before = {name: p.detach().clone() for name, p in model.named_parameters() if p.requires_grad}
-    trainer.train(resume_from_checkpoint=checkpoint)
-    state = None
-    if spread:
-        state = trainer.accelerator.get_state_dict(
-            trainer.model_wrapped
-        )  # gathered by all, for the first process to keep
-    trainer.accelerator.wait_for_everyone()  # before the first process clears the checkpoints away
-    after = dict(model.named_parameters()) if state is None else state
-    main = config.process_index == 0  # which alone has gathered them
-    if main and (wrong := [name for name in before if not bool(torch.isfinite(after[name]).all())]):
-        raise Stopped(f"parameter {wrong[0]} is not a number after the last step; use a lower learning_rate")
-    if main and all(torch.equal(after[name].to(value), value) for name, value in before.items()):
+    return rows
+
+
+def _check_learnt(before: dict[str, Any], after: Mapping[str, Any], trainer: SpeechTrainer) -> None:
+    """Refuse to write a model that has learnt nothing, or whose parameters are NaN."""
+    if wrong := [name for name in before if not bool(torch.isfinite(after[name]).all())]:
+        raise Stopped(f"parameter {wrong[0]} is NaN or infinite after the last step; use a lower learning_rate")
+    if all(torch.equal(after[name].to(value), value) for name, value in before.items()):
         if trainer.state.global_step == 1 and trainer.args.get_warmup_steps(1):
             raise Stopped(
                 "one step alone has a learning rate of 0; take more (max_steps, passes or rows), or warmup_steps 0"
             )
-        raise Stopped("training changed no parameter: no batch taught anything, or no gradient reached ear and adapter")
-    return checkpoint is not None, state
+        raise Stopped(
+            "training changed no parameter: no batch taught anything, or no gradient reached the trained parts"
+        )
 
 
-def _gaps(model: SpeechLM, rows: Sequence[Row], features: FeatureStore | None, config: ShalaConfig) -> Floats:
-    """(rows,) 1 - r of what the model says before its training; each process asks it about its share of the rows.
+def _losses(model: SpeechLM, rows: Sequence[Row], features: FeatureStore | None, config: Config) -> Floats:
+    """(rows,) 1 - reward of what the model predicts before its training; each process predicts its share of the rows.
 
-    r is the reward that sampled answers earn, so that dynamic weights go on in the unit they began in; with `label_token`
-    it is 1 - jsd, whatever the loss. What does not parse counts as uniform here, as in any prediction.
+    The reward is that of drawn answers, so that dynamic weights continue in the unit they began in; of the direct
+    objective it is 1 - jsd. What does not parse counts as uniform here, as in any prediction.
     """
-    mine = rows[config.process_index :: config.world_size]
-    found = dict(gather_object(list(Predictor(model, str(config.device)).predict_rows(mine, features))))
+    local = rows[config.process_index :: config.world_size]
+    found = dict(gather_object(list(Predictor(model, str(config.device)).predict_rows(local, features))))
     model.train()
-    names = model.task.label_names
-    human, stated = human_distributions(rows, names), np.stack([found[row.id].probs for row in rows])
-    if model.readout == "label_token" or config.reward == "jsd":
-        return jsd(human, stated)
-    answers = [write_answer(answer, names) for answer in stated.tolist()]
-    return 1 - np.array(REWARDS[config.reward](names)(completions=answers, human=human.tolist()))
+    human = human_distributions(rows, model.task.label_names)
+    predicted = np.stack([found[row.id].probs for row in rows])
+    reward = config.reward if isinstance(config, GrpoConfig) else "jsd"
+    return 1 - earned(reward, human, predicted, 0.0)

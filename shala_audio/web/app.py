@@ -12,13 +12,13 @@ from fastapi import FastAPI, File, Form, HTTPException, Query, Request, UploadFi
 from fastapi.responses import FileResponse
 from starlette.middleware.trustedhost import TrustedHostMiddleware
 
-from shala_audio.audio.sound import SAMPLE_RATE, Samples, read_sound
+from shala_audio.audio.io import SAMPLE_RATE, Samples, read_sound
 from shala_audio.distribution import Floats
 from shala_audio.errors import UserError
-from shala_audio.evaluation.score import ONE_LABEL_EACH
-from shala_audio.files import has_half_characters, read_json
+from shala_audio.evaluation.score import ONE_LABEL_EACH, read_score
 from shala_audio.inference.neighbours import Neighbours
 from shala_audio.inference.predictor import Predictor
+from shala_audio.io import has_half_characters
 from shala_audio.web import schema
 from shala_audio.web.limits import BodyLimit, Headers, Turns
 
@@ -50,12 +50,13 @@ class Served:
         folder = predictor.folder
         self.neighbours = Neighbours.load(folder) if folder and neighbours else None
         self.entropies: Floats | None = self.neighbours.entropies() if self.neighbours else None
-        score = read_json(folder / "score.json") if folder and (folder / "score.json").is_file() else {}
+        score = read_score(folder / "score.json") if folder and (folder / "score.json").is_file() else {}
         self.trust = None
         if "jsd" in score:
-            bound = score.get("ceiling", {})  # but not where raters who name one label each stand for raters of several
-            ceiling = None if bound.get("kind") == ONE_LABEL_EACH else bound.get("jsd")
-            self.trust = schema.Trust(model=score["jsd"]["value"], another_panel=ceiling["value"] if ceiling else None)
+            # Not where raters who name one label each stand for raters of several.
+            bound = score.get("agreement_bound", {})
+            panel = None if bound.get("kind") == ONE_LABEL_EACH else bound.get("jsd")
+            self.trust = schema.Trust(model=score["jsd"]["value"], another_panel=panel["value"] if panel else None)
 
     def describe(self) -> schema.Task:
         people = None

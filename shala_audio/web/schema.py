@@ -19,7 +19,7 @@ class Trust(BaseModel):
     """Mean Jensen-Shannon distances (base 2) to the raters on items that the model had not learnt from."""
 
     model: float
-    another_panel: float | None = Field(description="of as many other people, at least: the human ceiling")
+    another_panel: float | None = Field(description="of as many other people, at least: the human agreement bound")
 
 
 class Task(BaseModel):

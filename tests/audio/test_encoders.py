@@ -8,7 +8,7 @@ from transformers.models.whisper.modeling_whisper import WhisperEncoder
 
 from shala_audio.audio.encoders import AudioEncoder, load_encoder
 from shala_audio.errors import UserError
-from shala_audio.models.sources import is_pulled, model_folder
+from shala_audio.models.pretrained import is_pulled, model_folder
 from tests.tiny import make_tiny_wave_encoder
 
 WAVE = [(kind, norm) for kind in ("wav2vec2", "hubert", "wavlm") for norm in ("group", "layer")]

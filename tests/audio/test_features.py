@@ -12,14 +12,13 @@ import soundfile
 import torch
 import typer
 
-from shala_audio.audio import encoding as module
+from shala_audio.audio import features as module
 from shala_audio.audio.augment import mask_features, perturb
 from shala_audio.audio.encoders import load_encoder
-from shala_audio.audio.encoding import write_features
-from shala_audio.audio.features import FeatureStore, copy_id
+from shala_audio.audio.features import FeatureStore, augmented_id, write_features
 from shala_audio.cli.features import _in_processes
-from shala_audio.data.rows import Audio, Row, write_manifest
 from shala_audio.errors import UserError
+from shala_audio.manifest import Audio, Row, write_manifest
 from tests.audio.broken import BROKEN, voice
 
 ENCODER = {"encoder": "tiny", "layers": [1, 2], "trim_db": None, "weights": ""}
@@ -64,16 +63,16 @@ def test_a_file_that_was_moved_keeps_its_features(tmp_path, tiny_encoder):
     rows = make_rows(tmp_path, 2)
     encoder = load_encoder(str(tiny_encoder), [1, 2])
     out = tmp_path / "features"
-    write_features(rows, tmp_path, encoder, ENCODER, out, copies=1)
+    write_features(rows, tmp_path, encoder, ENCODER, out, augmentations=1)
     (tmp_path / "1.wav").rename(tmp_path / "one.wav")
     rows[1] = replace(rows[1], audio=Audio("one.wav"))
     with pytest.raises(UserError, match="row 1 is of other sound now"):
         FeatureStore(out).check(rows)
-    done = write_features(rows, tmp_path, encoder, ENCODER, out, copies=1)
+    done = write_features(rows, tmp_path, encoder, ENCODER, out, augmentations=1)
     assert (done.new, done.old) == (0, 4)
     store = FeatureStore(out)
     store.check(rows)
-    assert store["row 1"].shape[1] == store.frames("row 1") and store.copies("row 1", 1)
+    assert store["row 1"].shape[1] == store.frames("row 1") and store.augmentations("row 1", 1)
 
 
 def test_shards_are_bounded_in_bytes_and_files_read_once(tmp_path, tiny_encoder, monkeypatch):
@@ -159,17 +158,17 @@ def test_copies_of_training_rows_sound_different(tmp_path, tiny_encoder):
     rows[1] = replace(rows[1], split="test")
     encoder = load_encoder(str(tiny_encoder), [1, 2])
     out = tmp_path / "features"
-    assert write_features(rows, tmp_path, encoder, ENCODER, out, copies=2).new == 4
+    assert write_features(rows, tmp_path, encoder, ENCODER, out, augmentations=2).new == 4
     store = FeatureStore(out)
-    assert [len(store.copies(row.id, 2)) for row in rows] == [2, 0]
-    assert store.copies("row 0", 1) == [copy_id("row 0", 1)]
-    slow, fast = (store.frames(copy_id("row 0", copy)) for copy in (1, 2))
+    assert [len(store.augmentations(row.id, 2)) for row in rows] == [2, 0]
+    assert store.augmentations("row 0", 1) == [augmented_id("row 0", 1)]
+    slow, fast = (store.frames(augmented_id("row 0", copy)) for copy in (1, 2))
     assert slow > store.frames("row 0") > fast
-    assert write_features(rows, tmp_path, encoder, ENCODER, out, copies=2).new == 0
-    assert write_features(rows, tmp_path, encoder, ENCODER, out, copies=2, seed=1).new == 2
+    assert write_features(rows, tmp_path, encoder, ENCODER, out, augmentations=2).new == 0
+    assert write_features(rows, tmp_path, encoder, ENCODER, out, augmentations=2, seed=1).new == 2
     soundfile.write(tmp_path / "0.wav", voice(0.4), 16_000)
     assert write_features(rows, tmp_path, encoder, ENCODER, out).new == 1
-    assert FeatureStore(out).copies("row 0", 2) == [], "copies of sound that is no longer there are not heard"
+    assert FeatureStore(out).augmentations("row 0", 2) == [], "copies of sound that is no longer there are not heard"
 
 
 def test_a_clip_that_turned_bad_is_taken_back(tmp_path, tiny_encoder):
@@ -189,10 +188,12 @@ def test_copies_that_do_not_fit_are_counted_and_the_clip_kept(tmp_path, tiny_enc
     for name, seconds in (("0.wav", 29.0), ("1.wav", 0.026)):
         soundfile.write(tmp_path / name, voice(seconds), 16_000)
     rows = [Row(f"row {index}", "t", "train", audio=Audio(f"{index}.wav")) for index in range(2)]
-    done = write_features(rows, tmp_path, load_encoder(str(tiny_encoder), [1, 2]), ENCODER, tmp_path / "f", copies=2)
+    done = write_features(
+        rows, tmp_path, load_encoder(str(tiny_encoder), [1, 2]), ENCODER, tmp_path / "f", augmentations=2
+    )
     assert (done.new, done.unfit, done.bad) == (4, 2, {})
     store = FeatureStore(tmp_path / "f")
-    assert [store.copies(row.id, 2) for row in rows] == [[copy_id("row 0", 2)], [copy_id("row 1", 1)]]
+    assert [store.augmentations(row.id, 2) for row in rows] == [[augmented_id("row 0", 2)], [augmented_id("row 1", 1)]]
 
 
 @pytest.mark.parametrize("copy", [1, 2, 3])

@@ -18,11 +18,11 @@ import torch
 from typer.testing import CliRunner
 
 from shala_audio.cli import doctor, main
-from shala_audio.cli.main import app
-from shala_audio.data.rows import Audio, Row, read_manifest, write_manifest
+from shala_audio.cli.main import OLD_NAMES, app
 from shala_audio.errors import UserError
-from shala_audio.files import write_json
-from shala_audio.tasks import Attribute, load_task
+from shala_audio.io import write_json
+from shala_audio.manifest import Audio, Row, read_manifest, write_manifest
+from shala_audio.task import Attribute, load_task
 from tests.audio.broken import BROKEN, ODD
 from tests.tiny import tiny_model
 
@@ -137,10 +137,10 @@ def test_wrong_requests_are_users_errors(arguments, message):
 
 
 def test_the_process_exits_with_two_and_one_line(tmp_path):
-    done = run("score", tmp_path / "p.jsonl", tmp_path / "m.jsonl")
+    done = run("evaluate", "score", tmp_path / "p.jsonl", tmp_path / "m.jsonl")
     assert done.returncode == 2
     assert done.stderr.strip().splitlines() == [
-        f"shala-audio: error: {tmp_path / 'm.jsonl'}: no such manifest; `shala-audio prepare` makes one"
+        f"shala-audio: error: {tmp_path / 'm.jsonl'}: no such manifest; `shala-audio data prepare` makes one"
     ]
     assert run("no-such-command").returncode == 2
 
@@ -192,16 +192,16 @@ def test_a_gpu_that_is_too_small_is_one_line(monkeypatch, capsys):
 def test_prepare_validate_and_models_list(tmp_path, monkeypatch):
     monkeypatch.setenv("SHALA_CACHE", str(tmp_path / "cache"))
     assert "not pulled" in invoke("models", "list").replace("\n", " ")
-    manifest = invoke("prepare", "mini", "--out", tmp_path, "--max-rows", 24).strip().splitlines()[-1]
-    assert "24 rows, 0 faults" in invoke("validate", manifest, "--audio-root", tmp_path)
+    manifest = invoke("data", "prepare", "mini", "--out", tmp_path, "--max-rows", 24).strip().splitlines()[-1]
+    assert "24 rows, 0 faults" in invoke("data", "validate", manifest, "--audio-root", tmp_path)
     (tmp_path / "audio" / "mini_00003.wav").write_bytes(b"")
     lines = Path(manifest).read_text().splitlines()
     Path(manifest).write_text("\n".join([*lines, lines[0], "{"]))
-    result = CliRunner().invoke(app, ["validate", manifest, "--audio-root", str(tmp_path)])
+    result = CliRunner().invoke(app, ["data", "validate", manifest, "--audio-root", str(tmp_path)])
     assert result.exit_code == 2 and "3 faults" in result.stdout
     good = tmp_path / "good.jsonl"
-    assert "23 rows; 3 left out" in invoke("validate", manifest, "--audio-root", tmp_path, "--good", good)
-    assert "23 rows, 0 faults" in invoke("validate", good, "--audio-root", tmp_path)
+    assert "23 rows; 3 left out" in invoke("data", "validate", manifest, "--audio-root", tmp_path, "--good", good)
+    assert "23 rows, 0 faults" in invoke("data", "validate", good, "--audio-root", tmp_path)
 
 
 def test_validate_names_every_broken_file(tmp_path):
@@ -241,21 +241,25 @@ def test_predict_names_the_broken_file(experiment, tmp_path, name):
 
 
 def test_baseline_score_report(tmp_path):
-    invoke("prepare", "mini_text", "--out", tmp_path, "--max-rows", 60)
+    invoke("data", "prepare", "mini_text", "--out", tmp_path, "--max-rows", 60)
     manifest, system = tmp_path / "manifest.jsonl", tmp_path / "prior"
-    invoke("baseline", "prior", manifest, "--out", system / "predictions.jsonl")
-    invoke("score", system / "predictions.jsonl", manifest, "--out", system / "score.json")
+    invoke("evaluate", "baseline", "prior", manifest, "--out", system / "predictions.jsonl")
+    invoke("evaluate", "score", system / "predictions.jsonl", manifest, "--out", system / "score.json")
     result = json.loads((system / "score.json").read_text())
-    assert result["jsd"] == result["prior"]["jsd"] and result["ceiling"]["jsd"]["value"] < result["jsd"]["value"]
-    invoke("report", system, "--data", tmp_path, "--out", tmp_path / "R.md")
+    assert (
+        result["jsd"] == result["prior"]["jsd"] and result["agreement_bound"]["jsd"]["value"] < result["jsd"]["value"]
+    )
+    invoke("evaluate", "report", system, "--data", tmp_path, "--out", tmp_path / "R.md")
     text = (tmp_path / "R.md").read_text()
-    assert "| constant prior |" in text and "ceiling" in text and "Synthetic" in text and str(tmp_path) not in text
+    assert (
+        "| constant prior |" in text and "agreement bound" in text and "Synthetic" in text and str(tmp_path) not in text
+    )
     assert (tmp_path / "R_jsd.png").stat().st_size > 1000
 
 
 def test_calibrate_and_compare(tmp_path):
     """On predictions that are too sure of themselves; the raters' number is large enough to see it."""
-    invoke("prepare", "mini_text", "--out", tmp_path, "--max-rows", 200)
+    invoke("data", "prepare", "mini_text", "--out", tmp_path, "--max-rows", 200)
     manifest = tmp_path / "manifest.jsonl"
     rows = read_manifest(manifest)
     for split in ("dev", "test"):
@@ -270,22 +274,22 @@ def test_calibrate_and_compare(tmp_path):
     for kind, better in (("temperature", "T.jsonl"), ("temperature_jsd", "T.csv"), ("dirichlet", "matrix.jsonl")):
         better = tmp_path / better
         options = ("--kind", kind, "--apply", test, "--out", better)
-        assert "fitted on" in invoke("calibrate", tmp_path, tmp_path / "dev.jsonl", manifest, *options)
+        assert "fitted on" in invoke("evaluate", "calibrate", tmp_path, tmp_path / "dev.jsonl", manifest, *options)
         assert (tmp_path / f"calibration_{kind}.json").is_file()
-        table = invoke("compare", better, test, manifest)
+        table = invoke("evaluate", "compare", better, test, manifest)
         assert "jsd" in table and "-0." in table, "the calibrated ones are closer"
     with pytest.raises(UserError, match="fitted on dev alone"):
-        invoke("calibrate", tmp_path, test, manifest)
+        invoke("evaluate", "calibrate", tmp_path, test, manifest)
     with pytest.raises(UserError, match="no such folder"):
-        invoke("calibrate", tmp_path / "nowhere", tmp_path / "dev.jsonl", manifest)
+        invoke("evaluate", "calibrate", tmp_path / "nowhere", tmp_path / "dev.jsonl", manifest)
     with pytest.raises(UserError, match="--task crema_d: has other labels"):
-        invoke("calibrate", tmp_path, tmp_path / "dev.jsonl", manifest, "--task", "crema_d")
+        invoke("evaluate", "calibrate", tmp_path, tmp_path / "dev.jsonl", manifest, "--task", "crema_d")
 
 
 def test_attributes_go_along_with_what_is_calibrated(tmp_path):
     task = replace(load_task("mini_text"), attributes=(Attribute("arousal", 1.0, 7.0),))
     write_json(tmp_path / "shala.json", {"task": task.to_dict()})
-    invoke("prepare", "mini_text", "--out", tmp_path, "--max-rows", 200)
+    invoke("data", "prepare", "mini_text", "--out", tmp_path, "--max-rows", 200)
     manifest = tmp_path / "manifest.jsonl"
     for split in ("dev", "test"):
         with open(tmp_path / f"{split}.jsonl", "w") as file:
@@ -293,7 +297,7 @@ def test_attributes_go_along_with_what_is_calibrated(tmp_path):
                 stated = {"attributes": {"arousal": number / 10}} if number else {}
                 file.write(json.dumps({"id": row.id, "probs": row.extra["true"], **stated}) + "\n")
     options = ("--apply", tmp_path / "test.jsonl", "--out", tmp_path / "T.jsonl")
-    invoke("calibrate", tmp_path, tmp_path / "dev.jsonl", manifest, *options)
+    invoke("evaluate", "calibrate", tmp_path, tmp_path / "dev.jsonl", manifest, *options)
     found = [json.loads(line).get("attributes", {}) for line in (tmp_path / "T.jsonl").read_text().splitlines()]
     assert found[0] == {} and [one["arousal"] for one in found[1:]] == [n / 10 for n in range(1, len(found))]
 
@@ -304,7 +308,7 @@ def test_attributes_go_along_with_what_is_calibrated(tmp_path):
         (("predict", "nowhere", "a.wav", "--split", "test"), "--split: of a manifest"),
         (("predict", "nowhere", "a.wav", "--features", "f"), "--features: of a manifest"),
         (("prepare", "crema_d", "--part", "mnli", "--source", ".", "--out", "o"), "--part: of chaosnli alone"),
-        (("baseline", "prior", "m.jsonl", "--features", "f", "--out", "o/p.jsonl"), "--features: the constant prior"),
+        (("baseline", "prior", "m.jsonl", "--features", "f", "--out", "o/p.jsonl"), "--features: no part in"),
     ],
 )
 def test_options_that_would_not_be_read_are_refused(tmp_path, monkeypatch, given, says):
@@ -315,15 +319,15 @@ def test_options_that_would_not_be_read_are_refused(tmp_path, monkeypatch, given
 
 
 def test_a_baseline_is_sharpened_and_reported_apart(tmp_path):
-    invoke("prepare", "mini_text", "--out", tmp_path, "--max-rows", 200)
+    invoke("data", "prepare", "mini_text", "--out", tmp_path, "--max-rows", 200)
     manifest, system = tmp_path / "manifest.jsonl", tmp_path / "prior"
     test, better = system / "predictions.jsonl", system / "predictions_temperature_jsd.jsonl"
-    invoke("baseline", "prior", manifest, "--out", test)
+    invoke("evaluate", "baseline", "prior", manifest, "--out", test)
     options = ("--kind", "temperature_jsd", "--apply", test, "--out", better)
-    invoke("calibrate", system, system / "predictions_dev.jsonl", manifest, *options)
+    invoke("evaluate", "calibrate", system, system / "predictions_dev.jsonl", manifest, *options)
     for predictions, score in ((test, "score.json"), (better, "score_temperature_jsd.json")):
-        invoke("score", predictions, manifest, "--out", system / score)
-    invoke("report", system, "--out", tmp_path / "R.md")
+        invoke("evaluate", "score", predictions, manifest, "--out", system / score)
+    invoke("evaluate", "report", system, "--out", tmp_path / "R.md")
     _, *rest = (tmp_path / "R.md").read_text().split("| system |")
     tables = [part.split("\n\n")[0] for part in rest]
     assert ["temperature_jsd" in table for table in tables] == [False, False, True]
@@ -334,12 +338,12 @@ def test_a_baseline_is_sharpened_and_reported_apart(tmp_path):
 
 def test_train_help_lists_the_methods():
     output = invoke("train", "--help")
-    assert "shala_dynamic" in output and "grpo_majority     GRPO" in output and "(label_token)" in output
+    assert "shala_dynamic" in output and "grpo_majority     GRPO" in output
 
 
 def test_train_by_yaml_and_flags(tiny_lm, tmp_path):
     """Text, warm start then SHALA then predict, all through the command line."""
-    invoke("prepare", "mini_text", "--out", tmp_path, "--max-rows", 40)
+    invoke("data", "prepare", "mini_text", "--out", tmp_path, "--max-rows", 40)
     model = tmp_path / "model.yaml"
     model.write_text(f"lm: {tiny_lm}\nlora_r: 4\nsystem_prompt: ''\n")
     settings = tmp_path / "warm.yaml"
@@ -358,7 +362,7 @@ def test_train_by_yaml_and_flags(tiny_lm, tmp_path):
     assert log[-1]["step"] == 2
     out = tmp_path / "p.jsonl"
     invoke("predict", tmp_path / "shala", manifest[1], "--split", "test", "--format", "jsonl", "--out", out)
-    assert invoke("score", out, manifest[1]).startswith("{")
+    assert invoke("evaluate", "score", out, manifest[1]).startswith("{")
     settings.write_text("learning_rates: 3\n")
     with pytest.raises(UserError, match=r"warm.yaml.*learning_rates"):
         invoke("train", "--config", settings, "--output_dir", tmp_path / "x")
@@ -368,7 +372,8 @@ def test_every_command_shows_an_example():
     from typer.main import get_command
 
     commands = dict(get_command(app).commands)
-    commands |= {f"models {name}": command for name, command in commands.pop("models").commands.items()}
+    for group in ("data", "evaluate", "models", "recipe"):
+        commands |= {f"{group} {name}": command for name, command in commands.pop(group).commands.items()}
     for name, command in commands.items():
         text = invoke("train", "--help") if name == "train" else command.help
         assert f"shala-audio {name}" in text, name
@@ -389,8 +394,8 @@ def test_every_command_shows_an_example():
             "method shala_dynamic means ambiguity dynamic",
         ),
         (
-            ("train", "--method", "shala_unweighted", "--ambiguity_sampling", "true", "--output_dir", "x"),
-            "--ambiguity_sampling True: method shala_unweighted means ambiguity_sampling False",
+            ("train", "--method", "grpo_jsd", "--reward", "brier", "--output_dir", "x"),
+            "--reward brier: method grpo_jsd means reward jsd",
         ),
         (("baseline", "liner", "x", "--out", "y"), "did you mean linear?"),
     ],
@@ -399,3 +404,10 @@ def test_a_wrong_word_is_answered_with_the_nearest_right_one(command, says):
     with pytest.raises(UserError) as error:
         invoke(*command)
     assert says in str(error.value)
+
+
+def test_old_names_of_commands_work_and_say_their_new_ones(tmp_path):
+    result = CliRunner().invoke(app, ["prepare", "mini_text", "--out", str(tmp_path), "--max-rows", "20"])
+    assert result.exit_code == 0 and "`shala-audio prepare` is now `shala-audio data prepare`" in result.stderr
+    assert set(OLD_NAMES) == {"prepare", "votes", "validate", "convert", "score", "compare", "calibrate", "report",
+                              "baseline", "choose", "pool", "merge", "push", "neighbours", "new-recipe"}  # fmt: skip

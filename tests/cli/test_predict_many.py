@@ -13,9 +13,9 @@ from typer.testing import CliRunner
 
 from shala_audio.cli.main import app
 from shala_audio.cli.resuming import Progress
-from shala_audio.data.rows import Row, write_manifest
 from shala_audio.errors import UserError
 from shala_audio.inference.predictor import Predictor
+from shala_audio.manifest import Row, write_manifest
 from tests.cli.test_cli import invoke
 from tests.tiny import tiny_model
 from tests.training.test_processes import launch
@@ -54,13 +54,13 @@ def test_jobs_share_a_manifest_and_their_parts_are_merged(texts, alone, tmp_path
         options = ("--split", "test", "--format", "jsonl", "--shard", f"{number}/3", "--batch-size", 4, "--out", part)
         invoke("predict", texts / "model", texts / "m.jsonl", *options)
     with pytest.raises(UserError, match="14 rows are not predicted"):
-        invoke("merge", *parts[1:], *given)
+        invoke("evaluate", "merge", *parts[1:], *given)
     with pytest.raises(UserError, match="predicted twice"):
-        invoke("merge", *parts, parts[0], *given)
+        invoke("evaluate", "merge", *parts, parts[0], *given)
     with pytest.raises(UserError, match="no such file"):
-        invoke("merge", tmp_path / "none.jsonl", *given)
+        invoke("evaluate", "merge", tmp_path / "none.jsonl", *given)
     assert not (tmp_path / "all.jsonl").exists()
-    invoke("merge", *parts, *given)
+    invoke("evaluate", "merge", *parts, *given)
     for name, probs in probabilities(tmp_path / "all.jsonl").items():
         assert probs == pytest.approx(alone[name], abs=1e-5)
 

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from shala_audio.evaluation.results import Run, System
+from shala_audio.evaluation.runs import Run, System
 
 
 def system(name: str, *scores: Mapping[str, Any]) -> System:

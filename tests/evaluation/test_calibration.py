@@ -9,7 +9,7 @@ from shala_audio.distribution import jsd
 from shala_audio.errors import UserError
 from shala_audio.evaluation import calibration
 from shala_audio.evaluation.calibration import Calibration, fit, load_calibration
-from shala_audio.files import write_json
+from shala_audio.io import write_json
 
 LABELS = ("a", "b", "c")
 

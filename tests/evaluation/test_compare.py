@@ -7,9 +7,10 @@ import pytest
 from scipy.spatial.distance import jensenshannon
 from scipy.stats import permutation_test, ttest_1samp
 
-from shala_audio.data.rows import Row, write_manifest
 from shala_audio.errors import UserError
-from shala_audio.evaluation.compare import compare, paired_permutation, paired_test
+from shala_audio.evaluation.compare import compare
+from shala_audio.evaluation.stats import paired_permutation, paired_test
+from shala_audio.manifest import Row, write_manifest
 
 LABELS = ("entailment", "neutral", "contradiction")
 
@@ -43,7 +44,7 @@ def test_rows_of_one_speaker_are_flipped_together():
     exact = np.mean(np.abs(sums @ signs) >= abs(sums.sum()) - 1e-9)
     assert found.p == pytest.approx(exact), "of all 256 ways to flip them"
     few = paired_test(gaps[:120], speakers[:120].astype(str).tolist())
-    assert few.groups == 4 and not few.by_group and few.p == paired_permutation(gaps[:120])
+    assert few.groups == 4 and few.by_group and few.p >= 2 / 2**4, "four signs can show nothing"
 
 
 def test_intervals_of_few_groups_hold_what_they_promise():
@@ -64,7 +65,8 @@ def test_intervals_of_few_groups_hold_what_they_promise():
 def test_groups_of_other_sizes_give_the_mean_of_the_rows():
     gaps, groups = np.array([0.1] * 50 + [-0.2, -0.1, -0.3, -0.2, 0.0, -0.1]), ["a"] * 50 + list("bcdefg")
     found = paired_test(gaps, groups)
-    assert found.difference == pytest.approx(gaps.mean()) and found.low < 0 < found.high
+    assert found.difference == pytest.approx(gaps.mean())
+    assert found.low is None, "nearly all rows are of one group"
 
 
 def write(path, probs) -> None:

@@ -13,14 +13,13 @@ from sklearn.metrics import accuracy_score, balanced_accuracy_score, f1_score, r
 from typer.testing import CliRunner
 
 from shala_audio.cli.main import app
-from shala_audio.data.chaosnli import prepare
-from shala_audio.data.rows import Row, read_manifest, write_manifest
+from shala_audio.corpora.chaosnli import prepare
 from shala_audio.errors import UserError
-from shala_audio.evaluation.by_row import groups_of, row_key
-from shala_audio.evaluation.count_table import read_count_table
-from shala_audio.evaluation.results import table_rows
-from shala_audio.evaluation.score import score
-from shala_audio.files import read_json
+from shala_audio.evaluation.predictions import read_count_table
+from shala_audio.evaluation.runs import table_rows
+from shala_audio.evaluation.score import groups_of, row_key, score
+from shala_audio.io import read_json
+from shala_audio.manifest import Row, read_manifest, write_manifest
 from tests.evaluation.helpers import system
 
 LABELS = ("entailment", "neutral", "contradiction")
@@ -67,19 +66,29 @@ def test_rows_of_several_splits_are_not_mixed_unawares(tmp_path, manifest):
     assert test["n"] == 2 and test["jsd"]["value"] > whole["jsd"]["value"]
     assert sum(test["rows"]["jsd"].values()) / 2 == pytest.approx(test["jsd"]["value"], abs=1e-5)
     out = ["--out", str(tmp_path / "score.json")]
-    said = CliRunner().invoke(app, ["score", str(found), str(manifest), *out]).stderr
+    said = CliRunner().invoke(app, ["evaluate", "score", str(found), str(manifest), *out]).stderr
     assert "rows" not in read_json(tmp_path / "score.json"), "it tells of votes, and a score is published"
     assert read_json(tmp_path / "distances.json") == whole["rows"]
     assert "2 of train, 2 of test" in said and "--split test" in said
     assert (
         "several splits"
-        not in CliRunner().invoke(app, ["score", str(found), str(manifest), "--split", "test", *out]).stderr
+        not in CliRunner().invoke(app, ["evaluate", "score", str(found), str(manifest), "--split", "test", *out]).stderr
     )
     with pytest.raises(UserError, match="no predicted row of split dev"):
         score(found, manifest, split="dev")
-    both = ["compare", str(found), str(found), str(manifest), "--split", "test", "--out", str(tmp_path / "c.json")]
+    both = [
+        "evaluate",
+        "compare",
+        str(found),
+        str(found),
+        str(manifest),
+        "--split",
+        "test",
+        "--out",
+        str(tmp_path / "c.json"),
+    ]
     assert CliRunner().invoke(app, both).exit_code == 0 and read_json(tmp_path / "c.json")["n"] == 2
-    assert "2 of train, 2 of test" in CliRunner().invoke(app, both[:4]).stderr
+    assert "2 of train, 2 of test" in CliRunner().invoke(app, both[:5]).stderr
 
 
 def test_a_csv_of_another_system(tmp_path, manifest):
@@ -105,7 +114,9 @@ def test_votes_as_a_csv_need_no_manifest(tmp_path, manifest):
     assert list(rows[0]["jsd"].values()) == list(rows[1]["jsd"].values())
     assert len(set(rows[0]["group"].values())) == 1, "one speaker"
     (tmp_path / "p.csv").write_text("id,contradiction,neutral,entailment\nc,0,0.6,0.4\nd,0.8,0.2,0\n")
-    result = CliRunner().invoke(app, ["score", str(tmp_path / "p.csv"), str(tmp_path / "v.csv"), "--bootstrap", "0"])
+    result = CliRunner().invoke(
+        app, ["evaluate", "score", str(tmp_path / "p.csv"), str(tmp_path / "v.csv"), "--bootstrap", "0"]
+    )
     assert result.exit_code == 0 and json.loads(result.stdout)["jsd"]["value"] == pytest.approx(ours["jsd"]["value"])
 
 
@@ -156,15 +167,18 @@ def test_rows_of_one_speaker_or_premise_are_a_group(tmp_path):
 
 def test_the_ceiling_is_the_raters_own_agreement(tmp_path, manifest):
     result = score(predictions(tmp_path / "p.jsonl", c=[0.5, 0.5, 0], d=[0, 0.2, 0.8]), manifest)
-    assert result["ceiling"]["kind"] == "fresh sample of the raters" and result["ceiling"]["jsd"]["value"] > 0
+    assert (
+        result["agreement_bound"]["kind"] == "fresh sample of the raters"
+        and result["agreement_bound"]["jsd"]["value"] > 0
+    )
     assert result["split_half"]["n"] == 2
-    assert set(result["prior"]) - {"kl", "confusion", "reliability"} <= set(result["ceiling"]), "the same keys"
+    assert set(result["prior"]) - {"kl", "confusion", "reliability"} <= set(result["agreement_bound"]), "the same keys"
 
 
 def test_aggregated_labels_have_no_ceiling(tmp_path):
     write_manifest(tmp_path / "m.jsonl", [nli("a", "test", {"neutral": 1}, aggregated=True)])
     result = score(predictions(tmp_path / "p.jsonl", a=[0.2, 0.3, 0.5]), tmp_path / "m.jsonl")
-    assert "ceiling" not in result and "split_half" not in result
+    assert "agreement_bound" not in result and "split_half" not in result
 
 
 def test_the_ceiling_is_the_true_distribution(tmp_path):
@@ -172,7 +186,7 @@ def test_the_ceiling_is_the_true_distribution(tmp_path):
     rows = [nli("a", "test", {"entailment": 5, "neutral": 3, "contradiction": 2}, true=true)]
     write_manifest(tmp_path / "m.jsonl", rows)
     result = score(predictions(tmp_path / "p.jsonl", a=[0.2, 0.3, 0.5]), tmp_path / "m.jsonl")
-    assert result["ceiling"]["jsd"]["value"] == pytest.approx(0, abs=1e-6)
+    assert result["agreement_bound"]["jsd"]["value"] == pytest.approx(0, abs=1e-6)
 
 
 @pytest.mark.parametrize(
@@ -254,7 +268,7 @@ def test_predictions_that_are_not_ours(corpora, tmp_path, subset, model, seed):
         roc_auc_score(contested, scipy_entropy(predicted, axis=1)), abs=1e-4
     )
     agreed = 0.039 if subset == "snli" else 0.044  # of 100 raters with themselves
-    assert result["ceiling"]["jsd_nats"]["value"] == pytest.approx(agreed, abs=0.002)
+    assert result["agreement_bound"]["jsd_nats"]["value"] == pytest.approx(agreed, abs=0.002)
 
 
 def test_one_rater_alone_has_no_ceiling(tmp_path):
@@ -262,10 +276,10 @@ def test_one_rater_alone_has_no_ceiling(tmp_path):
     rows = [nli(f"r{index}", "test", {"neutral": 1}) for index in range(4)]
     write_manifest(tmp_path / "m.jsonl", rows)
     found = predictions(tmp_path / "p.jsonl", **{row.id: [0.2, 0.6, 0.2] for row in rows})
-    assert not {"ceiling", "split_half"} & set(score(found, tmp_path / "m.jsonl"))
+    assert not {"agreement_bound", "split_half"} & set(score(found, tmp_path / "m.jsonl"))
     write_manifest(tmp_path / "m.jsonl", [*rows[:3], nli("r3", "test", {"neutral": 3, "entailment": 2})])
     mixed = score(found, tmp_path / "m.jsonl")
-    assert mixed["n"] == 4 and mixed["ceiling"]["n"] == mixed["split_half"]["n"] == 1
+    assert mixed["n"] == 4 and mixed["agreement_bound"]["n"] == mixed["split_half"]["n"] == 1
 
 
 def test_rows_of_one_name_in_two_corpora_are_told_apart():

@@ -7,15 +7,15 @@ import pytest
 from typer.testing import CliRunner
 
 from shala_audio.cli.main import app
-from shala_audio.data.rows import Row, write_manifest
 from shala_audio.errors import UserError
-from shala_audio.evaluation.pool import pool_folds
-from shala_audio.evaluation.results import Run, find_runs, gather
-from shala_audio.evaluation.trainings import _choices
+from shala_audio.evaluation.cross_validation import pool_folds
+from shala_audio.evaluation.report import _choices
+from shala_audio.evaluation.runs import Run, find_runs, gather
 from shala_audio.evaluation.tuning import choose_run, without_choice
-from shala_audio.files import read_json, write_json
-from shala_audio.tasks import load_task
-from tests.evaluation.test_pool import make_folds
+from shala_audio.io import read_json, write_json
+from shala_audio.manifest import Row, write_manifest
+from shala_audio.task import load_task
+from tests.evaluation.test_cross_validation import make_folds
 
 LABELS = load_task("chaosnli").label_names
 # What a run says of every row, by its learning rate.
@@ -106,7 +106,15 @@ def test_nothing_but_an_earlier_model_is_replaced(tmp_path, manifest):
 
 def test_the_report_lists_what_was_tried(tmp_path, manifest):
     runs = [make_run(tmp_path / str(rate), rate) for rate in (0.1, 0.2)]
-    choose = ["choose", *map(str, runs), "--manifest", str(manifest), "--out", str(tmp_path / "exp" / "sft_soft")]
+    choose = [
+        "evaluate",
+        "choose",
+        *map(str, runs),
+        "--manifest",
+        str(manifest),
+        "--out",
+        str(tmp_path / "exp" / "sft_soft"),
+    ]
     done = CliRunner().invoke(app, choose, catch_exceptions=False)
     assert done.output.splitlines()[-1].endswith("sft_soft: learning_rate 0.2")
     training = read_json(tmp_path / "exp" / "sft_soft" / "training.json")

@@ -6,7 +6,7 @@ import soundfile
 
 import shala_audio
 from shala_audio.inference import default
-from shala_audio.models.sources import is_pulled
+from shala_audio.models.pretrained import is_pulled
 from tests.tiny import tiny_model
 
 

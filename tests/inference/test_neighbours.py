@@ -6,10 +6,10 @@ import soundfile
 from typer.testing import CliRunner
 
 from shala_audio.cli.main import app
-from shala_audio.data.rows import Audio, Row, write_manifest
 from shala_audio.errors import UserError
 from shala_audio.inference.neighbours import Neighbours, find_neighbours
 from shala_audio.inference.predictor import Predictor
+from shala_audio.manifest import Audio, Row, write_manifest
 from tests.tiny import tiny_model
 
 
@@ -89,7 +89,14 @@ def test_command_on_sound(tiny_lm, tiny_encoder, tmp_path):
         rows.append(Row(str(n), "tiny_speech", "train", audio=Audio(f"{n}.wav"), votes={"anger": 2}))
     write_manifest(tmp_path / "m.jsonl", rows)
     tiny_model(tiny_lm, tiny_encoder).save_pretrained(tmp_path / "model")
-    arguments = ["neighbours", str(tmp_path / "model"), str(tmp_path / "m.jsonl"), "--audio-root", str(tmp_path)]
+    arguments = [
+        "models",
+        "neighbours",
+        str(tmp_path / "model"),
+        str(tmp_path / "m.jsonl"),
+        "--audio-root",
+        str(tmp_path),
+    ]
     result = CliRunner().invoke(app, arguments, catch_exceptions=False)
     assert result.exit_code == 0
     predictor = Predictor.from_pretrained(tmp_path / "model", device="cpu")

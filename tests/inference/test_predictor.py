@@ -12,15 +12,13 @@ from peft.tuners.lora import LoraLayer
 
 import shala_audio
 from shala_audio.audio.encoders import load_encoder
-from shala_audio.audio.encoding import write_features
-from shala_audio.audio.features import FeatureStore
-from shala_audio.cli.inputs import ManifestRows
-from shala_audio.cli.predict import _manifest
-from shala_audio.data.rows import Audio, Row, write_manifest
+from shala_audio.audio.features import FeatureStore, write_features
+from shala_audio.cli.predict import ManifestRows, _manifest
 from shala_audio.errors import UserError
 from shala_audio.evaluation.calibration import Calibration
-from shala_audio.files import write_json
 from shala_audio.inference.predictor import BATCHES_HELD, Predictor
+from shala_audio.io import write_json
+from shala_audio.manifest import Audio, Row, write_manifest
 from tests.tiny import tiny_model
 
 
@@ -68,7 +66,7 @@ def test_a_path_an_open_file_and_an_array_are_the_same(speech, clips):
     assert model.predict((samples, rate)).probs == pytest.approx(expected, abs=1e-4)
 
 
-def test_long_sound_is_heard_to_its_end(speech):
+def test_long_sound_is_predict_partsd_to_its_end(speech):
     model = speech()
     rng = np.random.default_rng(0)
     first, second = (0.2 * rng.standard_normal(30 * 16_000), 0.2 * np.sin(np.arange(10 * 16_000) / 9))
@@ -80,8 +78,8 @@ def test_long_sound_is_heard_to_its_end(speech):
 def test_inputs_are_read_when_their_turn_comes(speech, clips, monkeypatch):
     model = speech(batch_size=2)
     order = []
-    hear = model._hear
-    monkeypatch.setattr(model, "_hear", lambda parts: order.append("heard") or hear(parts))
+    hear = model._predict_parts
+    monkeypatch.setattr(model, "_predict_parts", lambda parts: order.append("heard") or hear(parts))
 
     def reading():
         for index in range(3):
@@ -95,7 +93,7 @@ def test_inputs_are_read_when_their_turn_comes(speech, clips, monkeypatch):
         assert one.probs == pytest.approx(other.probs)
 
 
-def test_a_window_beyond_what_is_heard_at_once_is_refused_by_name(speech, clips):
+def test_a_window_beyond_what_is_predict_partsd_at_once_is_refused_by_name(speech, clips):
     with pytest.raises(UserError, match="window 60 s: 30 s at most"):
         speech().timeline(clips / "1.wav", window=60.0, hop=2.0)
 
@@ -150,7 +148,7 @@ def test_text(tiny_lm, tmp_path):
 
 def test_a_calibration_is_applied(speech, clips, tmp_path):
     plain = speech().predict(str(clips / "0.wav"))
-    with pytest.raises(UserError, match="shala-audio calibrate"):
+    with pytest.raises(UserError, match="shala-audio evaluate calibrate"):
         speech(calibration="temperature")
     with pytest.raises(UserError, match="use one of temperature, temperature_jsd, dirichlet"):
         speech(calibration="magic")
@@ -196,7 +194,9 @@ def test_rows_of_a_stream_are_held_a_few_at_a_time(tiny_lm, tmp_path):
     assert len(set(names)) == 200 and taken == 2 * BATCHES_HELD * 2
 
 
-def test_features_of_other_weights_than_the_model_hears_with_are_refused(speech, clips, tiny_encoder, tmp_path):
+def test_features_of_other_weights_than_the_model_predict_partss_with_are_refused(
+    speech, clips, tiny_encoder, tmp_path
+):
     """The encoder's name may stand for other weights here than where the model was trained."""
     rows = [Row(f"r{index}", "tiny_speech", "test", audio=Audio(f"{index}.wav")) for index in range(3)]
     write_manifest(tmp_path / "m.jsonl", rows)

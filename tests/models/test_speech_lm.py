@@ -7,13 +7,12 @@ import torch
 from transformers import AutoModelForCausalLM
 
 from shala_audio.errors import UserError
-from shala_audio.models.adapters import plain_parameters
 from shala_audio.models.config import load_model_config, model_config_from_dict
+from shala_audio.models.lora import plain_parameters
 from shala_audio.models.prompts import PromptBuilder
-from shala_audio.models.readouts.label_token import label_log_probs, label_tree
 from shala_audio.models.speech_lm import SpeechLM
-from shala_audio.tasks import AUDIO_TOKEN
-from tests.tiny import SPEECH_TASK, random_features, tiny_config, tiny_model
+from shala_audio.task import AUDIO_TOKEN
+from tests.tiny import SPEECH_TASK, label_log_probs, random_features, tiny_config, tiny_model
 
 
 def speech_batch(model: SpeechLM, frames: list[int]) -> dict:
@@ -22,12 +21,12 @@ def speech_batch(model: SpeechLM, frames: list[int]) -> dict:
     return builder.batch([builder.prompt({}, clip.shape[1]) for clip in features], features)
 
 
-def test_only_ear_and_adapter_are_trained(tiny_lm, tiny_encoder):
+def test_only_audio_adapter_and_lora_are_trained(tiny_lm, tiny_encoder):
     model = tiny_model(tiny_lm, tiny_encoder)
     names = model.trained_names()
-    assert any(".ear." in name for name in names) and any("lora_" in name for name in names)
-    assert all(".ear." in name or "lora_" in name for name in names)
-    assert all(".ear." in name for name in tiny_model(tiny_lm, tiny_encoder, lora_r=0).trained_names())
+    assert any(".audio_adapter." in name for name in names) and any("lora_" in name for name in names)
+    assert all(".audio_adapter." in name or "lora_" in name for name in names)
+    assert all(".audio_adapter." in name for name in tiny_model(tiny_lm, tiny_encoder, lora_r=0).trained_names())
 
 
 def test_a_clip_alone_equals_the_clip_in_a_padded_batch(tiny_lm, tiny_encoder):
@@ -37,10 +36,10 @@ def test_a_clip_alone_equals_the_clip_in_a_padded_batch(tiny_lm, tiny_encoder):
     features = random_features(3, frames)
     prompts = [builder.prompt({}, count) for count in frames]
     with torch.no_grad():
-        together = label_log_probs(model, label_tree(model), builder.batch(prompts, features))
+        together = label_log_probs(model, builder.batch(prompts, features))
         for index in range(3):
             batch = builder.batch([prompts[index]], [features[index]])
-            alone = label_log_probs(model, label_tree(model), batch)
+            alone = label_log_probs(model, batch)
             torch.testing.assert_close(together[index], alone[0], atol=1e-5, rtol=1e-5)
 
 
@@ -75,7 +74,7 @@ def test_a_place_without_sound_is_an_error(tiny_lm, tiny_encoder):
     batch = speech_batch(model, [9])
     with pytest.raises(ValueError, match="no sound was given"):
         model(input_ids=batch["input_ids"])
-    with pytest.raises(ValueError, match="places for sound"):
+    with pytest.raises(ValueError, match="placeholders for sound"):
         model(**batch | {"audio_lengths": torch.tensor([2])})
 
 
@@ -90,10 +89,9 @@ def test_save_and_load(tiny_lm, tiny_encoder, tmp_path, lora_r):
         "trained.safetensors",
     }
     loaded = SpeechLM.from_pretrained(tmp_path / "m").eval()
-    assert loaded.task == SPEECH_TASK and loaded.readout == "label_token"
+    assert loaded.task == SPEECH_TASK and loaded.readout.name == "label_token"
     batch = speech_batch(model, [9, 14])
-    tree = label_tree(model)
-    assert torch.equal(label_log_probs(model, tree, batch), label_log_probs(loaded, tree, batch))
+    assert torch.equal(label_log_probs(model, batch), label_log_probs(loaded, batch))
 
 
 def test_another_base_model_is_noticed(tiny_lm, tmp_path):

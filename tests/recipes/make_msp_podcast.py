@@ -18,10 +18,9 @@ from typing import Any
 import numpy as np
 import soundfile
 
-from shala_audio.data import crema_d
-from shala_audio.data.msp_ratings import Rating
-from shala_audio.data.msp_turns import Turn
-from shala_audio.data.synthesis import SAMPLE_RATE, Voice, speak
+from shala_audio.corpora import crema_d
+from shala_audio.corpora.mini import SAMPLE_RATE, Voice, speak
+from shala_audio.corpora.msp_podcast import Rating, Turn
 
 CHOICES = ("Angry", "Happy", "Sad", "Neutral", "Surprise", "Fear", "Disgust", "Contempt")
 CODES = {**dict(zip(CHOICES, "AHSNUFDC", strict=True)), "Other": "O"}

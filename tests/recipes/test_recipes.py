@@ -15,11 +15,12 @@ import pytest
 import soundfile
 from typer.testing import CliRunner
 
+from shala_audio import recipe as recipe_module
 from shala_audio.audio.features import FeatureStore
 from shala_audio.cli.main import app
-from shala_audio.data.rows import read_manifest
 from shala_audio.errors import UserError
-from shala_audio.tasks import load_task
+from shala_audio.manifest import read_manifest
+from shala_audio.task import load_task
 from tests.recipes.make_msp_podcast import make_msp_podcast
 
 RECIPES = Path(__file__).parents[2] / "recipes"
@@ -76,8 +77,8 @@ def check_experiment(exp: Path, systems: set[str]) -> None:
     assert all(
         re.search(rf"^\| {system} (\(\w+\) )?\|", results, re.MULTILINE) for system in systems | {"constant prior"}
     )
-    sharpened = {path.parent.name for path in exp.glob("*/score_temperature_jsd.json")}
-    assert not sharpened or systems | {"prior"} <= sharpened, "all, or none where dev rows are few"
+    scaled = {path.parent.name for path in exp.glob("*/score_temperature_jsd.json")}
+    assert not scaled or systems | {"prior"} <= scaled, "all, or none where dev rows are few"
     packed = {path.name for path in (exp / "pack").iterdir()}
     assert {"shala.json", "trained.safetensors", "config.json", "README.md", "RESULTS.md", "score.json"} <= packed
     assert not any(name.startswith("distances") for name in packed), "votes could be guessed from them"
@@ -102,7 +103,7 @@ def test_msp_podcast_all_stages(recipe, tmp_path):
 
 
 def prepare_msp_podcast(corpus: Path, out: Path, *options: str) -> bytes:
-    command = ["prepare", "msp_podcast", "--source", str(corpus), "--out", str(out), *options]
+    command = ["data", "prepare", "msp_podcast", "--source", str(corpus), "--out", str(out), *options]
     assert CliRunner().invoke(app, command, catch_exceptions=False).exit_code == 0
     return (out / "manifest.jsonl").read_bytes()
 
@@ -116,7 +117,7 @@ def test_msp_podcast_has_one_manifest_whatever_the_form(tmp_path):
     nine = prepare_msp_podcast(tmp_path / "json", tmp_path / "nine", "--task", "msp_podcast_9", "--secondary", "0.3")
     assert b'"task": "msp_podcast_9"' in nine and b".7" in nine
     with pytest.raises(UserError, match="--task: of msp_podcast alone"):
-        prepare = ["prepare", "mini", "--out", str(tmp_path / "m"), "--task", "mini"]
+        prepare = ["data", "prepare", "mini", "--out", str(tmp_path / "m"), "--task", "mini"]
         CliRunner().invoke(app, prepare, catch_exceptions=False)
 
 
@@ -195,7 +196,9 @@ def test_chaosnli_in_five_folds(recipe, tmp_path):
     for fold in range(5):
         manifest = script.parent / "data" / f"seed0_snli_fold{fold}" / "manifest.jsonl"
         out = exp / f"fold{fold}" / "prior" / "predictions.jsonl"
-        CliRunner().invoke(app, ["baseline", "prior", str(manifest), "--out", str(out)], catch_exceptions=False)
+        CliRunner().invoke(
+            app, ["evaluate", "baseline", "prior", str(manifest), "--out", str(out)], catch_exceptions=False
+        )
     run_copy(script, *options, "--stage", "8")
     pooled = json.loads((exp / "pooled" / "prior" / "score.json").read_text())
     assert pooled["n"] == 60, "every row once"
@@ -212,8 +215,8 @@ def test_chaosnli_all_stages_by_a_rival(recipe, tmp_path):
     results = (tmp_path / "exp" / "RESULTS.md").read_text()
     assert "few_shot (label_token) + temperature |" in results and "+ dirichlet" in results
     for name in ("constant prior", "zero_shot (label_token)", "few_shot (label_token)"):
-        assert f"{name} + temperature_jsd" in results, "every system is sharpened"
-    assert "ceiling: fresh sample of the raters" in results and "--method few_shot" in results
+        assert f"{name} + temperature_jsd" in results, "every system is temperature-scaled"
+    assert "human agreement bound: fresh sample of the raters" in results and "--method few_shot" in results
     (tmp_path / "exp" / ".done_5").unlink()  # as if stage 5 had been killed before its end
     alone = (*options, "--method", "few_shot", "--stage", "5", "--stop_stage", "5")
     assert run_copy(script, *alone).stdout.count("is there already") == 4, "what it had predicted is kept"
@@ -234,11 +237,11 @@ def test_each_method_keeps_its_best_learning_rate(recipe, tmp_path):
     kept = (exp / "sft_soft" / "trained.safetensors").read_bytes()
     assert kept == (exp / "tuning" / "sft_soft" / best / "trained.safetensors").read_bytes()
     again = run_copy(script, *options, "--method", "sft_soft", "--stage", "4", "--stop_stage", "4")
-    assert again.stdout.count("trained already") == 2
+    assert again.stderr.count("trained already") == 2
     checkpoint = exp / "tuning" / "sft_soft" / "1e-6" / "checkpoint-1"  # of an interrupted stage 4
     checkpoint.mkdir()
     warm = ("--method", "sft_soft", "--stop_stage", "3")
-    assert "trained already" in run_copy(script, *options, *warm).stdout and checkpoint.is_dir()
+    assert "trained already" in run_copy(script, *options, *warm).stderr and checkpoint.is_dir()
     record = json.loads((checkpoint.parent / "run.json").read_text())
     (checkpoint.parent / "run.json").write_text(
         json.dumps({**record, "init": "ab" * 32}, indent=2)
@@ -247,7 +250,8 @@ def test_each_method_keeps_its_best_learning_rate(recipe, tmp_path):
     assert not checkpoint.is_dir()
     run_copy(script, *options[:-1], "1e-6", "--method", "sft_soft,grpo_majority", "--stage", "4", "--stop_stage", "4")
     rival = json.loads((exp / "grpo_majority" / "training.json").read_text())["settings"]
-    assert (rival["reward"], rival["exact_loss"], rival["ambiguity"]) == ("majority", "off", "off")
+    assert (rival["reward"], rival["ambiguity"]) == ("majority", "off")
+    assert rival["per_device_train_batch_size"] == 32, "8 prompts, 4 answers to each"
     record = json.loads((exp / "sft_soft" / "training.json").read_text())
     assert record["settings"]["learning_rate"] == 1e-6 and "tuned" not in record
 
@@ -295,7 +299,7 @@ def test_crema_d_data_and_features(recipe, tmp_path):
     (folder,) = (script.parent / "features").iterdir()
     entries = FeatureStore(folder).entries
     train = len(read_manifest(next((script.parent / "data").glob("*/manifest.jsonl")), "train"))
-    assert len(entries) == 40 + 2 * train, "two perturbed copies of each training clip"
+    assert len(entries) == 40 + 2 * train, "two augmentations of each training clip"
 
 
 @pytest.mark.parametrize(
@@ -309,7 +313,7 @@ def test_crema_d_data_and_features(recipe, tmp_path):
         (("--method", "shala,few_shot"), "an untrained projector says nothing"),
         (("--part", "mnli"), "crema_d has no parts"),
         (("--modality", "text", "--method", "linear"), "--method linear: for sound only"),
-        (("--modality", "text", "--copies", "1"), "are for sound, and none goes in"),
+        (("--modality", "text", "--augmentations", "1"), "are for sound, and none goes in"),
         (("--modality", "text", "--skip_bad", "yes"), "are for sound, and none goes in"),
         (("--fold", "7"), "use 0 to 4, or all"),
         (("--fold", "1", "--corpus", "mini"), "mini has a split of its own"),
@@ -327,14 +331,39 @@ def test_wrong_options_die(options, message, tmp_path):
 
 def test_help_names_every_option():
     output = run_recipe("mini", "--help").stdout
-    (known,) = re.findall(r'^options="(.*)"$', (RECIPES / "TEMPLATE" / "shala.sh").read_text(), re.MULTILINE)
-    for option in set(known.split()) - {
-        "corpus",
-        "recipe",
-        "usual_copies",
-        "usual_model",
-    }:  # which a recipe's run.sh gives
+    known = vars(recipe_module.parse(["--recipe", "r", "--corpus", "c"]))
+    for option in known.keys() - {"recipe", "corpus", "usual_model", "usual_augmentations"}:  # which a run.sh gives
         assert f"--{option} " in output, option
+
+
+def test_every_command_goes_through_a_launcher(tmp_path, monkeypatch):
+    """Features, zero-shot, classifiers and calibration ran on a cluster's login node."""
+    started = []
+
+    def started_by(command):
+        started.append(list(command))
+        for word in command:
+            if word.endswith("predictions.jsonl"):
+                Path(word).parent.mkdir(parents=True, exist_ok=True)
+                for name in ("predictions.jsonl", "predictions_dev.jsonl"):
+                    Path(word).with_name(name).write_text("{}\n" * 12)
+
+    monkeypatch.setattr(recipe_module, "call", started_by)
+    monkeypatch.setattr(recipe_module, "need", lambda *_: None)
+    for name in ("train_cmd", "predict_cmd", "cpu_cmd"):
+        monkeypatch.setenv(name, f"on_{name} shala-audio")
+    given = ["--recipe", str(RECIPES / "crema_d"), "--corpus", "crema_d", "--modality", "audio", "--stop_stage", "6"]
+    arguments = [*given, "--corpus_root", str(tmp_path), "--exp", str(tmp_path / "exp"), "--method", "sft_soft,shala"]
+    recipe_module.main(arguments)
+    launched = {(command[0], *(word for word in command[2:4] if word.isalpha())) for command in started}
+    assert launched >= {
+        ("on_cpu_cmd", "data", "prepare"), ("on_predict_cmd", "features"), ("on_train_cmd", "train"),
+        ("on_predict_cmd", "train"), ("on_predict_cmd", "predict"), ("on_predict_cmd", "evaluate", "baseline"),
+        ("on_cpu_cmd", "evaluate", "calibrate"), ("on_cpu_cmd", "evaluate", "score"), ("on_cpu_cmd", "evaluate", "report"),
+    }  # fmt: skip
+    started.clear()
+    recipe_module.main([*arguments, "--baselines", "none", "--stage", "5", "--stop_stage", "5"])
+    assert not any("baseline" in command for command in started)
 
 
 @pytest.mark.parametrize("recipe", ["mini"], indirect=True)
@@ -372,7 +401,7 @@ def test_a_new_recipe_goes_from_votes_to_results(recipe, tmp_path):
         "don't know",
     ]
     given += ["--clips", str(corpus / "clips")] if sound else ["--text", "said"]
-    command = ["new-recipe", "lab", str(corpus / "votes.csv"), *given, "--recipes", str(recipes)]
+    command = ["recipe", "new", "lab", str(corpus / "votes.csv"), *given, "--recipes", str(recipes)]
     assert CliRunner().invoke(app, command, catch_exceptions=False).exit_code == 0
     with pytest.raises(UserError, match="lab: is there already"):
         CliRunner().invoke(app, command, catch_exceptions=False)
@@ -393,7 +422,7 @@ def test_new_recipe_says_what_is_wrong(tmp_path):
     (tmp_path / "votes.csv").write_text("a,b\n1,2\n")
     for arguments, says in (
         (["2lab", "votes.csv"], "a recipe's name is letters"),
-        (["lab", "votes.csv"], "has no TEMPLATE/shala.sh; go to a clone"),
+        (["lab", "votes.csv"], "has no TEMPLATE/cmd.sh; go to a clone"),
         (["lab", "votes.csv", "--recipes", str(RECIPES)], "--clips or --text: say where the sound is"),
         (["lab", "votes.csv", "--text", "b", "--recipes", str(RECIPES)], "name the columns with --item and --label"),
     ):
@@ -401,5 +430,5 @@ def test_new_recipe_says_what_is_wrong(tmp_path):
         if "--recipes" not in arguments:
             arguments += ["--recipes", str(tmp_path)]
         with pytest.raises(UserError, match=re.escape(says)):
-            CliRunner().invoke(app, ["new-recipe", *arguments], catch_exceptions=False)
+            CliRunner().invoke(app, ["recipe", "new", *arguments], catch_exceptions=False)
     assert not (RECIPES / "lab").exists() and not list(RECIPES.glob(".lab*"))

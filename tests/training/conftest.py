@@ -2,9 +2,9 @@ from __future__ import annotations
 
 import pytest
 
-from shala_audio.data.mini import prepare
-from shala_audio.data.prepare import write_prepared
-from shala_audio.tasks import load_task
+from shala_audio.corpora.mini import prepare
+from shala_audio.corpora.prepare import write_prepared
+from shala_audio.task import load_task
 from tests.training.helpers import config
 
 

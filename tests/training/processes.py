@@ -15,22 +15,20 @@ from torch import Tensor
 from torch.distributed.device_mesh import init_device_mesh
 from torch.distributed.fsdp import fully_shard
 
-from shala_audio.files import is_main_process, write_json
-from shala_audio.models.readouts import label_token
-from shala_audio.models.readouts.label_token import label_log_probs, label_tree
+from shala_audio.io import is_main_process, write_json
+from shala_audio.models.readouts import label_token, slots
 from shala_audio.models.readouts.slots import SlotTemplate
 from shala_audio.models.speech_lm import SpeechLM
-from shala_audio.training import label_loss, slot_rollouts
 from tests.tiny import tiny_model
-from tests.training.helpers import shala_trainer, warm_start_trainer
+from tests.training.helpers import shala_trainer, supervised_trainer
 
 RUNS = {
-    "warm_start_text": (warm_start_trainer, False, {}),
+    "warm_start_text": (supervised_trainer, False, {}),
     "shala_text": (shala_trainer, False, {"ambiguity": "dynamic"}),
-    "drawn_text": (shala_trainer, False, {"method": "shala_dynamic", "exact_loss": "off", "scale_rewards": "batch"}),
+    "drawn_text": (shala_trainer, False, {"method": "grpo_jsd", "scale_rewards": "batch"}),
     "shala_speech": (shala_trainer, True, {"gradient_accumulation_steps": 2}),
-    "verbalized_text": (warm_start_trainer, False, {"readout": "verbalized"}),
-    "slots_speech": (warm_start_trainer, True, {"readout": "slots"}),
+    "verbalized_text": (supervised_trainer, False, {"readout": "verbalized"}),
+    "slots_speech": (supervised_trainer, True, {"readout": "slots"}),
 }
 
 
@@ -48,7 +46,7 @@ def the_same_digits(model: SpeechLM, template: SlotTemplate, batch: dict[str, Te
 
 def main(folder: Path, batch: int) -> None:
     """One run after another, into `folder`."""
-    label_loss.draw_labels = each_in_turn
+    label_token.draw_labels = each_in_turn
     for name, (trainer_of, speech, given) in RUNS.items():
         options = {**given}
         encoder = folder / "encoder" if speech else None
@@ -59,9 +57,9 @@ def main(folder: Path, batch: int) -> None:
             trained = {key: value.detach().clone() for key, value in model.named_parameters() if value.requires_grad}
             save_file(trained, folder / f"{name}.safetensors")
             losses = [entry["loss"] for entry in trainer.state.log_history if "loss" in entry]
-            extra = {} if trainer_of is warm_start_trainer else {"unlearnt": trainer.weights.unlearnt.tolist()}
+            extra = {} if trainer_of is supervised_trainer else {"running_loss": trainer.weights.running_loss.tolist()}
             write_json(folder / f"{name}.json", {"losses": losses, **extra})
-    slot_rollouts.fill_slots = the_same_digits
+    slots.fill_slots = the_same_digits
     torch.manual_seed(0)
     model = tiny_model(folder / "lm", readout="slots")
     options = {"count": 8, "max_steps": 5, "per_device_train_batch_size": batch, "ambiguity": "dynamic"}
@@ -74,8 +72,8 @@ def main(folder: Path, batch: int) -> None:
         save_file(trained, folder / "slots.safetensors")
         reward = [entry["reward"] for entry in trainer.state.log_history if "reward" in entry]
         spread = float((everyone - everyone[:1]).abs().max())
-        unlearnt = trainer.weights.unlearnt.tolist()
-        write_json(folder / "slots.json", {"reward": reward, "spread": spread, "unlearnt": unlearnt})
+        running_loss = trainer.weights.running_loss.tolist()
+        write_json(folder / "slots.json", {"reward": reward, "spread": spread, "running_loss": running_loss})
     if PartialState().num_processes > 1:
         write_json(folder / f"sharded_{PartialState().process_index}.json", sharded(folder))
 
@@ -98,8 +96,7 @@ def sharded(folder: Path) -> dict[str, float]:
                 "how many passes there are must not depend on a process's own rows"
             )
             model.train()
-        tree = label_tree(model)
-        loss = model(compute=lambda lm, tree=tree: label_log_probs(lm, tree, inputs)).sum()
+        loss = model(compute=lambda model=model: model.readout.log_probs(inputs)[0]).sum()
         loss.backward()
         gradient = next(p for name, p in model.named_parameters() if "lora_B" in name).grad
         found.append((loss.detach(), gradient.full_tensor() if spread else gradient))

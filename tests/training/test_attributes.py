@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 from dataclasses import replace
-from typing import Any
 
 import numpy as np
 import pytest
@@ -14,20 +13,19 @@ from hypothesis import strategies as st
 from typer.testing import CliRunner
 
 from shala_audio.cli.main import app
-from shala_audio.data.rows import Row, row_attributes, write_manifest
-from shala_audio.data.votes import vote_counts
 from shala_audio.errors import UserError
-from shala_audio.evaluation.attributes import attribute_measures, concordance
+from shala_audio.evaluation.metrics import attribute_measures, concordance
 from shala_audio.evaluation.score import score
-from shala_audio.files import write_json
 from shala_audio.inference.predictor import Predictor
+from shala_audio.io import write_json
+from shala_audio.manifest import Row, row_attributes, write_manifest
 from shala_audio.models.speech_lm import SpeechLM
-from shala_audio.tasks import Attribute, load_task
+from shala_audio.task import Attribute, load_task
 from shala_audio.training.ambiguity import AmbiguityWeights
 from shala_audio.training.data import Batcher, build_dataset
-from shala_audio.training.objective import concordance_loss
-from shala_audio.training.shala import ShalaTrainer
-from shala_audio.training.warm_start import WarmStartTrainer
+from shala_audio.training.direct import DirectTrainer
+from shala_audio.training.losses import concordance_loss
+from shala_audio.votes import vote_counts
 from tests.tiny import TEXT_TASK, tiny_config
 from tests.training.helpers import VOTES, config
 
@@ -80,12 +78,10 @@ def test_they_are_learnt_saved_and_predicted(tiny_lm, tmp_path, method):
     settings = config(tmp_path, method=method, max_steps=80, attribute_weight=1.0, per_device_train_batch_size=14)
     batcher = Batcher(model, None)
     dataset = build_dataset(rows, model, None)
-    trainer: Any
-    if method == "warm_start":
-        trainer = WarmStartTrainer(model, batcher, args=settings, train_dataset=dataset)
-    else:
+    weights = None
+    if method == "shala":
         weights = AmbiguityWeights(vote_counts(rows, TASK.label_names), settings.ambiguity_settings())
-        trainer = ShalaTrainer(model, settings, dataset, batcher, weights)
+    trainer = DirectTrainer(model, settings, dataset, batcher, weights)
     trainer.train()
     model.save_pretrained(tmp_path / "saved")
     answers = dict(Predictor.from_pretrained(tmp_path / "saved", device="cpu").predict_rows(rows))
@@ -127,7 +123,7 @@ def test_they_are_scored_and_reported(tmp_path):
     assert found["ccc_arousal"]["n"] == 20 and "ccc_valence" not in found
     assert found["ccc_arousal"]["low"] < found["ccc_arousal"]["value"] < found["ccc_arousal"]["high"]
     write_json(tmp_path / "s" / "score.json", found)
-    report = ["report", str(tmp_path / "s"), "--out", str(tmp_path / "R.md")]
+    report = ["evaluate", "report", str(tmp_path / "s"), "--out", str(tmp_path / "R.md")]
     assert CliRunner().invoke(app, report, catch_exceptions=False).exit_code == 0
     assert "ccc_arousal" in (tmp_path / "R.md").read_text()
     (tmp_path / "bad.jsonl").write_text(json.dumps({**json.loads(lines[0]), "attributes": {"arousal": "loud"}}))

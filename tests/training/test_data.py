@@ -4,12 +4,12 @@ from dataclasses import replace
 
 import pytest
 
-from shala_audio.audio.features import copy_id
-from shala_audio.data.rows import Row
+from shala_audio.audio.features import augmented_id
 from shala_audio.errors import UserError
+from shala_audio.manifest import Row
 from shala_audio.models.prompts import PromptBuilder
 from shala_audio.models.speech_lm import SpeechLM
-from shala_audio.tasks import AUDIO_TOKEN
+from shala_audio.task import AUDIO_TOKEN
 from shala_audio.training.data import Batcher, build_dataset, few_shot_examples, hard_rows, training_rows
 from tests.tiny import random_features, tiny_model
 from tests.training.helpers import tiny_rows
@@ -66,25 +66,25 @@ def test_batches_hold_prompt_human_and_row_number(tiny_lm, tiny_encoder):
     assert batch["prompt"]["attention_mask"][0, 0] == 0, "padded on the left"
 
 
-def test_each_pass_hears_the_next_copy_of_a_clip(tiny_lm, tiny_encoder):
+def test_each_pass_takes_the_next_augmentation_of_a_clip(tiny_lm, tiny_encoder):
     model = tiny_model(tiny_lm, tiny_encoder)
     rows, store = tiny_rows(model, 3)
     for row in rows[:2]:
-        for copy, frames in ((1, 40), (2, 21)):
-            (store.features[copy_id(row.id, copy)],) = random_features(1, [frames], seed=copy)
+        for number, frames in ((1, 40), (2, 21)):
+            (store.features[augmented_id(row.id, number)],) = random_features(1, [frames], seed=number)
     dataset = build_dataset(rows, model, store)
-    batcher = Batcher(model, store, copies=2)
-    plain = [row["prompt"] for row in batcher.hear(list(dataset))]
-    assert plain == dataset["prompt"], "outside training the clips themselves are heard"
-    heard = []
+    batcher = Batcher(model, store, augmentations=2)
+    plain = [row["prompt"] for row in batcher.augmented(list(dataset))]
+    assert plain == dataset["prompt"], "outside training the clips themselves are taken"
+    taken = []
     for epoch in range(3):
         batcher.epoch = epoch
-        found = batcher.hear(list(dataset))
+        found = batcher.augmented(list(dataset))
         for row in found:
-            assert row["prompt"].count(AUDIO_TOKEN) == model.model.ear.token_count(store.frames(row["sound"]))
+            assert row["prompt"].count(AUDIO_TOKEN) == model.model.audio_adapter.token_count(store.frames(row["sound"]))
             assert row["prompt"].replace(AUDIO_TOKEN, "") == dataset[row["row"]]["prompt"].replace(AUDIO_TOKEN, "")
         batch = batcher(list(dataset))
         assert batch["prompt"]["audio_lengths"].tolist() == [store.frames(row["sound"]) for row in found]
-        heard.append([row["sound"] for row in found])
-    for clip, *others in zip(*heard, strict=True):
-        assert len({clip, *others}) == (3 if clip.split("\t")[0] != "row2" else 1), "in three passes, each copy once"
+        taken.append([row["sound"] for row in found])
+    for clip, *others in zip(*taken, strict=True):
+        assert len({clip, *others}) == (3 if clip.split("\t")[0] != "row2" else 1), "in three passes, each of them once"

@@ -11,7 +11,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from shala_audio.files import read_json
+from shala_audio.io import read_json
 from tests.tiny import make_tiny_encoder, make_tiny_lm
 from tests.training.processes import RUNS
 
@@ -54,7 +54,7 @@ def test_two_processes_train_as_one_does(folders, name):
     two, one = (read_json(folder / f"{name}.json") for folder in folders)
     assert len(one["losses"]) == 10
     assert two["losses"] == pytest.approx(one["losses"], abs=1e-5)
-    assert two.get("unlearnt") == pytest.approx(one.get("unlearnt"), abs=1e-5)
+    assert two.get("running_loss") == pytest.approx(one.get("running_loss"), abs=1e-5)
     theirs, ours = (load_file(folder / f"{name}.safetensors") for folder in folders)
     for key, value in ours.items():
         torch.testing.assert_close(theirs[key], value, atol=1e-5, rtol=0)
@@ -65,7 +65,7 @@ def test_two_processes_learn_from_rollouts_as_one_does(folders):
     two, one = (read_json(folder / "slots.json") for folder in folders)
     assert two["spread"] == 0 and len(two["reward"]) == 5 and min(two["reward"]) > 0
     assert two["reward"] == pytest.approx(one["reward"], abs=1e-5)
-    assert two["unlearnt"] == pytest.approx(one["unlearnt"], abs=1e-5) and len(set(one["unlearnt"])) > 2
+    assert two["running_loss"] == pytest.approx(one["running_loss"], abs=1e-5) and len(set(one["running_loss"])) > 2
     theirs, ours = (load_file(folder / "slots.safetensors") for folder in folders)
     for key, value in ours.items():
         torch.testing.assert_close(theirs[key], value, atol=1e-5, rtol=0)

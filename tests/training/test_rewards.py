@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import json
 from typing import Any
 
 import numpy as np
@@ -9,7 +10,8 @@ from scipy.spatial.distance import euclidean, jensenshannon
 from sklearn.metrics import accuracy_score, mean_squared_error
 
 from shala_audio.errors import UserError
-from shala_audio.training import bhattacharyya_reward, brier_reward, jsd_reward, majority_reward
+from shala_audio.training import brier_reward, jsd_reward, majority_reward
+from shala_audio.training.rewards import REWARDS, earned
 
 
 def test_reward_is_one_minus_scipys_distance():
@@ -20,7 +22,7 @@ def test_reward_is_one_minus_scipys_distance():
     assert reward(completions=answers, human=human) == pytest.approx([expected, 0.0, 1.0])
 
 
-@pytest.mark.parametrize("maker", [jsd_reward, bhattacharyya_reward, brier_reward, majority_reward])
+@pytest.mark.parametrize("maker", [jsd_reward, brier_reward, majority_reward])
 def test_the_reward_runs_in_stock_trl(tiny_lm, tmp_path, maker):
     """As any user of TRL would use it, without our trainer."""
     from transformers import AutoModelForCausalLM, AutoTokenizer
@@ -52,16 +54,15 @@ def test_the_reward_runs_in_stock_trl(tiny_lm, tmp_path, maker):
     trainer.train()
     stated = np.array([0.3, 0.7])
     expected = {
-        "jsd_to_humans": lambda p: 1 - jensenshannon(p, stated, base=2),
-        "bhattacharyya": lambda p: 1 - euclidean(np.sqrt(p), np.sqrt(stated)) ** 2 / 2,
-        "brier": lambda p: 1 - euclidean(p, stated) ** 2 / 2,
-        "majority": lambda p: accuracy_score([p.argmax()], [1]) if p[0] != p[1] else 1.0,
+        "jsd_to_raters": lambda p: 1 - jensenshannon(p, stated, base=2),
+        "brier_to_raters": lambda p: 1 - euclidean(p, stated) ** 2 / 2,
+        "majority_to_raters": lambda p: accuracy_score([p.argmax()], [1]) if p[0] != p[1] else 1.0,
     }[maker(["a", "b"]).__name__]
     earned = [expected(np.array(people[int(prompt[0])])) * (index % 2) for index, prompt in enumerate(asked)]
     assert len(asked) == 4 and trainer.state.log_history[0]["reward"] == pytest.approx(np.mean(earned), abs=1e-6)
 
 
-MAKERS = (jsd_reward, bhattacharyya_reward, brier_reward, majority_reward)
+MAKERS = (jsd_reward, brier_reward, majority_reward)
 
 
 @pytest.mark.parametrize("maker", MAKERS)
@@ -73,15 +74,12 @@ def test_a_perfect_answer_earns_one_and_an_invalid_one_what_the_policy_says(make
     assert maker(["a", "b", "c"], invalid=-0.5)(completions=["no"], human=human[:1]) == [-0.5]
 
 
-def test_brier_and_bhattacharyya_against_scikit_learn_and_by_hand():
+def test_brier_against_scikit_learn():
     p, q = np.array([0.6, 0.4, 0.0]), np.array([0.2, 0.3, 0.5])
     answer, human = ['{"a": 20, "b": 30, "c": 50}'], [p.tolist()]
     labels = ["a", "b", "c"]
     assert brier_reward(labels)(completions=answer, human=human)[0] == pytest.approx(
         1 - 3 * mean_squared_error(p, q) / 2
-    )
-    assert bhattacharyya_reward(labels)(completions=answer, human=human)[0] == pytest.approx(
-        sum((a * b) ** 0.5 for a, b in zip(p, q, strict=True))
     )
 
 
@@ -112,3 +110,17 @@ def test_what_is_no_distribution_is_refused(people):
         jsd_reward(["a", "b", "c"])(completions=['{"a": 100}'], human=[people])
     with pytest.raises(UserError, match="over the 3 labels"):
         jsd_reward(["a", "b", "c"])(completions=["no answer"], human=[people])
+
+
+@pytest.mark.parametrize("name", REWARDS)
+def test_arrays_earn_what_the_same_answers_in_json_do(name):
+    """Of each of many answers in turn, to the per cent; and an answer that states nothing earns what is set for it."""
+    maker = {"jsd": jsd_reward, "brier": brier_reward, "majority": majority_reward}[name]
+    rng = np.random.default_rng(0)
+    percent, human = rng.multinomial(100, [0.2, 0.3, 0.5], size=50), rng.dirichlet([1, 1, 1], size=50)
+    texts = [json.dumps(dict(zip("abc", map(int, row), strict=True))) for row in percent]
+    expected = maker(["a", "b", "c"])(completions=texts, human=human.tolist())
+    stated = percent / 100
+    np.testing.assert_allclose(earned(name, human, stated, 0.0), expected, atol=1e-12)
+    stated[3] = np.nan
+    assert earned(name, human, stated, -0.5)[3] == -0.5

@@ -8,22 +8,22 @@ import numpy as np
 import pytest
 from scipy.spatial.distance import jensenshannon
 
-from shala_audio.data.rows import read_manifest
-from shala_audio.data.votes import human_distributions
 from shala_audio.errors import Stopped, UserError
-from shala_audio.files import read_json
 from shala_audio.inference.predictor import Predictor
-from shala_audio.training.run import _gaps, train
+from shala_audio.io import read_json
+from shala_audio.manifest import read_manifest
+from shala_audio.training.run import _losses, train
+from shala_audio.votes import human_distributions
 from tests.tiny import tiny_model
 from tests.training.helpers import config, tiny_rows
 
 
-def test_dynamic_weights_start_from_what_the_model_says(settings, tmp_path):
+def test_dynamic_weights_start_from_what_the_model_predicts(settings, tmp_path):
     train(settings("warm", method="warm_start"))
     init = str(tmp_path / "warm")
     train(settings("dynamic", method="shala_dynamic", init=init, max_steps=3, ambiguity_lambda=0.9))
     records = [json.loads(line) for line in (tmp_path / "dynamic" / "log.jsonl").read_text().splitlines()]
-    assert "unlearnt/mean" in next(record for record in records if "loss" in record), (
+    assert "running_loss/mean" in next(record for record in records if "loss" in record), (
         "rows are known before the first step"
     )
     record = read_json(tmp_path / "dynamic" / "training.json")
@@ -35,13 +35,13 @@ def test_dynamic_weights_start_from_what_the_model_says(settings, tmp_path):
 def test_dynamic_weights_begin_in_the_unit_that_rollouts_go_on_in(tiny_lm, tmp_path, reward):
     model = tiny_model(tiny_lm, readout="slots")
     rows, _ = tiny_rows(model)
-    found = _gaps(model, rows, None, config(tmp_path, readout="slots", reward=reward))
-    stated = np.stack([answer.probs for _, answer in Predictor(model, "cpu").predict_rows(rows)])
+    found = _losses(model, rows, None, config(tmp_path, readout="slots", reward=reward))
+    predicted = np.stack([answer.probs for _, answer in Predictor(model, "cpu").predict_rows(rows)])
     order = [identity for identity, _ in Predictor(model, "cpu").predict_rows(rows)]
     human = human_distributions(
         [next(row for row in rows if row.id == identity) for identity in order], model.task.label_names
     )
-    jsd, brier = jensenshannon(human, stated, axis=1, base=2), np.square(human - stated).sum(axis=1) / 2
+    jsd, brier = jensenshannon(human, predicted, axis=1, base=2), np.square(human - predicted).sum(axis=1) / 2
     expected = dict(zip(order, jsd if reward == "jsd" else brier, strict=True))
     assert found == pytest.approx([expected[row.id] for row in rows], abs=0.01), "answers are whole per cent"
 
@@ -53,17 +53,16 @@ def test_a_single_step_that_learns_nothing_is_no_model(settings, tmp_path):
     assert not (tmp_path / "run" / "training.json").exists()
 
 
-def test_rows_that_a_pass_of_rollouts_leaves_out_are_counted(settings, tmp_path, capsys):
+def test_rows_that_a_pass_of_rollouts_leaves_out_are_counted(settings, tmp_path, caplog):
+    caplog.set_level("INFO")
     options = {"max_steps": 1, "per_device_train_batch_size": 12, "num_generations": 4}
-    train(settings("run", method="shala_static", readout="slots", **options))
+    train(settings("run", method="shala", readout="slots", **options))
     rows = len(read_manifest(tmp_path / "manifest.jsonl", "train"))
     assert rows % 3, "or nothing is left out"
-    assert (
-        f"{rows % 3} of {rows} rows, others each time, are left out of a pass: 3 go together" in capsys.readouterr().out
-    )
+    assert f"{rows % 3} of {rows} rows, others each time, are left out of a pass: 3 go together" in caplog.text
 
 
-def test_a_checkpoint_of_other_settings_is_not_gone_on_from(settings, tmp_path):
+def test_a_checkpoint_of_other_settings_is_not_resumed(settings, tmp_path):
     options = {"method": "warm_start", "save_strategy": "steps", "save_steps": 2, "max_steps": 4}
     stopped = settings("run", **options)
     train(stopped)
@@ -75,7 +74,7 @@ def test_a_checkpoint_of_other_settings_is_not_gone_on_from(settings, tmp_path):
         train(settings("run", **options, resume=True, learning_rate=0.5))
     with pytest.raises(UserError, match="a run with other seed"):
         train(settings("run", **{**options, "seed": 1}, resume=True))
-    with pytest.raises(UserError, match="checkpoint-2: of a run that was interrupted; --resume goes on"):
+    with pytest.raises(UserError, match="checkpoint-2: of a run that was interrupted; --resume continues"):
         train(settings("run", **options))
     assert (folder / "checkpoint-2").exists(), "days of work are not thrown away for a forgotten flag"
 
@@ -95,12 +94,13 @@ def test_splitting_the_base_models_by_deepspeed_is_refused(settings):
         train(asked)
 
 
-def test_a_finished_run_is_not_done_again_unless_something_changed(settings, tmp_path, capsys):
+def test_a_finished_run_is_not_done_again_unless_something_changed(settings, tmp_path, caplog):
+    caplog.set_level("INFO")
     train(settings("run", method="warm_start", resume=True))
     weights = tmp_path / "run" / "trained.safetensors"
     first = weights.stat().st_mtime_ns
     train(settings("run", method="warm_start", resume=True))
-    assert "trained already" in capsys.readouterr().out and weights.stat().st_mtime_ns == first
+    assert "trained already" in caplog.text and weights.stat().st_mtime_ns == first
     train(settings("run", method="warm_start"))
     assert weights.stat().st_mtime_ns > first, "without --resume it is"
     second = weights.stat().st_mtime_ns

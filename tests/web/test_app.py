@@ -13,9 +13,9 @@ import soundfile
 from fastapi import HTTPException
 from fastapi.testclient import TestClient
 
-from shala_audio.data.rows import Row
 from shala_audio.inference.neighbours import find_neighbours
 from shala_audio.inference.predictor import Predictor
+from shala_audio.manifest import Row
 from shala_audio.web import app as module
 from shala_audio.web.limits import BodyLimit
 from tests.tiny import LABELS, TEXT_TASK, tiny_model
@@ -40,7 +40,7 @@ def text_folder(tiny_lm, tmp_path_factory):
     find_neighbours(predictor, rows, None, None).save(folder)
     score = {
         "jsd": {"value": 0.3, "low": 0.2, "high": 0.4},
-        "ceiling": {"jsd": {"value": 0.1, "low": None, "high": None}},
+        "agreement_bound": {"jsd": {"value": 0.1, "low": None, "high": None}},
     }
     (folder / "score.json").write_text(json.dumps(score))
     return folder

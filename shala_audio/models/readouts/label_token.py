@@ -10,13 +10,18 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
+from shala_audio.distribution import Floats
 from shala_audio.errors import UserError
-from shala_audio.models.speech_lm import SpeechLM
+from shala_audio.models.readouts.base import Prediction, Readout, Rollouts, distinct_prompts
+
+if TYPE_CHECKING:
+    from shala_audio.models.speech_lm import SpeechLM
 
 # Tokens that computing a beginning once must save: on a CPU a pass of few tokens is no faster than one of some 50.
 WORTH_SHARING = 64
@@ -100,44 +105,102 @@ class LabelTree:
         return self.ancestors().sum(dim=1)
 
 
-def label_tree(model: SpeechLM) -> LabelTree:
-    """The tree of a model's task. The end-of-sequence token closes each word, so that none begins another.
+class LabelToken(Readout):
+    """The label words' probabilities, renormalised among themselves.
 
     Raises:
-        UserError: two labels have the same tokens.
+        UserError: two labels' words have the same tokens.
     """
-    tokenizer = model.tokenizer
-    words = [
-        (*tokenizer(" " + label.word, add_special_tokens=False)["input_ids"], tokenizer.eos_token_id)
-        for label in model.task.labels
-    ]
-    if len(set(words)) < len(words):
-        raise UserError(f"task {model.task.name}: two labels' words have the same tokens")
-    return LabelTree(words)
+
+    name = "label_token"
+    is_direct = True
+
+    def __init__(self, model: SpeechLM) -> None:
+        super().__init__(model)
+        tokenizer = model.tokenizer
+        # The end-of-sequence token closes each word, so that none begins another.
+        self.words = [
+            (*tokenizer(" " + label.word, add_special_tokens=False)["input_ids"], tokenizer.eos_token_id)
+            for label in model.task.labels
+        ]
+        if len(set(self.words)) < len(self.words):
+            raise UserError(f"task {model.task.name}: two labels' words have the same tokens")
+        self.tree = LabelTree(self.words)
+
+    @property
+    def answer_start(self) -> str:
+        return self.model.task.answer
+
+    def write(self, p: Floats) -> str:
+        """The likeliest label's word."""
+        return f"{self.answer_start} {self.model.task.labels[int(np.argmax(p))].word}"
+
+    def log_probs(self, batch: dict[str, Any]) -> tuple[Tensor, Tensor | None]:
+        hidden = label_states(self.model, self.tree, batch)
+        return tree_log_probs(self.model, self.tree, hidden), self._attributes(hidden)
+
+    def predict(self, batch: dict[str, Any]) -> Prediction:
+        hidden = label_states(self.model, self.tree, batch)
+        probs = tree_log_probs(self.model, self.tree, hidden).exp().cpu().double().numpy()
+        attributes: list[dict[str, float]] = [{} for _ in probs]
+        if (found := self._attributes(hidden)) is not None:
+            names = [attribute.name for attribute in self.model.task.attributes]
+            attributes = [dict(zip(names, values, strict=True)) for values in found.tolist()]
+        states = hidden[:, 0].float().cpu().numpy()
+        return Prediction(probs / probs.sum(axis=1, keepdims=True), attributes, states=states)
+
+    def supervised_losses(self, batch: dict[str, Any], human: Tensor) -> tuple[Tensor, Tensor | None]:
+        """Cross-entropy with the whole human distribution, in nats."""
+        log_q, attributes = self.log_probs(batch)
+        return -(human * log_q).sum(dim=-1), attributes
+
+    def rollouts(self, batch: dict[str, Any], group: int, temperature: float) -> Rollouts:
+        """An answer is one label, as a language model is usually rewarded for; all of a prompt are drawn after one pass."""
+        labels = draw_labels(self.log_probs(batch)[0] / temperature, group).flatten().tolist()
+        completions = [list(self.words[label]) for label in labels]
+        return Rollouts(completions, [[1] + [0] * (len(tokens) - 1) for tokens in completions])
+
+    def drawn_log_probs(
+        self, inputs: dict[str, Any], count: int, temperature: float, rows: Tensor
+    ) -> tuple[Tensor, Tensor]:
+        """A label's log-probability stands at its word's first token."""
+        first, which = distinct_prompts(rows)
+        prompts = {name: tensor[first] for name, tensor in inputs.items()}
+        for name in ("input_ids", "attention_mask"):
+            prompts[name] = prompts[name][:, :-count]
+        log_q = (self.log_probs(prompts)[0] / temperature).log_softmax(dim=-1)
+        labels = torch.tensor(self._labels(inputs["input_ids"][:, -count:].tolist()), device=log_q.device)
+        log_p = log_q[which].gather(1, labels[:, None])
+        entropy = -(log_q.exp() * log_q).sum(dim=-1).detach()[which, None]
+        forced = (0, count - 1)
+        return torch.nn.functional.pad(log_p, forced), torch.nn.functional.pad(entropy, forced)
+
+    def stated(self, completions: Sequence[Sequence[int]]) -> Floats:
+        """All of the mass on the label that was drawn."""
+        return np.eye(len(self.words))[self._labels(completions)]
+
+    def _labels(self, completions: Sequence[Sequence[int]]) -> list[int]:
+        """Numbers of the labels whose words these tokens begin with."""
+        number = {word: label for label, word in enumerate(self.words)}
+        lengths = sorted({len(word) for word in self.words})
+        return [next(number[word] for n in lengths if (word := tuple(tokens[:n])) in number) for tokens in completions]
+
+    def _attributes(self, hidden: Tensor) -> Tensor | None:
+        head = self.model.attribute_head
+        return None if head is None else head(hidden[:, 0])
 
 
-def label_log_probs(model: SpeechLM, tree: LabelTree, batch: dict[str, Any]) -> Tensor:
-    """Log-probabilities of the labels, (B, K) float32, with their gradient; arguments as of `label_states`."""
-    return label_answers(model, tree, batch)[0]
-
-
-def label_answers(model: SpeechLM, tree: LabelTree, batch: dict[str, Any]) -> tuple[Tensor, Tensor | None]:
-    """`label_log_probs`, and the attributes (B, A) that a model with a head for them states."""
-    return tree_answers(model, tree, label_states(model, tree, batch))
-
-
-def tree_answers(model: SpeechLM, tree: LabelTree, hidden: Tensor) -> tuple[Tensor, Tensor | None]:
-    """What `label_answers` gives, from the hidden states (B, 1 + n, D) that `label_states` has computed."""
-    stated = None if model.attribute_head is None else model.attribute_head(hidden[:, 0])
-    return tree_log_probs(model, tree, hidden), stated
+def draw_labels(log_q: Tensor, group: int) -> Tensor:
+    """Numbers (B, G) of labels drawn from log-probabilities (B, K), which need not be normalised."""
+    return torch.multinomial(log_q.detach().float().softmax(dim=-1), group, replacement=True)
 
 
 def label_states(model: SpeechLM, tree: LabelTree, batch: dict[str, Any]) -> Tensor:
     """Hidden states (B, 1 + n, D) of the prompt's last token and of the tree's n nodes.
 
     Args:
-        model: the model, whose adapter and ear get the gradient.
-        tree: `label_tree(model)`.
+        model: whose trained parts get the gradient.
+        tree: of its task's label words.
         batch: `input_ids`, `attention_mask` (B, L), left-padded, and features where the task has sound.
     """
     batch = dict(batch)

@@ -9,15 +9,81 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
+from shala_audio.distribution import Floats
 from shala_audio.errors import UserError
-from shala_audio.models.speech_lm import SpeechLM
+from shala_audio.models.readouts.base import Prediction, Readout, Rollouts, append_completions, distinct_prompts
+from shala_audio.models.readouts.verbalized import ask_for_json
+
+if TYPE_CHECKING:
+    from shala_audio.models.speech_lm import SpeechLM
 
 READINGS = 4  # answers whose mean is a prediction
+
+
+class Slots(Readout):
+    """Two digits for each label, in a forced text.
+
+    Raises:
+        UserError: the tokenizer writes a digit with more than one token.
+    """
+
+    name = "slots"
+
+    def __init__(self, model: SpeechLM) -> None:
+        super().__init__(model)
+        self.template = slot_template(model)
+
+    def question(self, question: str) -> str:
+        return ask_for_json(question, self.model.task.label_names)
+
+    def write(self, p: Floats) -> str:
+        return write_slots(p.tolist(), self.model.task.label_names)
+
+    def predict(self, batch: dict[str, Any]) -> Prediction:
+        probs = slot_distributions(self.model, self.template, batch).cpu().double().numpy()
+        return Prediction(probs / probs.sum(axis=1, keepdims=True), [{} for _ in probs])
+
+    def supervised_losses(self, batch: dict[str, Any], human: Tensor) -> tuple[Tensor, None]:
+        """Mean cross-entropy of the digits that state the human distribution."""
+        digits = to_digits(human)
+        inputs = append_completions(batch, self.template.completion(digits))
+        log_probs, _ = digit_log_probs(self.model, self.template, inputs)
+        return -log_probs.gather(2, digits.flatten(1)[..., None]).mean(dim=(1, 2)), None
+
+    def longest_completion(self) -> int:
+        return len(self.template.sampled())
+
+    def rollouts(self, batch: dict[str, Any], group: int, temperature: float) -> Rollouts:
+        digits, _ = fill_slots(self.model, self.template, batch, group, temperature)
+        completions = self.template.completion(digits).tolist()
+        return Rollouts(completions, [self.template.sampled().long().tolist()] * len(completions))
+
+    def drawn_log_probs(
+        self, inputs: dict[str, Any], count: int, temperature: float, rows: Tensor
+    ) -> tuple[Tensor, Tensor]:
+        """Among the ten digits, as they were drawn."""
+        ids = inputs["input_ids"]
+        log_probs, positions = digit_log_probs(self.model, self.template, inputs, temperature, rows)
+        positions = positions.to(ids.device)
+        tokens = ids[:, -count:][:, positions]
+        chosen = (tokens[..., None] == self.template.digit_ids.to(ids.device)).float()
+        logps = log_probs.new_zeros(len(ids), count)
+        entropies = torch.zeros_like(logps)
+        entropies[:, positions] = -(log_probs.exp() * log_probs).sum(dim=-1).detach()
+        return logps.index_copy(1, positions, (log_probs * chosen).sum(dim=-1)), entropies
+
+    def stated(self, completions: Sequence[Sequence[int]]) -> Floats:
+        """All zeros are uniform, as in prediction."""
+        tokens = np.array([list(one[: self.longest_completion()]) for one in completions])
+        drawn = tokens[:, self.template.sampled().numpy()]
+        digits = (drawn[..., None] == self.template.digit_ids.numpy()).argmax(axis=-1).reshape(len(tokens), -1, 2)
+        return from_percent(torch.tensor(digits @ [10, 1], dtype=torch.float64)).numpy()
 
 
 @dataclass(frozen=True)
@@ -195,7 +261,7 @@ def digit_log_probs(
     temperature: float = 1.0,
     rows: Tensor | None = None,
 ) -> tuple[Tensor, Tensor]:
-    """Log-probabilities of all ten digits at the sampled places, (B, 2 K, 10) float32, and the places, (2 K,).
+    """Log-probabilities of all ten digits where one is drawn, (B, 2 K, 10) float32, and these token positions, (2 K,).
 
     Args:
         inputs: `input_ids`, `attention_mask` (B, prompt + C) whose completions follow the template, and features.
@@ -204,18 +270,19 @@ def digit_log_probs(
             computes every prompt with its answer.
     """
     sampled = template.sampled()
-    places = sampled.nonzero().squeeze(1)
+    positions_drawn = sampled.nonzero().squeeze(1)
     inputs = dict(inputs)
     mask = inputs["attention_mask"]
     positions = (mask.cumsum(dim=1) - 1).clamp(min=0)
-    # The token at a place is predicted by the position before it.
+    # A token is predicted by the position before it.
     if rows is None or not model.model.shares_prompts():
         hidden = model.model(**inputs, position_ids=positions, use_cache=False).last_hidden_state
-        hidden = hidden[:, hidden.shape[1] - len(sampled) + places - 1]
+        hidden = hidden[:, hidden.shape[1] - len(sampled) + positions_drawn - 1]
     else:
-        hidden = _states_of_answers(model, template, inputs, positions, rows)[:, places - len(template.pieces[0])]
+        offsets = positions_drawn - len(template.pieces[0])
+        hidden = _states_of_answers(model, template, inputs, positions, rows)[:, offsets]
     logits = model.token_logits(hidden, template.digit_ids.to(mask.device))
-    return (logits / temperature).log_softmax(dim=-1), places
+    return (logits / temperature).log_softmax(dim=-1), positions_drawn
 
 
 def _states_of_answers(
@@ -226,8 +293,7 @@ def _states_of_answers(
     ids, mask = inputs.pop("input_ids"), inputs.pop("attention_mask")
     count, end = len(template.sampled()), len(template.pieces[-1]) + 1
     start, stop = ids.shape[1] - count + len(template.pieces[0]), ids.shape[1] - end
-    distinct, which = torch.unique(rows, return_inverse=True)
-    first = which.new_zeros(len(distinct)).scatter_(0, which, torch.arange(len(rows), device=rows.device))
+    first, which = distinct_prompts(rows)
     prompts = model.model(
         input_ids=ids[first, :start],
         attention_mask=mask[first, :start],

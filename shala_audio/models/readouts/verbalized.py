@@ -8,18 +8,107 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
+from torch import Tensor
 
 from shala_audio.distribution import Floats
 from shala_audio.errors import UserError
-from shala_audio.models.speech_lm import SpeechLM
+from shala_audio.models.readouts.base import Prediction, Readout, append_completions
+
+if TYPE_CHECKING:
+    from shala_audio.models.speech_lm import SpeechLM
 
 _LABEL = r'[^"\\]{1,64}'
 _PAIR = re.compile(rf'\s*"({_LABEL})"\s*:\s*(\d{{1,3}}(?:\.\d{{1,6}})?)\s*%?\s*(,|\}})', re.ASCII)
 LONGEST_ANSWER = 20_000  # characters
+
+
+class Verbalized(Readout):
+    """A written JSON object, greedy in prediction.
+
+    Raises:
+        UserError: no answer can hold one of the labels.
+    """
+
+    name = "verbalized"
+    writes_freely = True
+
+    def __init__(self, model: SpeechLM) -> None:
+        super().__init__(model)
+        if unsayable := [name for name in model.task.label_names if not can_be_stated(name)]:
+            raise UserError(
+                f"task {model.task.name}: readout verbalized cannot state label {unsayable[0]!r}; use label_token"
+            )
+
+    def question(self, question: str) -> str:
+        return ask_for_json(question, self.model.task.label_names)
+
+    def write(self, p: Floats) -> str:
+        return write_answer(p.tolist(), self.model.task.label_names)
+
+    def predict(self, batch: dict[str, Any]) -> Prediction:
+        labels = self.model.task.label_names
+        parsed = [parse_answer(answer, labels) for answer in self.answers(batch)]
+        uniform = np.full(len(labels), 1 / len(labels))
+        probs = np.stack([uniform if answer is None else answer for answer in parsed])
+        return Prediction(probs, [{} for _ in parsed], sum(answer is None for answer in parsed))
+
+    @torch.no_grad()
+    def answers(self, batch: dict[str, Any]) -> list[str]:
+        """Greedy answers to left-padded prompts."""
+        tokenizer = self.model.tokenizer
+        tokens = self.model.generate(
+            **batch,
+            max_new_tokens=self.longest_completion(),
+            do_sample=False,
+            temperature=None,
+            top_p=None,
+            top_k=None,
+            pad_token_id=tokenizer.pad_token_id,
+            eos_token_id=tokenizer.eos_token_id,
+        )
+        completions = tokens[:, batch["input_ids"].shape[1] :]
+        return tokenizer.batch_decode(completions, skip_special_tokens=True)
+
+    def supervised_losses(self, batch: dict[str, Any], human: Tensor) -> tuple[Tensor, None]:
+        """Mean cross-entropy of the answer's tokens and the end after it."""
+        tokenizer = self.model.tokenizer
+        answers = [self.write(people) for people in human.double().cpu().numpy()]
+        tokens = [tokenizer(answer, add_special_tokens=False)["input_ids"] for answer in answers]
+        completions, valid = pad_right([[*ids, tokenizer.eos_token_id] for ids in tokens], human.device)
+        inputs = append_completions(batch, completions, valid)
+        # Not by the model's own forward, which this is called by: autocast cannot be entered twice.
+        hidden = self.model.model(**inputs, use_cache=False).last_hidden_state[:, -completions.shape[1] - 1 : -1]
+        logits = self.model.lm_head(hidden).float()
+        losses = torch.nn.functional.cross_entropy(logits.transpose(1, 2), completions, reduction="none")
+        return (losses * valid).sum(dim=1) / valid.sum(dim=1), None
+
+    def stated(self, completions: Sequence[Sequence[int]]) -> Floats:
+        labels = self.model.task.label_names
+        answers = self.model.tokenizer.batch_decode(completions, skip_special_tokens=True)
+        parsed = [parse_answer(answer, labels) for answer in answers]
+        return np.stack([np.full(len(labels), np.nan) if answer is None else answer for answer in parsed])
+
+    def longest_completion(self) -> int:
+        labels = self.model.task.label_names
+        longest = "{" + ", ".join(f'"{label}": 100' for label in labels) + "}"
+        return len(self.model.tokenizer(longest, add_special_tokens=False)["input_ids"]) + 8
+
+
+def ask_for_json(question: str, labels: Sequence[str]) -> str:
+    """A question whose answer is to be a distribution in JSON."""
+    return f"{question}\nAnswer in JSON with the per cent of people who would choose each of: {', '.join(labels)}."
+
+
+def pad_right(rows: Sequence[Sequence[int]], device: torch.device) -> tuple[Tensor, Tensor]:
+    """Token lists to (B, C) tokens and (B, C) mask, padded with 0 on the right."""
+    width = max(map(len, rows))
+    tokens = torch.tensor([[*row, *[0] * (width - len(row))] for row in rows])
+    mask = torch.tensor([[1] * len(row) + [0] * (width - len(row)) for row in rows])
+    return tokens.to(device), mask.to(device)
 
 
 def can_be_stated(label: str) -> bool:
@@ -69,35 +158,3 @@ def parse_answer(answer: str, labels: Sequence[str]) -> Floats | None:
     if not closed or position != len(answer) or total <= 0:
         return None
     return np.array([values.get(label, 0.0) for label in labels]) / total
-
-
-def longest_answer(model: SpeechLM) -> int:
-    """Tokens that the longest valid answer can need, and the end after it.
-
-    Raises:
-        UserError: no answer can hold one of the labels.
-    """
-    labels = model.task.label_names
-    if unsayable := [name for name in labels if not can_be_stated(name)]:
-        raise UserError(
-            f"task {model.task.name}: readout verbalized cannot state label {unsayable[0]!r}; use label_token"
-        )
-    longest = "{" + ", ".join(f'"{label}": 100' for label in labels) + "}"
-    return len(model.tokenizer(longest, add_special_tokens=False)["input_ids"]) + 8
-
-
-@torch.no_grad()
-def write_answers(model: SpeechLM, batch: dict[str, Any]) -> list[str]:
-    """Greedy answers to left-padded prompts."""
-    tokens = model.generate(
-        **batch,
-        max_new_tokens=longest_answer(model),
-        do_sample=False,
-        temperature=None,
-        top_p=None,
-        top_k=None,
-        pad_token_id=model.tokenizer.pad_token_id,
-        eos_token_id=model.tokenizer.eos_token_id,
-    )
-    completions = tokens[:, batch["input_ids"].shape[1] :]
-    return model.tokenizer.batch_decode(completions, skip_special_tokens=True)

@@ -1,0 +1,1 @@
+"""What a user would pick instead: classifiers on the frozen encoder."""

@@ -1,0 +1,376 @@
+"""`shala-audio data prepare|votes|validate|convert`: manifests of corpora, and of your own votes."""
+
+from __future__ import annotations
+
+import sys
+from collections import Counter
+from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+from rich.console import Console
+from rich.table import Table
+
+from shala_audio.cli.evaluate import TaskOption
+from shala_audio.corpora.prepare import SOURCES
+from shala_audio.errors import UserError, nearest
+
+if TYPE_CHECKING:
+    from shala_audio.manifest import Row
+from shala_audio.errors import not_one_of
+
+app = typer.Typer(help="Manifests: of known corpora, of your own votes; checked, and converted.", no_args_is_help=True)
+
+Votes = Annotated[
+    Path,
+    typer.Argument(
+        help="CSV file with a line for every rating, Label Studio's JSON export, or Potato's annotation_output folder.",
+        metavar="VOTES",
+    ),
+]
+From = Annotated[str, typer.Option("--from", help="csv, label-studio or potato.")]
+Item = Annotated[
+    str | None,
+    typer.Option(
+        help="Column of what was judged: the clip's file, or any name of a text. An export's: found where not given."
+    ),
+]
+LabelColumn = Annotated[
+    str | None,
+    typer.Option(
+        "--label", help="Column of the choice. Of an export, the control or scheme; found if there is but one."
+    ),
+]
+Rater = Annotated[str | None, typer.Option(help="Column of who chose; several choices of a rater share one vote.")]
+Speaker = Annotated[str | None, typer.Option(help="Column of the speaker, who stays in one split.")]
+TextColumn = Annotated[str | None, typer.Option("--text", help="Column of the text, or of the clip's transcript.")]
+Split = Annotated[str | None, typer.Option(help="Column of the split; made anew where not given.")]
+Clips = Annotated[Path | None, typer.Option(help="Folder of the sound files.")]
+Items = Annotated[Path | None, typer.Option(help="Potato: the data file that was annotated, with its texts or clips.")]
+LeaveOut = Annotated[list[str] | None, typer.Option(help="A choice that is no label, such as 'unsure'.")]
+
+
+def read_votes(
+    table: Path, source: str, columns: Any, clips: Path | None, items: Path | None, leave_out: list[str] | None
+) -> tuple[dict[str, Any], Counter[str]]:
+    """What was judged, and what was left out by reason: see `vote_table.gather`.
+
+    Raises:
+        UserError: the sound or the texts are not named or not there, or the votes cannot be read.
+    """
+    from shala_audio.corpora.ratings import export_columns, gather, ratings
+
+    if clips is None and columns.text is None:
+        raise UserError("--clips or --text: say where the sound is, or which column is the text")
+    if clips is not None and not clips.is_dir():
+        raise UserError(f"{clips}: no such folder")
+    left_out: Counter[str] = Counter()
+    found = ratings(table, source, columns, items, left_out)
+    columns = columns if source == "csv" else export_columns(columns)
+    return gather(found, columns, left_out, leave_out or ()), left_out
+
+
+def modality_of(clips: Path | None, text: str | None) -> str:
+    """The modality of a task over what was named."""
+    return "text" if clips is None else "audio+text" if text else "audio"
+
+
+CORPORA = ("chaosnli", "goemotions", "crema_d", "msp_podcast", "mini", "mini_text")
+
+
+@app.command()
+def prepare(
+    corpus: Annotated[str, typer.Argument(help=f"One of {', '.join(CORPORA)}.")],
+    out: Annotated[Path, typer.Option(help="Folder for the manifest, the split and the summary.")],
+    source: Annotated[Path | None, typer.Option(help="The corpus as it was downloaded (not for mini).")] = None,
+    seed: Annotated[int, typer.Option(help="Seed of the split, where the corpus has none.")] = 0,
+    max_rows: Annotated[int | None, typer.Option(help="Keep so many rows, the same share of every split.")] = None,
+    fold: Annotated[
+        int | None, typer.Option(help="ChaosNLI, CREMA-D: fold of a cross-validation, 0 to 4, as the test split.")
+    ] = None,
+    part: Annotated[str | None, typer.Option(help="ChaosNLI: snli, mnli or both; snli where not given.")] = None,
+    task: Annotated[str | None, typer.Option(help="MSP-Podcast: msp_podcast, msp_podcast_9 or msp_podcast_4.")] = None,
+    secondary: Annotated[
+        float, typer.Option(help="MSP-Podcast: share of a rater's vote that the secondary choices get, 0 to below 1.")
+    ] = 0.0,
+) -> None:
+    """Make a manifest, a split that leaks no speaker, and a summary.
+
+    Example: shala-audio data prepare crema_d --source CREMA-D --out data
+    """
+    from shala_audio.corpora import chaosnli, crema_d, goemotions, mini, msp_podcast
+    from shala_audio.corpora.prepare import write_prepared
+    from shala_audio.task import load_task
+
+    if max_rows is not None and max_rows < 1:
+        raise UserError(f"--max-rows is {max_rows}; use 1 or more")
+    if fold is not None and corpus not in ("chaosnli", "crema_d"):
+        raise UserError(f"--fold: {corpus} has a split of its own")
+    if part is not None and corpus != "chaosnli":
+        raise UserError("--part: of chaosnli alone")
+    if corpus != "msp_podcast" and (task or secondary):
+        raise UserError(f"--{'task' if task else 'secondary'}: of msp_podcast alone")
+    if corpus in ("mini", "mini_text"):
+        prepared = mini.prepare(out, seed, rows=max_rows or mini.ROWS, text=corpus == "mini_text")
+        max_rows = None
+    else:
+        if corpus not in CORPORA:
+            raise UserError(f"{corpus}: no such corpus; known are {', '.join(CORPORA)}{nearest(corpus, CORPORA)}")
+        licence, address = SOURCES[corpus]
+        if source is None:
+            raise UserError(f"--source: name the folder of {corpus}, as its owners give it ({address}; {licence})")
+        if not source.is_dir():
+            raise UserError(f"{source}: no such folder")
+        print(f"{corpus}: {licence}; from {address}", file=sys.stderr)
+        if corpus == "chaosnli":
+            part = part or "snli"
+            prepared = chaosnli.prepare(source, seed, part, fold)
+        elif corpus == "goemotions":
+            prepared = goemotions.prepare(source, seed)
+        elif corpus == "crema_d":
+            prepared = crema_d.prepare(source, seed, fold)
+        else:
+            prepared = msp_podcast.prepare(source, seed, task or corpus, secondary)
+    options = {"part": part, "fold": fold, "secondary": secondary or None}
+    summary = write_prepared(prepared, load_task(task or corpus), out, seed, max_rows, **options)
+    show_summary(summary, out)
+
+
+def show_summary(summary: Mapping[str, Any], out: Path) -> None:
+    """Print what a prepared corpus holds, and where its manifest is."""
+    console = Console(stderr=True)
+    table = Table("split", "rows", "without votes", "speakers", "also in train", "raters per row")
+    for split, found in summary["splits"].items():
+        raters = found.get("raters_per_row")
+        shown = f"{raters['min']:g} to {raters['max']:g}, mean {raters['mean']:.1f}" if raters else "–"
+        table.add_row(
+            split,
+            str(found["rows"]),
+            str(found["without_votes"]),
+            str(found["speakers"]),
+            str(found.get("speakers_also_in_train", "")),
+            shown,
+        )
+    console.print(table)
+    for reason, count in summary["left_out"].items():
+        if count:
+            console.print(f"left out: {count:g} {reason}")
+    console.print(f"{summary['caveat']} Licence: {summary['licence']}.", highlight=False)
+    print(out / "manifest.jsonl")
+
+
+@app.command()
+def votes(
+    table: Votes,
+    out: Annotated[Path, typer.Option(help="Folder for the manifest, the task, the split and the summary.")],
+    source: From = "csv",
+    item: Item = None,
+    label: LabelColumn = None,
+    rater: Rater = None,
+    speaker: Speaker = None,
+    text: TextColumn = None,
+    split: Split = None,
+    clips: Clips = None,
+    items: Items = None,
+    task: Annotated[
+        str | None, typer.Option(help="Task whose labels were chosen: a name or a YAML file; made where not given.")
+    ] = None,
+    leave_out: LeaveOut = None,
+    seed: Annotated[int, typer.Option(help="Seed of the split.")] = 0,
+    max_rows: Annotated[
+        int | None, typer.Option(help="Keep so many rows, the same share of every split.", min=1)
+    ] = None,
+) -> None:
+    """Make a manifest of your own corpus from people's votes, with a task file to edit and a split.
+
+    shala-audio data votes votes.csv --item file --label emotion --rater who --clips recordings --out data
+
+    shala-audio data votes project-1.json --from label-studio --clips recordings --out data
+
+    shala-audio data votes annotation_output --from potato --items items.json --text text --out data
+    """
+    from shala_audio.corpora.prepare import write_prepared
+    from shala_audio.corpora.ratings import Columns, prepare, task_of, write_task
+    from shala_audio.task import load_task
+
+    if task is None and (out / "task.yaml").exists():
+        raise UserError(f"{out / 'task.yaml'} is there, and perhaps edited: name it with --task, or remove it")
+    columns = Columns(item or "", label or "", rater, speaker, text, split)
+    found, left_out = read_votes(table, source, columns, clips, items, leave_out)
+    made = load_task(task) if task else task_of(out.resolve().name, found, modality_of(clips, text))
+    if made.has_audio != (clips is not None):
+        raise UserError(f"task {made.name} takes {made.modality}; {'name' if made.has_audio else 'leave out'} --clips")
+    caveat = "The split is ours, by speaker." if speaker else "The split is ours, by item."
+    prepared = prepare(found, left_out, made, clips, seed, "" if split else caveat)
+    summary = write_prepared(prepared, made, out, seed, max_rows)
+    if task is None:
+        write_task(out / "task.yaml", made)
+        print(out / "task.yaml")
+    show_summary(summary, out)
+
+
+@app.command()
+def validate(
+    manifest: Annotated[Path, typer.Argument(help="Manifest to check.")],
+    audio_root: Annotated[Path | None, typer.Option(help="Folder of the sound; without it, sound is not read.")] = None,
+    task: TaskOption = None,
+    good: Annotated[
+        Path | None, typer.Option(help="Write a manifest of the rows without a fault, and exit with 0.")
+    ] = None,
+) -> None:
+    """Check every row: its fields, its votes, its sound, and that no speaker is in two splits.
+
+    Prints a line for each fault and exits with 2 if there is any. What is odd but can be used, such as clipped sound, is
+    printed as a note.
+
+    Example: shala-audio data validate data/manifest.jsonl --audio-root CREMA-D
+    """
+    from concurrent.futures import ThreadPoolExecutor
+
+    from tqdm import tqdm
+
+    from shala_audio.corpora.splits import check_speakers
+    from shala_audio.manifest import write_manifest
+
+    if not manifest.is_file():
+        raise UserError(f"{manifest}: no such manifest")
+    faults = 0
+
+    def fault(line: str) -> None:
+        nonlocal faults
+        faults += 1
+        print(line, file=sys.stderr)
+
+    rows: dict[str, tuple[str, Row]] = {}
+    for where, row in _valid_rows(manifest, task, fault):
+        if row.id in rows:
+            fault(f"{where}: id {row.id!r} appears twice")
+        else:
+            rows[row.id] = where, row
+    bad: set[str] = set()
+    notes = 0
+    if audio_root is not None:
+        heard = [(where, row) for where, row in rows.values() if row.audio is not None]
+        with ThreadPoolExecutor() as pool:
+            reports = pool.map(lambda item: _listen(item[1], audio_root), heard)
+            for (where, row), (reason, found) in tqdm(
+                zip(heard, reports, strict=True), total=len(heard), unit="clip", desc="sound", disable=None
+            ):
+                for note in found:
+                    notes += 1
+                    print(f"note: {where}: {note}", file=sys.stderr)
+                if reason:
+                    bad.add(row.id)
+                    fault(f"{where}: {reason}")
+    kept = [row for _, row in rows.values() if row.id not in bad]
+    try:
+        check_speakers([row for row in kept if row.votes])
+    except UserError as error:
+        fault(f"{manifest}: {error}")
+        if good is not None:
+            raise UserError(f"--good: {error}; no choice of rows mends that") from None
+    print(f"{len(rows)} rows, {faults} faults" + (f", {notes} notes" if notes else ""))
+    if good is not None:
+        write_manifest(good, kept)
+        print(f"{good}: {len(kept)} rows; {faults} left out")
+    elif faults:
+        raise typer.Exit(2)
+
+
+def _valid_rows(manifest: Path, task: str | None, fault: Callable[[str], None]) -> Iterator[tuple[str, Row]]:
+    """Rows whose fields and votes are right, with their place; the others are told to `fault`."""
+    from functools import cache
+
+    from shala_audio.manifest import row_from_json
+    from shala_audio.task import load_task
+    from shala_audio.votes import to_distribution
+
+    labels = cache(lambda name: load_task(task or name).label_names)
+    try:
+        lines = manifest.read_text(encoding="utf-8").removesuffix("\n").split("\n")
+    except UnicodeDecodeError as error:
+        raise UserError(f"{manifest}: not UTF-8 ({error})") from None
+    for number, line in enumerate(lines, start=1):
+        where = f"{manifest}:{number}"
+        try:
+            row = row_from_json(line, where)
+            if row.votes:
+                to_distribution(row.votes, labels(row.task))
+        except UserError as error:
+            fault(str(error) if str(error).startswith(str(manifest)) else f"{where}: {error}")
+        else:
+            yield where, row
+
+
+def _listen(row: Row, root: Path) -> tuple[str | None, list[str]]:
+    """Why a row's sound cannot be used, if so, and what is odd about it."""
+    from shala_audio.audio.io import read_row_audio, remarks
+
+    assert row.audio is not None
+    try:
+        return None, [f"{row.audio.path}: {remark}" for remark in remarks(read_row_audio(row.audio, root))]
+    except UserError as error:
+        return str(error), []
+
+
+FORMATS = ("lhotse", "datasets")
+
+
+@app.command()
+def convert(
+    source: Annotated[
+        Path, typer.Argument(help="A manifest, or a folder of Lhotse's manifests or of a saved dataset.")
+    ],
+    out: Annotated[Path, typer.Option(help="Folder to write (--to), or manifest to write (--from).")],
+    to: Annotated[str | None, typer.Option(help="lhotse or datasets: what to make of a manifest.")] = None,
+    source_format: Annotated[
+        str | None, typer.Option("--from", help="lhotse or datasets: what to make a manifest of.")
+    ] = None,
+    audio_root: Annotated[
+        Path | None,
+        typer.Option(help="Folder of the sound; a dataset's is written there."),
+    ] = None,
+    task: Annotated[str | None, typer.Option(help="Task of rows that name none; a name or a YAML file.")] = None,
+) -> None:
+    """Turn manifests into Lhotse's or Hugging Face `datasets`, and back.
+
+    shala-audio data convert data/manifest.jsonl --to lhotse --audio-root CREMA-D --out lhotse
+
+    shala-audio data convert data/manifest.jsonl --to datasets --audio-root CREMA-D --out dataset
+
+    shala-audio data convert lhotse --from lhotse --task crema_d --out data/manifest.jsonl
+    """
+    from shala_audio.corpora import hf_datasets, lhotse
+    from shala_audio.manifest import read_manifest, write_manifest
+    from shala_audio.task import load_task
+
+    format = to or source_format
+    if (to is None) == (source_format is None):
+        raise UserError("say --to lhotse or datasets of a manifest, or --from lhotse or datasets to make one")
+    if format not in FORMATS:
+        raise not_one_of("--to" if to else "--from", str(format), FORMATS)
+    if to is not None:
+        rows = read_manifest(source)
+        if not rows:
+            raise UserError(f"{source}: no rows")
+        if out.exists() and (not out.is_dir() or any(out.iterdir())):
+            raise UserError(f"{out}: is there already, and not empty")
+        if to == "lhotse":
+            if audio_root is None:
+                raise UserError("--audio-root: name the folder of the sound")
+            recordings, supervisions = lhotse.to_lhotse(rows, audio_root, out)
+            print(f"{out}: {recordings} recordings, {supervisions} supervisions")
+        else:
+            labels = load_task(task or rows[0].task).label_names
+            counts = hf_datasets.to_datasets(rows, labels, audio_root, out)
+            print(f"{out}: {', '.join(f'{count} {split}' for split, count in counts.items())}")
+        return
+    name = load_task(task).name if task else None
+    if not source.is_dir():
+        raise UserError(f"{source}: no such folder")
+    if source_format == "lhotse":
+        write_manifest(out, lhotse.from_lhotse(source, name, audio_root))
+    else:
+        write_manifest(out, hf_datasets.from_datasets(source, name, audio_root))
+    print(out)

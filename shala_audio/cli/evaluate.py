@@ -1,0 +1,383 @@
+"""`shala-audio evaluate score|compare|calibrate|report|baseline|choose|pool|merge`."""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Mapping
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from shala_audio.errors import UserError, not_one_of
+
+if TYPE_CHECKING:
+    pass
+
+
+app = typer.Typer(help="Score, compare, calibrate and report predictions, ours or any system's.", no_args_is_help=True)
+
+TaskOption = Annotated[
+    str | None, typer.Option(help="Task: a name in configs/tasks, or a YAML file; that of the rows if not given.")
+]
+Votes = Annotated[
+    Path,
+    typer.Argument(
+        help="Manifest with the votes; or a CSV: id, a column a label with the number of raters who chose it.",
+        metavar="VOTES",
+    ),
+]
+SplitOption = Annotated[str | None, typer.Option(help="Rows of this split alone; all that are predicted if not given.")]
+
+
+@app.command()
+def score(
+    predictions: Annotated[Path, typer.Argument(help="JSON Lines (id, probs) or CSV (id, a column a label).")],
+    votes: Votes,
+    out: Annotated[
+        Path | None, typer.Option(help="File for the measures as JSON; the terminal where not given.")
+    ] = None,
+    task: TaskOption = None,
+    bootstrap: Annotated[int, typer.Option(help="Draws for the 95 % intervals; 0 for none.", min=0)] = 1000,
+    split: SplitOption = None,
+) -> None:
+    """Measure predictions against the raters' votes, beside the constant prior and the raters' own agreement.
+
+    Of another system: a CSV with an id and a column a label for the predictions, another for the votes, with the same ids.
+
+    Example: shala-audio evaluate score predictions.jsonl data/manifest.jsonl --out score.json
+    """
+    from shala_audio.evaluation.score import distances_beside
+    from shala_audio.evaluation.score import score as measure
+    from shala_audio.inference.hub import write_card
+    from shala_audio.io import write_json
+    from shala_audio.models.folder import SETTINGS
+    from shala_audio.task import load_task
+
+    result = measure(predictions, votes, load_task(task) if task else None, bootstrap, split)
+    _warn_of_splits(predictions, result["splits"])
+    if result["unpredicted"]:
+        print(
+            f"{predictions}: {result['unpredicted']} rows with votes have no prediction and do not count",
+            file=sys.stderr,
+        )
+    # Kept apart, for `report`: they tell of single rows' votes, and a score is published.
+    distances = result.pop("rows")
+    if out is None:
+        print(json.dumps(result, indent=2))
+    else:
+        write_json(out, result)
+        write_json(distances_beside(out), distances)
+        if out.name == "score.json" and (out.parent / SETTINGS).is_file():  # the model's own: its card shows it
+            write_card(out.parent)
+        print(f"{out}: {result['n']} rows, jsd {result['jsd']['value']:.4f}")
+
+
+@app.command()
+def compare(
+    first: Annotated[Path, typer.Argument(help="Predictions of one system.")],
+    second: Annotated[Path, typer.Argument(help="Predictions of the other.")],
+    votes: Votes,
+    task: TaskOption = None,
+    split: SplitOption = None,
+    out: Annotated[Path | None, typer.Option(help="File for the result as JSON.")] = None,
+) -> None:
+    """Test whether one system is closer to the raters than another: paired permutations of the rows both predict.
+
+    Example: shala-audio evaluate compare exp/shala/predictions.jsonl exp/linear/predictions.jsonl data/manifest.jsonl
+    """
+    from rich.console import Console
+    from rich.table import Table
+
+    from shala_audio.evaluation.compare import compare as test
+    from shala_audio.io import write_json
+    from shala_audio.task import load_task
+
+    result = test(first, second, votes, load_task(task) if task else None, split)
+    _warn_of_splits(first, result["splits"])
+    if out is not None:
+        write_json(out, result)
+    table = Table("measure", "first", "second", "difference", "95 % interval", "p")
+    for name in ("jsd", "kl", "accuracy"):
+        if name in result:
+            found = result[name]
+            numbers = [f"{found[part]:.4f}" for part in ("first", "second")]
+            interval = "–" if found["low"] is None else f"{found['low']:+.4f} to {found['high']:+.4f}"
+            table.add_row(name, *numbers, f"{found['difference']:+.4f}", interval, f"{found['p']:.4f}")
+    console = Console()
+    console.print(table)
+    left = f"; {result['only_first']} only in the first, {result['only_second']} only in the second"
+    console.print(f"{result['n']} rows in both{left if result['only_first'] or result['only_second'] else ''}")
+    if (groups := result["jsd"]["groups"]) < result["n"]:
+        together = "whose rows' signs are flipped together"
+        console.print(f"{groups} speakers or premises, {together}")
+    console.print("The p-values are not corrected for there being several.")
+
+
+def _warn_of_splits(predictions: Path, splits: Mapping[str, int]) -> None:
+    if len(splits) > 1:
+        parts = ", ".join(f"{count} of {name}" for name, count in splits.items())
+        print(
+            f"{predictions}: rows of several splits are scored together ({parts}); --split test takes one",
+            file=sys.stderr,
+        )
+
+
+@app.command()
+def calibrate(
+    model: Annotated[
+        Path, typer.Argument(help="Folder of the model, or of another system, where the calibration is kept.")
+    ],
+    dev_predictions: Annotated[Path, typer.Argument(help="Its predictions of the dev split.")],
+    manifest: Annotated[Path, typer.Argument(help="Manifest with the votes.")],
+    kind: Annotated[str, typer.Option(help="temperature, temperature_jsd or dirichlet.")] = "temperature",
+    apply: Annotated[Path | None, typer.Option(help="Predictions to calibrate as well, such as those of test.")] = None,
+    out: Annotated[Path | None, typer.Option(help="File for those.")] = None,
+    task: TaskOption = None,
+) -> None:
+    """Fit a calibration on dev; `shala-audio predict MODEL ... --calibration temperature` then uses it.
+
+    temperature and dirichlet bring the cross-entropy with the raters down, temperature_jsd the distance to them.
+
+    Example: shala-audio evaluate calibrate exp/shala exp/shala/dev.jsonl data/manifest.jsonl --kind dirichlet
+    """
+    import numpy as np
+
+    from shala_audio.distribution import LabelDistribution
+    from shala_audio.evaluation.calibration import fit
+    from shala_audio.evaluation.predictions import read_attributes, read_predictions, write_predictions
+    from shala_audio.evaluation.score import groups_of, load_judged
+    from shala_audio.io import read_json, write_json
+    from shala_audio.models.folder import SETTINGS
+    from shala_audio.task import load_task, task_from_dict
+
+    settings = model / SETTINGS
+    judged_by = load_task(task) if task else None
+    if not model.is_dir():
+        raise UserError(f"{model}: no such folder")
+    if settings.is_file():
+        judged_by = task_from_dict(read_json(settings)["task"], str(settings))
+        if task and load_task(task).label_names != judged_by.label_names:
+            raise UserError(f"--task {task}: has other labels than {model}, which is a model of its own task")
+    if (apply is None) != (out is None):
+        raise UserError("--apply and --out go together")
+    judged = load_judged(dev_predictions, manifest, judged_by)
+    if others := sorted({row.split for row in judged.rows} - {"dev"}):
+        raise UserError(f"{dev_predictions}: has rows of {', '.join(others)}; a calibration is fitted on dev alone")
+    found = fit(kind, judged.predicted, judged.human, judged.labels, groups_of(judged.rows))
+    write_json(model / f"calibration_{kind}.json", found.to_dict())
+    chosen = f"penalty {found.penalty:g}" if kind == "dirichlet" else f"temperature {1 / found.weight[0, 0]:.3f}"
+    print(f"{model / f'calibration_{kind}.json'}: {chosen}, fitted on {found.rows} dev rows")
+    if found.at_the_edge:
+        print("the temperature is at the edge of its search: answers are nearly one-hot or uniform", file=sys.stderr)
+    if apply is not None and out is not None:
+        identities, probs = read_predictions(apply, judged.labels)
+        calibrated = found(probs)
+        named = LabelDistribution.of_rows(judged.labels, calibrated)
+        if judged_by and judged_by.attributes:  # which go along as they are
+            names = [attribute.name for attribute in judged_by.attributes]
+            named = [
+                replace(one, attributes={n: v for n, v in zip(names, values, strict=True) if np.isfinite(v)})
+                for one, values in zip(named, read_attributes(apply, names).tolist(), strict=True)
+            ]
+        write_predictions(out, zip(identities, named, strict=True))
+        print(out)
+
+
+KINDS = ("prior", "linear", "attentive")
+
+
+@app.command()
+def baseline(
+    kind: Annotated[str, typer.Argument(help="prior, or for sound linear or attentive.")],
+    manifest: Annotated[Path, typer.Argument(help="Manifest with train, dev and test rows.")],
+    out: Annotated[
+        Path, typer.Option(help="File for the predictions of the test rows; those of dev go beside it, as NAME_dev.")
+    ],
+    features: Annotated[Path | None, typer.Option(help="Folder of features, for linear and attentive.")] = None,
+    task: TaskOption = None,
+    seed: Annotated[int, typer.Option(help="Of attentive; on record for all.")] = 0,
+    augmentations: Annotated[
+        int,
+        typer.Option(
+            "--augmentations",
+            "--copies",
+            help="Of each training clip, of those that `features --augmentations` has made.",
+            min=0,
+        ),
+    ] = 0,
+) -> None:
+    """Predict test and dev rows with a system to compare with: the constant prior, or a classifier on the frozen encoder.
+
+    linear: softmax regression on mean and deviation over time of one encoder layer; layer and penalty are chosen on dev.
+    attentive: learnt layer weights and attentive pooling over time; learning rate and passes are chosen on dev.
+    With --augmentations, dev also says whether they help.
+
+    Example: shala-audio evaluate baseline linear data/manifest.jsonl --features features --out exp/linear/predictions.jsonl
+    """
+    import time
+
+    from shala_audio.corpora.prepare import corpus_record
+    from shala_audio.distribution import LabelDistribution
+    from shala_audio.evaluation.predictions import write_predictions
+    from shala_audio.io import write_json
+    from shala_audio.manifest import read_manifest
+    from shala_audio.task import load_task
+    from shala_audio.votes import mean_distribution
+
+    if kind not in KINDS:
+        raise not_one_of("the baseline", kind, KINDS)
+    started = time.monotonic()
+    rows = read_manifest(manifest)
+    if not rows:
+        raise UserError(f"{manifest}: has no rows")
+    chosen = load_task(task or rows[0].task)
+    corpus = corpus_record(manifest.with_name("summary.json"))
+    places = {"test": out, "dev": out.with_name(f"{out.stem}_dev{out.suffix}")}
+    if kind == "prior" and (features is not None or augmentations):
+        raise UserError(f"--{'augmentations' if augmentations else 'features'}: no part in the constant prior")
+    if kind == "prior":
+        train = [row for row in rows if row.split == "train" and row.votes]
+        prior = LabelDistribution(chosen.label_names, mean_distribution(train, chosen.label_names))
+        predicted = {name: [(row.id, prior) for row in rows if row.split == name and row.votes] for name in places}
+        record = {"method": kind, "task": chosen.name, "seed": seed, "data": corpus}
+        write_json(out.parent / "training.json", record)
+    else:
+        if features is None:
+            raise UserError(f"--features: the {kind} classifier needs the folder of features")
+        from shala_audio.audio.features import FeatureStore
+
+        store = FeatureStore(features)
+        store.check(rows)
+        if augmentations and not any(store.augmentations(row.id, augmentations) for row in rows):
+            raise UserError(f"--augmentations: {features} has none; `shala-audio features --augmentations` makes them")
+        if kind == "linear":
+            from shala_audio.baselines.linear import train_linear
+
+            line = train_linear(rows, store, chosen, store.encoder["layers"], augmentations)
+            predicted = dict(line.predictions)
+            settings: dict[str, Any] = {
+                "layer": line.layer,
+                "penalty": line.penalty,
+                "augmentations": line.augmentations,
+            }
+            words = f"layer {line.layer}, penalty {line.penalty:g}, {line.augmentations} augmentations"
+            distance = line.dev_jsd
+        else:
+            from shala_audio.baselines.attentive import train_attentive
+
+            found = train_attentive(rows, store, chosen, seed, augmentations)
+            predicted = dict(found.predictions)
+            settings = {
+                "learning_rate": found.learning_rate,
+                "passes": found.epochs,
+                "augmentations": found.augmentations,
+            }
+            words = f"rate {found.learning_rate:g}, {found.epochs} passes, {found.augmentations} augmentations"
+            distance = found.dev_jsd
+        print(f"{words} (chosen on dev: jsd {distance:.4f})")
+        from shala_audio.training.provenance import cost_record, shorten
+
+        # What dev chose is no setting: it differs between seeds.
+        encoder_record = {**store.encoder, "encoder": shorten(str(store.encoder["encoder"]))}
+        offered = {"settings": {"augmentations": augmentations}, "model": encoder_record}
+        record = {
+            "method": kind,
+            "task": chosen.name,
+            "data": corpus,
+            **offered,
+            **cost_record(seed, time.monotonic() - started, manifest),
+        }
+        write_json(out.parent / "training.json", {**record, "chosen": settings})
+    for name, place in places.items():
+        write_predictions(place, predicted[name])
+    print(out)
+
+
+@app.command()
+def choose(
+    runs: Annotated[list[Path], typer.Argument(help="Folders of trained models with predictions_dev.jsonl.")],
+    manifest: Annotated[Path, typer.Option(help="Manifest with the votes.")],
+    out: Annotated[Path, typer.Option(help="Folder for a copy of the best one.")],
+) -> None:
+    """Of runs that differ in a setting, keep the one closest to the raters on dev, and put on record what was tried.
+
+    Example: shala-audio evaluate choose tuning/3e-4 tuning/1e-3 --manifest data/manifest.jsonl --out exp/sft_soft
+    """
+    from shala_audio.evaluation.tuning import choose_run, in_words
+
+    tried = choose_run(runs, manifest, out)
+    for settings, distance in tried:
+        print(f"{in_words(settings)}: jsd {distance:.4f} on dev")
+    best, _ = min(tried, key=lambda one: one[1])
+    print(f"{out}: {in_words(best)}")
+
+
+@app.command()
+def pool(
+    folds: Annotated[
+        list[str],
+        typer.Argument(help="A fold's experiment, a colon, its manifest.", metavar="EXP:MANIFEST"),
+    ],
+    out: Annotated[Path, typer.Option(help="Folder for the pooled manifest and predictions.")],
+) -> None:
+    """Gather the test predictions of the folds of a cross-validation, checking that no row is missing or twice.
+
+    Example: shala-audio evaluate pool exp/cv/fold0:data/fold0/manifest.jsonl exp/cv/fold1:data/fold1/manifest.jsonl
+    --out exp/cv
+    """
+    from shala_audio.evaluation.cross_validation import Fold, pool_folds
+
+    pairs = [text.rsplit(":", 1) for text in folds]
+    if wrong := [text for text, pair in zip(folds, pairs, strict=True) if len(pair) != 2]:
+        raise UserError(f"{wrong[0]}: write it as EXP:MANIFEST")
+    systems = pool_folds([Fold(Path(experiment), Path(manifest)) for experiment, manifest in pairs], out)
+    print(f"{out}: {', '.join(systems)}")
+
+
+@app.command()
+def merge(
+    parts: Annotated[list[Path], typer.Argument(help="Predictions (.jsonl) of `predict --shard`.", metavar="PART...")],
+    manifest: Annotated[Path, typer.Option(help="The manifest that was predicted.")],
+    out: Annotated[Path, typer.Option(help="File to write.")],
+    split: Annotated[str | None, typer.Option(help="Only the rows of this split, as in `predict`.")] = None,
+) -> None:
+    """Put the parts that several jobs predicted together, checking that no row is missing or twice.
+
+    Example: shala-audio evaluate merge part1.jsonl part2.jsonl --manifest data/manifest.jsonl --split test
+    --out predictions.jsonl
+    """
+    from shala_audio.evaluation.cross_validation import merge_predictions
+    from shala_audio.manifest import iterate_manifest
+
+    wanted = [row.id for row in iterate_manifest(manifest) if split is None or row.split == split]
+    merge_predictions(parts, wanted, out)
+    print(f"{out}: {len(wanted)} rows")
+
+
+@app.command()
+def report(
+    experiments: Annotated[
+        list[Path],
+        typer.Argument(
+            help="Folders of systems with a score.json, or of experiments; or files of `score`.", metavar="EXP"
+        ),
+    ],
+    out: Annotated[Path, typer.Option(help="Markdown file; CSV, LaTeX and pictures go beside it.")],
+    data: Annotated[Path | None, typer.Option(help="Folder of the manifest's summary.json: caveat and split.")] = None,
+    title: Annotated[str, typer.Option(help="Heading.")] = "Results",
+    note: Annotated[list[str] | None, typer.Option(help="A paragraph under the heading; repeat for several.")] = None,
+    reference: Annotated[
+        str | None, typer.Option(help="System to test against every other, and to draw; SHALA if not given.")
+    ] = None,
+) -> None:
+    """Write one table of several systems, with pictures, and what every run was. Runs of several seeds become one line.
+
+    Example: shala-audio evaluate report exp/zero_shot exp/warm_start exp/shala --data data --out RESULTS.md
+    """
+    from shala_audio.evaluation.report import write_report
+
+    write_report(experiments, out, data, title, note or [], reference)
+    print(out)

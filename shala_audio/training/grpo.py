@@ -1,0 +1,236 @@
+"""`GrpoTrainer`: what SHALA (arXiv 2606.05376) adds to TRL's `GRPOTrainer`, for answers that are drawn.
+
+- Ambiguous rows count for more: the weight multiplies the *advantage*, because a weight on the reward is divided out
+  again when a group's rewards are normalised.
+- Sound goes along with the prompt, into generation and into the loss.
+- A readout that draws few tokens (digits, one label) draws them itself, and only they count in the loss.
+- The policy that is trained is the one that was sampled: nothing in it is random (`SpeechLM.train_as_policy`).
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import numpy as np
+import torch
+from datasets import Dataset
+from torch import Tensor
+from trl import GRPOTrainer
+from trl.import_utils import is_vllm_available
+from trl.trainer.utils import RepeatSampler
+
+from shala_audio.errors import UserError
+from shala_audio.models.lora import plain_parameters
+from shala_audio.models.speech_lm import SpeechLM
+from shala_audio.training.ambiguity import AmbiguityWeights
+from shala_audio.training.callbacks import CheckpointMoments, ZeroVarianceGroups
+from shala_audio.training.config import GrpoConfig
+from shala_audio.training.data import Batcher, RowSampler
+from shala_audio.training.rewards import earned
+from shala_audio.training.trainer import SpeechTrainer
+
+
+class GrpoTrainer(SpeechTrainer, GRPOTrainer):
+    """GRPO on distributions of annotators, for text and speech.
+
+    Args:
+        model: the policy; its readout says what is drawn.
+        args: settings; a batch counts answers, `num_generations` of each prompt.
+        train_dataset: `build_dataset(...)`.
+        batcher: makes tensors of its rows.
+        weights: of the dataset's rows, by their number.
+
+    Raises:
+        UserError: settings that would be ignored or cannot work.
+    """
+
+    def __init__(
+        self,
+        model: SpeechLM,
+        args: GrpoConfig,
+        train_dataset: Dataset,
+        batcher: Batcher,
+        weights: AmbiguityWeights,
+    ) -> None:
+        _check(args, len(train_dataset), model)
+        # Of the batch at hand, for the hooks that TRL gives no room to pass them.
+        self._audio: dict[str, Tensor] = {}
+        self._rows: Tensor | None = None
+        self._rewards: Tensor | None = None
+        if model.readout.writes_freely:  # no longer answer can be valid
+            longest, given = model.readout.longest_completion(), args.max_completion_length
+            as_in_trl = given == GrpoConfig.__dataclass_fields__["max_completion_length"].default
+            args.max_completion_length = longest if as_in_trl else min(given, longest)
+        super().__init__(
+            model,
+            batcher,
+            weights,
+            args=args,
+            train_dataset=train_dataset,
+            reward_funcs=self._reward_function(args),
+            processing_class=model.tokenizer,
+            rollout_func=None if model.readout.writes_freely else _rollouts,
+        )
+        self.zero_variance = ZeroVarianceGroups(args.zero_variance_patience, self.accelerator.is_main_process)
+        used = args.steps_per_generation * args.num_iterations
+        self.add_callback(
+            CheckpointMoments(math.lcm(used, args.gradient_accumulation_steps) // args.gradient_accumulation_steps)
+        )
+        if model.readout.writes_freely and (self.is_fsdp_enabled or self.is_deepspeed_enabled):
+            raise UserError(
+                f"readout {model.readout.name}: its free answers are not sampled from a model that is spread over processes"
+            )
+        if args.use_vllm:  # TRL would send the weights under the names that they have here
+            assert hasattr(self.vllm_generation, "_iter_named_params")
+            self.vllm_generation._iter_named_params = lambda: plain_parameters(model)
+
+    # Rows and rollouts ------------------------------------------------------------------------------------------------
+
+    def _get_train_sampler(self, train_dataset: Any = None) -> RowSampler:
+        lengths, prompts = self.train_dataset["length"], prompts_at_once(self.args)
+        repeat = self.num_iterations * self.args.steps_per_generation
+        repeats = RepeatSampler(range(len(lengths)), self.num_generations, prompts, repeat, shuffle=False)
+        return RowSampler(lambda epoch: self._order(lengths, prompts, epoch), len(lengths), repeats)
+
+    def _prepare_inputs(self, generation_batch: Any) -> Any:
+        if self.model.training:
+            self.model.train_as_policy()
+        return super()._prepare_inputs(generation_batch)
+
+    def _generate_and_score_completions(self, inputs: list[dict[str, Any]]) -> dict[str, Any]:
+        inputs = self.batcher.augmented(inputs)
+        self._audio = self._prepare_input(self.batcher.audio(inputs))
+        self._rows = torch.tensor([row["row"] for row in inputs], device=self.accelerator.device)
+        output = super()._generate_and_score_completions(inputs)
+        if self.model.training:
+            assert self._rewards is not None
+            rewards = self.local(self._rewards, len(inputs))
+            output["advantages"] = output["advantages"] * self.weigh(self._rows, 1 - rewards.clamp(0, 1))
+            self.zero_variance.see(self._rewards.view(-1, self.num_generations), self.state.global_step + 1)
+        return {**output, **self._audio, "row": self._rows}
+
+    def _tokenize_prompts(self, prompts: list[str]) -> tuple[list[list[int]], None, dict[str, Tensor]]:
+        return self.batcher.builder.token_ids(prompts), None, dict(self._audio)
+
+    def rollouts(self, prompts: Sequence[str]) -> dict[str, Any]:
+        """Answers to prompts, of which every `num_generations` neighbours are the same one, as TRL takes them."""
+        group = self.num_generations
+        batch = self.batcher.builder.batch(prompts[::group])
+        batch = self._prepare_input(batch | {name: tensor[::group] for name, tensor in self._audio.items()})
+        policy = self.accelerator.unwrap_model(self.model)
+        training = policy.training
+        policy.eval()  # layers whose activations are computed again keep no cache in training mode
+        with torch.no_grad():  # also for what DDP does around it
+            drawn = self.model_wrapped(compute=lambda: self.readout.rollouts(batch, group, self.temperature))
+        if training:
+            policy.train_as_policy()
+        return {
+            "prompt_ids": self.batcher.builder.token_ids(prompts),
+            "completion_ids": drawn.completions,
+            "logprobs": None,
+            "env_mask": drawn.drawn,
+        }
+
+    # Rewards ----------------------------------------------------------------------------------------------------------
+
+    def _reward_function(self, args: GrpoConfig) -> Callable[..., list[float]]:
+        def reward(completion_ids: Sequence[Sequence[int]], human: Sequence[Sequence[float]], **_: Any) -> list[float]:
+            stated = self.readout.stated(completion_ids)
+            if self.readout.writes_freely and self.model.training:
+                self._averages["valid"].append(float(np.mean(~np.isnan(stated[:, 0]))))
+            return earned(args.reward, np.asarray(human), stated, args.invalid_reward).tolist()
+
+        reward.__name__ = f"{args.reward}_to_raters"  # TRL logs it under this name
+        return reward
+
+    def _calculate_rewards(self, inputs: Any, prompts: Any, completions: Any, completion_ids_list: Any) -> Tensor:
+        rewards = super()._calculate_rewards(inputs, prompts, completions, completion_ids_list)
+        self._rewards = rewards[:, 0]  # one reward function, all processes; kept for the running losses
+        return rewards
+
+    # Loss -------------------------------------------------------------------------------------------------------------
+
+    def _compute_loss(self, model: Any, inputs: dict[str, Any]) -> Tensor:
+        self._audio = {name: inputs[name] for name in ("audio_features", "audio_lengths") if name in inputs}
+        self._rows = inputs["row"]
+        self.nothing_to_learn = not inputs["advantages"].any()
+        return super()._compute_loss(model, inputs)
+
+    def _get_per_token_logps_and_entropies(
+        self, model: Any, input_ids: Tensor, attention_mask: Tensor, logits_to_keep: int, *rest: Any, **options: Any
+    ) -> tuple[Tensor, Tensor | None, Tensor | None]:
+        if self.readout.writes_freely:
+            with_audio = _WithAudio(model, self._audio)
+            return super()._get_per_token_logps_and_entropies(
+                with_audio, input_ids, attention_mask, logits_to_keep, *rest, **options
+            )
+        inputs = {"input_ids": input_ids, "attention_mask": attention_mask, **self._audio}
+        log_probs, entropies = model(
+            compute=lambda: self.readout.drawn_log_probs(inputs, logits_to_keep, self.temperature, self._rows)
+        )
+        return log_probs, entropies, None
+
+    # Checkpoints ------------------------------------------------------------------------------------------------------
+
+    def _save(self, output_dir: str | None = None, state_dict: dict[str, Any] | None = None) -> None:
+        super()._save(output_dir, state_dict)
+        if self.args.should_save:
+            self.zero_variance.save(output_dir or self.args.output_dir)
+
+    def _load_optimizer_and_scheduler(self, checkpoint: str | None) -> None:
+        super()._load_optimizer_and_scheduler(checkpoint)
+        if checkpoint is not None:
+            self.zero_variance.load(checkpoint)
+
+
+def _rollouts(prompts: list[str], trainer: GrpoTrainer) -> dict[str, Any]:
+    """TRL's `rollout_func`."""
+    return trainer.rollouts(prompts)
+
+
+class _WithAudio:
+    """A model that gets the sound of the rows at hand with every call. TRL may call it for chunks of the batch, in order."""
+
+    def __init__(self, model: Any, audio: dict[str, Tensor]) -> None:
+        self.model, self.audio, self.start = model, audio, 0
+
+    def __call__(self, input_ids: Tensor, **inputs: Any) -> Any:
+        rows = slice(self.start, self.start + len(input_ids))
+        self.start = rows.stop
+        audio = {name: tensor[rows] for name, tensor in self.audio.items()}
+        return self.model(input_ids=input_ids, **audio, **inputs)
+
+
+def prompts_at_once(args: GrpoConfig) -> int:
+    """How many prompts are answered at once, over all processes."""
+    return int(args.generation_batch_size or 0) // args.num_generations
+
+
+def _check(args: GrpoConfig, rows: int, model: SpeechLM) -> None:
+    """Refuse settings that do not fit the model or the rows, and those under which the ambiguity weight cancels out."""
+    readout = model.readout
+    if args.use_vllm:
+        if not readout.writes_freely or model.task.has_audio:
+            raise UserError(
+                "use_vllm: vLLM samples free text, so use it with readout verbalized and a task of text alone"
+            )
+        if not is_vllm_available():
+            raise UserError("use_vllm: vLLM is not installed here; `pip install trl[vllm]` on a machine with a GPU")
+    if (
+        not readout.writes_freely
+        and args.per_device_train_batch_size * args.steps_per_generation % args.num_generations
+    ):
+        raise UserError(
+            f"per_device_train_batch_size: each process samples whole groups of {args.num_generations} answers "
+            "(num_generations), so make it a multiple of that"
+        )
+    at_once = prompts_at_once(args)
+    if rows < at_once:
+        raise UserError(
+            f"per_device_train_batch_size: {at_once} prompts are answered at once, over all processes and accumulated "
+            f"batches, and there are {rows} training rows; lower it, gradient_accumulation_steps or the processes"
+        )
+    answers = args.per_device_train_batch_size * args.gradient_accumulation_steps * args.world_size
+    args.check_weights(max(answers // args.num_generations, at_once))  # TRL shuffles what is answered at once

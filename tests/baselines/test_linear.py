@@ -1,0 +1,81 @@
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+from sklearn.linear_model import LogisticRegression
+
+from shala_audio.audio.features import augmented_id
+from shala_audio.baselines.attentive import train_attentive
+from shala_audio.baselines.linear import fit, train_linear
+from shala_audio.distribution import jsd
+from shala_audio.manifest import Audio, Row
+from shala_audio.votes import human_distributions
+from tests.tiny import SPEECH_TASK
+from tests.training.helpers import TinyStore
+
+
+def test_on_hard_labels_it_is_scikit_learns_regression():
+    generator = torch.Generator().manual_seed(0)
+    x = torch.randn(200, 5, generator=generator)
+    y = (x[:, 0] + 0.5 * torch.randn(200, generator=generator) > 0).long() + (x[:, 1] > 1).long()
+    penalty = 0.01
+    weight, bias = fit(x, torch.nn.functional.one_hot(y, 3).float(), penalty)
+    # scikit-learn minimises C * sum of losses + ½ |w|²
+    expected = LogisticRegression(C=1 / (2 * penalty * len(x)), tol=1e-8, max_iter=1000).fit(x.numpy(), y.numpy())
+    ours = (x @ weight.T + bias).softmax(dim=1).numpy()
+    assert ours == pytest.approx(expected.predict_proba(x.numpy()), abs=2e-3)
+
+
+def test_it_finds_the_layer_that_tells():
+    rng = np.random.default_rng(0)
+    rows, features = [], {}
+    for index in range(120):
+        split = ("train", "train", "dev", "test")[index % 4]
+        label = index % 3
+        states = torch.randn(2, 20, 3)
+        states[1, :, label] += 2.0  # only the second cached layer knows
+        identity = f"r{index}"
+        votes = {SPEECH_TASK.label_names[label]: 4, SPEECH_TASK.label_names[(label + 1) % 3]: int(rng.integers(0, 2))}
+        rows.append(Row(identity, "tiny_speech", split, f"s{index}", Audio("a.wav"), votes=votes))
+        features[identity] = states
+    result = train_linear(rows, TinyStore(features), SPEECH_TASK, [3, 5])  # type: ignore[arg-type]
+    assert result.layer == 5 and result.dev_jsd < 0.35
+    for split, predicted in result.predictions.items():
+        assert [identity for identity, _ in predicted] == [row.id for row in rows if row.split == split]
+    human = human_distributions([row for row in rows if row.split == "dev"], SPEECH_TASK.label_names)
+    said = np.stack([answer.probs for _, answer in result.predictions["dev"]])
+    assert jsd(human, said).mean() == pytest.approx(result.dev_jsd), "of the settings that were kept"
+
+
+@pytest.mark.parametrize("helpful", [True, False])
+def test_dev_says_whether_augmentations_help(helpful):
+    """Either the clips or their copies sound as dev and test do; the others say nothing of the label."""
+    rows, features = [], {}
+    generator = torch.Generator().manual_seed(0)
+    for index in range(160):
+        split = ("train", "train", "dev", "test")[index % 4]
+        label = index % 3
+        clear = torch.randn(1, 20, 3, generator=generator)
+        clear[0, :, label] += 2.0
+        noise = 4 * torch.randn(1, 20, 3, generator=generator)
+        rows.append(
+            Row(
+                f"r{index}",
+                "tiny_speech",
+                split,
+                f"s{index}",
+                Audio("a.wav"),
+                votes={SPEECH_TASK.label_names[label]: 4},
+            )
+        )
+        features[f"r{index}"] = noise if split == "train" and helpful else clear
+        if split == "train":
+            features[augmented_id(f"r{index}", 1)] = clear if helpful else noise
+    store = TinyStore(features)
+    line = train_linear(rows, store, SPEECH_TASK, [3], augmentations=1)  # type: ignore[arg-type]
+    pooling = train_attentive(rows, store, SPEECH_TASK, augmentations=1)  # type: ignore[arg-type]
+    assert (line.augmentations == 1) == helpful
+    if helpful:
+        assert pooling.augmentations == 1
+        assert line.dev_jsd < train_linear(rows, store, SPEECH_TASK, [3]).dev_jsd  # type: ignore[arg-type]

