@@ -20,7 +20,7 @@ from torch import Tensor
 
 from shala_audio.corpora.mini import prepare
 from shala_audio.distribution import Floats
-from shala_audio.io import write_beside, write_text
+from shala_audio.io import atomic_write, write_text
 from shala_audio.models.config import load_model_config
 from shala_audio.models.prompts import PromptBuilder
 from shala_audio.models.speech_lm import SpeechLM
@@ -119,7 +119,7 @@ def main() -> None:
     axes.set_title(f"fitted slope {slope:.2f} (−0.5 expected)")
     axes.legend()
     figure.tight_layout()
-    with write_beside(out / "exact_gradient.png") as beside:
+    with atomic_write(out / "exact_gradient.png") as beside:
         figure.savefig(beside, format="png", dpi=110, metadata={"Software": None})
     print(f"fitted slope {slope:.3f}; relative error {median[0]:.3f} with {rollouts[0]} rollouts,")
     print(f"{median[-1]:.4f} with {rollouts[-1]}")

@@ -8,7 +8,7 @@ from statistics import median
 
 from benchmarks.training_sides import train_ours
 from benchmarks.turns import take_turns
-from shala_audio.io import write_beside, write_text
+from shala_audio.io import atomic_write, write_text
 
 ROWS, GROUPS, PROMPTS = (4, 8, 16, 32), (2, 4, 8, 16), 4
 
@@ -49,7 +49,7 @@ def draw_growth(out: Path) -> None:
         axes.set_xlabel(label)
         axes.set_ylabel("seconds")
         axes.legend()
-        with write_beside(out / f"cost_by_{name}.png") as beside:
+        with atomic_write(out / f"cost_by_{name}.png") as beside:
             figure.savefig(beside, dpi=120, format="png")
         plt.close(figure)
     write_text(out / "cost.csv", "\n".join(lines) + "\n")

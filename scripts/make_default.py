@@ -18,7 +18,7 @@ from safetensors.torch import load_file, save_file
 
 from shala_audio.inference.default import FOLDER, part
 from shala_audio.inference.neighbours import FILE
-from shala_audio.io import read_json, write_beside, write_json, write_text
+from shala_audio.io import atomic_write, read_json, write_json, write_text
 from shala_audio.models.folder import SETTINGS, TRAINED, hub_files
 from shala_audio.models.pretrained import base_sha256
 from shala_audio.task import task_from_dict
@@ -41,7 +41,7 @@ def shrink(source: Path, target: Path) -> float:
     ):  # GoEmotions' comments are not ours to show
         shutil.copy(source / FILE, target)
     state = {name: value.to(torch.float16) for name, value in load_file(source / TRAINED).items()}
-    with write_beside(target / TRAINED) as beside:
+    with atomic_write(target / TRAINED) as beside:
         save_file(state, beside, metadata={"format": "pt"})
     return (target / TRAINED).stat().st_size / 1e6
 

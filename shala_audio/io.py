@@ -49,12 +49,12 @@ def _is_running(process: int) -> bool:
 
 
 @contextmanager
-def write_beside(path: str | Path) -> Iterator[Path]:
+def atomic_write(path: str | Path) -> Iterator[Path]:
     """Yield a path beside `path` to write to; on success it is synced and renamed to `path`, else removed.
 
     >>> import tempfile
     >>> target = Path(tempfile.mkdtemp()) / "a.txt"
-    >>> with write_beside(target) as beside:
+    >>> with atomic_write(target) as beside:
     ...     _ = beside.write_text("whole")
     >>> target.read_text()
     'whole'
@@ -114,7 +114,7 @@ def sync_folder(folder: Path) -> None:
 
 def write_text(path: str | Path, text: str) -> None:
     """Write a text file beside and rename it."""
-    with write_beside(path) as beside:
+    with atomic_write(path) as beside:
         beside.write_text(text, encoding="utf-8")
 
 
@@ -124,7 +124,7 @@ def file_sha256(path: Path) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
-def fill_in(template: str, **fields: Any) -> str:
+def render_template(template: str, **fields: Any) -> str:
     """A text of ours, `assets/<template>.jinja`, with its fields."""
     from jinja2.sandbox import ImmutableSandboxedEnvironment
 

@@ -13,7 +13,7 @@ import numpy as np
 
 from shala_audio.distribution import Floats
 from shala_audio.errors import UserError
-from shala_audio.io import has_half_characters, readable, write_beside
+from shala_audio.io import atomic_write, has_half_characters, readable
 from shala_audio.task import Task
 
 SPLITS = ("train", "dev", "test", "test2", "test3", "predict")
@@ -155,6 +155,6 @@ def read_manifest(path: str | Path, split: str | None = None) -> list[Row]:
 
 def write_manifest(path: str | Path, rows: Iterable[Row]) -> None:
     """Write rows beside and rename."""
-    with write_beside(path) as beside, open(beside, "w", encoding="utf-8") as file:
+    with atomic_write(path) as beside, open(beside, "w", encoding="utf-8") as file:
         for row in rows:
             file.write(row.to_json() + "\n")

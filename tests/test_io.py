@@ -8,14 +8,14 @@ import pytest
 
 from shala_audio.errors import UserError
 from shala_audio.evaluation.predictions import read_predictions
-from shala_audio.io import _HOST, clear_removed, read_json, read_yaml, remove_folder, write_beside
+from shala_audio.io import _HOST, atomic_write, clear_removed, read_json, read_yaml, remove_folder
 from shala_audio.manifest import read_manifest
 
 
 def test_a_failed_write_leaves_the_old_file(tmp_path):
     path = tmp_path / "a.txt"
     path.write_text("old")
-    with pytest.raises(RuntimeError), write_beside(path) as beside:
+    with pytest.raises(RuntimeError), atomic_write(path) as beside:
         beside.write_text("half")
         raise RuntimeError
     assert path.read_text() == "old"
@@ -40,13 +40,13 @@ def test_what_killed_processes_left_is_removed_and_nothing_of_others(tmp_path):
     ]
     for name in left:
         (tmp_path / name).write_text("half")
-    with write_beside(tmp_path / "b") as beside:
+    with atomic_write(tmp_path / "b") as beside:
         beside.write_text("whole")
     assert sorted(path.name for path in tmp_path.iterdir()) == sorted([*left[1:], "b"]), "the dead one's is gone"
 
 
 def test_a_folder_is_no_file(tmp_path):
-    with pytest.raises(UserError, match="is a folder; name a file in it"), write_beside(tmp_path):
+    with pytest.raises(UserError, match="is a folder; name a file in it"), atomic_write(tmp_path):
         pass
 
 

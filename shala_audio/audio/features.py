@@ -29,7 +29,7 @@ from shala_audio.audio.augment import perturb
 from shala_audio.audio.encoders import AudioEncoder, by_length
 from shala_audio.audio.io import SAMPLE_RATE, SHORTEST, Samples, read_row_audio, row_path, trim_silence
 from shala_audio.errors import UserError
-from shala_audio.io import locked, read_json, write_beside, write_json
+from shala_audio.io import atomic_write, locked, read_json, write_json
 from shala_audio.manifest import Row
 
 _ENTRY = (("id", str), ("shard", str), ("frames", int), ("sound", str), ("stretch", str))  # of the index
@@ -278,7 +278,7 @@ def _write_shard(out: Path, features: dict[str, Tensor], lines: list[dict[str, A
     """Put features in place, and then their entries; returns how many there are, which may be none."""
     if features:
         shard = f"features-{hashlib.sha256(json.dumps(lines).encode()).hexdigest()[:16]}.safetensors"
-        with write_beside(out / shard) as beside:
+        with atomic_write(out / shard) as beside:
             save_file(features, beside)
         add_lines(out, [{**line, "shard": shard} for line in lines])
     return len(features)

@@ -37,8 +37,9 @@ def score(
     predictions: Annotated[Path, typer.Argument(help="JSON Lines (id, probs) or CSV (id, a column a label).")],
     votes: Votes,
     out: Annotated[
-        Path | None, typer.Option(help="File for the measures as JSON; the terminal where not given.")
+        Path | None, typer.Option(help="File for the metrics as JSON; a table on the terminal where not given.")
     ] = None,
+    format: Annotated[str, typer.Option(help="On the terminal: table or json.")] = "table",
     task: TaskOption = None,
     bootstrap: Annotated[int, typer.Option(help="Draws for the 95 % intervals; 0 for none.", min=0)] = 1000,
     split: SplitOption = None,
@@ -56,6 +57,8 @@ def score(
     from shala_audio.models.folder import SETTINGS
     from shala_audio.task import load_task
 
+    if format not in ("table", "json"):
+        raise not_one_of("--format", format, ("table", "json"))
     result = measure(predictions, votes, load_task(task) if task else None, bootstrap, split)
     _warn_of_splits(predictions, result["splits"])
     if result["unpredicted"]:
@@ -65,8 +68,10 @@ def score(
         )
     # Kept apart, for `report`: they tell of single rows' votes, and a score is published.
     distances = result.pop("rows")
-    if out is None:
+    if out is None and format == "json":
         print(json.dumps(result, indent=2))
+    elif out is None:
+        _show_score(result)
     else:
         write_json(out, result)
         write_json(distances_beside(out), distances)
@@ -114,6 +119,25 @@ def compare(
         together = "whose rows' signs are flipped together"
         console.print(f"{groups} speakers or premises, {together}")
     console.print("The p-values are not corrected for there being several.")
+
+
+def _show_score(result: Mapping[str, Any]) -> None:
+    """The metrics as a table, beside the constant prior and the human agreement bound."""
+    from rich.console import Console
+    from rich.table import Table
+
+    from shala_audio.evaluation.report import cell
+
+    columns = {"predictions": result}
+    columns |= {name.replace("_", " "): result[name] for name in ("prior", "agreement_bound") if name in result}
+    table = Table("metric", *columns)
+    for name, found in result.items():
+        if isinstance(found, Mapping) and "value" in found:
+            table.add_row(name, *(cell(one.get(name) or {}, interval=True) for one in columns.values()))
+    console = Console()
+    console.print(table)
+    over = f" of {result['jsd']['groups']} speakers or premises" if result["jsd"].get("groups") else ""
+    console.print(f"{result['n']} rows{over}; 95 % intervals in brackets", highlight=False, markup=False)
 
 
 def _warn_of_splits(predictions: Path, splits: Mapping[str, int]) -> None:

@@ -129,12 +129,12 @@ def record(head: dict[str, Any], distribution: LabelDistribution) -> dict[str, A
 
 
 def write(predictions: Iterable[Prediction], format: str, out: Path | None) -> None:
-    from shala_audio.io import write_beside
+    from shala_audio.io import atomic_write
 
     if out is None:
         _write_to(predictions, format, sys.stdout)
         return
-    with write_beside(out) as beside, open(beside, "w", encoding="utf-8", newline="") as file:
+    with atomic_write(out) as beside, open(beside, "w", encoding="utf-8", newline="") as file:
         _write_to(predictions, format, file)
 
 

@@ -97,7 +97,7 @@ def new_recipe(
 
 
 def _write(folder: Path, recipes: Path, fields: dict[str, str]) -> None:
-    from shala_audio.io import fill_in
+    from shala_audio.io import render_template
 
     settings = recipes / ("goemotions" if fields["modality"] == "text" else "crema_d") / "conf"
     shutil.copytree(settings, folder / "conf")
@@ -108,7 +108,7 @@ def _write(folder: Path, recipes: Path, fields: dict[str, str]) -> None:
         shutil.copy(recipes / "TEMPLATE" / script, folder / script)
     for template, file in (("run.sh", "run.sh"), ("data.sh", "local/data.sh"), ("README.md", "README.md")):
         (folder / file).parent.mkdir(exist_ok=True)
-        (folder / file).write_text(fill_in(f"recipe/{template}", **fields), encoding="utf-8")
+        (folder / file).write_text(render_template(f"recipe/{template}", **fields), encoding="utf-8")
         if file.endswith(".sh"):
             (folder / file).chmod(0o755)
 

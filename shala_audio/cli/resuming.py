@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from shala_audio.errors import UserError
-from shala_audio.io import file_sha256, write_beside
+from shala_audio.io import atomic_write, file_sha256
 from shala_audio.models.folder import SETTINGS, TRAINED
 
 Record = dict[str, Any]
@@ -82,7 +82,7 @@ class Progress:
                 file.flush()
             os.fsync(file.fileno())
         with (
-            write_beside(self.out) as beside,
+            atomic_write(self.out) as beside,
             open(beside, "w", encoding="utf-8") as file,
             open(self.path, "rb") as begun,
         ):

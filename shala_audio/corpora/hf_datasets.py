@@ -21,7 +21,7 @@ from shala_audio.audio.io import check_wav_header, row_path
 from shala_audio.corpora.lhotse import sound_info
 from shala_audio.corpora.ratings import SPLITS as SPLIT_NAMES
 from shala_audio.errors import UserError, first_line
-from shala_audio.io import write_beside
+from shala_audio.io import atomic_write
 from shala_audio.manifest import SPLITS, Audio, Row, row_from_json
 
 
@@ -192,6 +192,6 @@ def _keep(audio: Mapping[str, Any], clips: Path, where: str) -> str:
     if content is None:
         raise UserError(f"{where}: names a sound file and does not hold it; save the dataset with its sound in it")
     name = hashlib.sha256(content).hexdigest()[:16] + (Path(audio.get("path") or "").suffix or ".wav")
-    with write_beside(clips / name) as beside:
+    with atomic_write(clips / name) as beside:
         beside.write_bytes(content)
     return name

@@ -17,7 +17,7 @@ from tqdm import tqdm
 
 from shala_audio.audio.io import row_path
 from shala_audio.errors import UserError
-from shala_audio.io import write_beside
+from shala_audio.io import atomic_write
 from shala_audio.manifest import Row, row_from_json
 
 RECORDINGS, SUPERVISIONS = "recordings.jsonl.gz", "supervisions.jsonl.gz"
@@ -154,6 +154,6 @@ def _lines(path: Path) -> Iterator[tuple[str, dict[str, Any]]]:
 
 def _write_lines(path: Path, records: Iterable[Mapping[str, Any]]) -> None:
     # Without a name or time in its header, the same records are the same bytes.
-    with write_beside(path) as beside, open(beside, "wb") as raw, gzip.GzipFile("", "wb", fileobj=raw, mtime=0) as file:
+    with atomic_write(path) as beside, open(beside, "wb") as raw, gzip.GzipFile("", "wb", fileobj=raw, mtime=0) as file:
         for record in records:
             file.write((json.dumps(record, ensure_ascii=False) + "\n").encode("utf-8"))

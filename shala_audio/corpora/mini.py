@@ -26,7 +26,7 @@ from scipy.signal import lfilter
 from shala_audio.corpora.prepare import SOURCES, Prepared, as_mapping
 from shala_audio.corpora.splits import SHARES, split_by_group
 from shala_audio.distribution import Floats
-from shala_audio.io import write_beside
+from shala_audio.io import atomic_write
 from shala_audio.manifest import Audio, Row
 
 SAMPLE_RATE = 16_000  # Hz
@@ -177,7 +177,7 @@ def prepare(out: Path, seed: int, rows: int = ROWS, text: bool = False) -> Prepa
         path = Path("audio") / f"{identity}.wav"
         file = io.BytesIO()  # libsndfile would not say that a disk is full
         soundfile.write(file, samples, SAMPLE_RATE, subtype="PCM_16", format="WAV")
-        with write_beside(out / path) as beside:
+        with atomic_write(out / path) as beside:
             beside.write_bytes(file.getvalue())
         audio = Audio(path.as_posix(), 0.0, round(len(samples) / SAMPLE_RATE, 4))
         made.append(Row(identity, TASK, "train", name, audio, {}, votes, extra))

@@ -10,7 +10,7 @@ from typing import Any
 
 from shala_audio.errors import UserError
 from shala_audio.evaluation.calibration import fitted_temperature
-from shala_audio.io import read_json, write_beside, write_json
+from shala_audio.io import atomic_write, read_json, write_json
 from shala_audio.manifest import Row, read_manifest, write_manifest
 
 
@@ -106,7 +106,7 @@ def merge_predictions(paths: Sequence[Path], wanted: Iterable[str], out: Path) -
                 seen.add(identity)
     if odd := sorted(set(wanted) ^ seen):
         raise UserError(f"{out.name}: {len(odd)} rows are not predicted, or not wanted, such as {odd[0]}")
-    with write_beside(out) as beside, open(beside, "w", encoding="utf-8") as whole:
+    with atomic_write(out) as beside, open(beside, "w", encoding="utf-8") as whole:
         for path in paths:
             with open(path, encoding="utf-8") as part:
                 whole.writelines(line.rstrip("\n") + "\n" for line in part)

@@ -12,7 +12,7 @@ import numpy as np
 from shala_audio.errors import UserError
 from shala_audio.evaluation.report import Rows, measure
 from shala_audio.evaluation.runs import System
-from shala_audio.io import write_beside
+from shala_audio.io import atomic_write
 
 LESS_IS_BETTER = "Jensen-Shannon distance to the raters (base 2), less is better"
 
@@ -155,6 +155,6 @@ def _errors(rows: Rows, column: str) -> list[list[float]]:
 def _save(pyplot: Any, figure: Any, path: Path) -> None:
     if figure.get_layout_engine() is None:
         figure.tight_layout()
-    with write_beside(path) as beside:
+    with atomic_write(path) as beside:
         figure.savefig(beside, format="png", dpi=110, metadata={"Software": None})
     pyplot.close(figure)

@@ -13,13 +13,13 @@ import numpy as np
 from shala_audio.corpora.ratings import csv_records
 from shala_audio.distribution import Floats, LabelDistribution
 from shala_audio.errors import UserError
-from shala_audio.io import readable, write_beside
+from shala_audio.io import atomic_write, readable
 from shala_audio.manifest import SPLITS, Row
 
 
 def write_predictions(path: str | Path, predictions: Iterable[tuple[str, LabelDistribution]]) -> None:
     """Write beside and rename: a CSV where the name ends in .csv, JSON Lines otherwise, as `read_predictions` reads them."""
-    with write_beside(path) as beside, open(beside, "w", encoding="utf-8", newline="") as file:
+    with atomic_write(path) as beside, open(beside, "w", encoding="utf-8", newline="") as file:
         if Path(path).suffix.lower() == ".csv":
             writer = csv.writer(file, lineterminator="\n", quoting=csv.QUOTE_NONNUMERIC)  # ids may begin with a space
             rows = list(predictions)

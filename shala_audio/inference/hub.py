@@ -11,7 +11,7 @@ from huggingface_hub.errors import HfHubHTTPError
 
 from shala_audio.errors import UserError, first_line
 from shala_audio.evaluation.score import read_score
-from shala_audio.io import fill_in, read_json, write_text
+from shala_audio.io import read_json, render_template, write_text
 from shala_audio.models.folder import CARD, CONFIG, PREPROCESSOR, SETTINGS, TOKENIZER, TRAINED
 from shala_audio.task import task_from_dict
 
@@ -41,7 +41,7 @@ def model_card(folder: str | Path, name: str | None = None) -> str:
     training = read_json(folder / "training.json") if (folder / "training.json").is_file() else {}
     score = read_score(folder / "score.json") if (folder / "score.json").is_file() else {}
     task = task_from_dict(settings["task"], str(folder / SETTINGS))
-    return fill_in(
+    return render_template(
         "model_card.md",
         name=name or folder.resolve().name,
         task=task,

@@ -22,7 +22,7 @@ from shala_audio.audio.io import SAMPLE_RATE
 from shala_audio.distribution import Floats, entropy
 from shala_audio.errors import UserError
 from shala_audio.inference.predictor import Predictor, sound_of
-from shala_audio.io import write_beside
+from shala_audio.io import atomic_write
 from shala_audio.manifest import Row
 
 FILE = "neighbours.safetensors"
@@ -80,7 +80,7 @@ class Neighbours:
         """Write the file into a model's folder."""
         arrays = {"mean": self.mean, "axes": self.axes, "places": self.places}
         halves = {name: np.ascontiguousarray(array, np.float16) for name, array in arrays.items()}
-        with write_beside(folder / FILE) as beside:
+        with atomic_write(folder / FILE) as beside:
             save_file(halves, beside, metadata={"items": json.dumps(self.items, ensure_ascii=False)})
 
     @classmethod

@@ -23,7 +23,7 @@ from transformers.configuration_utils import PreTrainedConfig
 from transformers.modeling_outputs import SequenceClassifierOutput
 
 from shala_audio.audio.io import SAMPLE_RATE
-from shala_audio.io import write_beside
+from shala_audio.io import atomic_write
 from shala_audio.models.folder import MODEL_TYPE, TRAINED
 
 if TYPE_CHECKING:
@@ -126,7 +126,7 @@ class DistributionModel(PreTrainedModel):
             exact = (source / TRAINED).read_bytes()  # before it may be written over
         self.speech_lm.save_pretrained(folder)
         if exact is not None:
-            with write_beside(Path(folder) / TRAINED) as beside:
+            with atomic_write(Path(folder) / TRAINED) as beside:
                 beside.write_bytes(exact)
 
     def forward(

@@ -12,7 +12,7 @@ import numpy as np
 from shala_audio.audio.io import SAMPLE_RATE, SHORTEST, Samples
 from shala_audio.distribution import LabelDistribution
 from shala_audio.errors import UserError
-from shala_audio.io import write_beside
+from shala_audio.io import atomic_write
 
 
 @dataclass(frozen=True)
@@ -100,6 +100,6 @@ def plot_timeline(moments: Sequence[Moment], samples: Samples | None = None, pat
     lower.set(xlabel="seconds", ylabel="share of people", ylim=(0, 1), xlim=(0, moments[-1].end))
     lower.legend(loc="upper left", bbox_to_anchor=(1, 1), frameon=False)
     if path is not None:
-        with write_beside(path) as beside:
+        with atomic_write(path) as beside:
             figure.savefig(beside, dpi=120, format=Path(path).suffix.removeprefix(".") or "png")
     return figure

@@ -27,7 +27,7 @@ from transformers.modeling_outputs import BaseModelOutputWithPast, CausalLMOutpu
 
 from shala_audio.audio.encoders import AudioEncoder, load_encoder
 from shala_audio.errors import UserError, not_one_of
-from shala_audio.io import read_json, write_beside, write_json
+from shala_audio.io import atomic_write, read_json, write_json
 from shala_audio.models.audio_adapter import AudioAdapter
 from shala_audio.models.config import ModelConfig, model_config_from_dict
 from shala_audio.models.folder import SETTINGS, TRAINED, hub_files
@@ -262,7 +262,7 @@ class SpeechLM(PreTrainedModel, GenerationMixin):
         folder = Path(save_directory)
         state = state_dict if state_dict is not None else self.state_dict()
         trained = {name: state[name].detach().cpu().contiguous() for name in self.trained_names()}
-        with write_beside(folder / TRAINED) as beside:
+        with atomic_write(folder / TRAINED) as beside:
             save_file(trained, beside, metadata={"format": "pt"})
         write_json(
             folder / SETTINGS,

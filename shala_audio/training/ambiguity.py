@@ -16,7 +16,7 @@ from safetensors.numpy import load_file, save_file
 
 from shala_audio.distribution import Floats
 from shala_audio.errors import UserError, not_one_of
-from shala_audio.io import write_beside
+from shala_audio.io import atomic_write
 from shala_audio.votes import entropy_estimate
 
 KINDS = ("static", "dynamic", "off")
@@ -104,7 +104,7 @@ class AmbiguityWeights:
 
     def save(self, folder: str | Path) -> None:
         """Write the state that a resumed run needs into a checkpoint's folder."""
-        with write_beside(Path(folder) / STATE) as beside:
+        with atomic_write(Path(folder) / STATE) as beside:
             save_file({"running_loss": self.running_loss, "seen": self.seen}, beside)
 
     def load(self, folder: str | Path) -> None:

@@ -362,7 +362,8 @@ def test_train_by_yaml_and_flags(tiny_lm, tmp_path):
     assert log[-1]["step"] == 2
     out = tmp_path / "p.jsonl"
     invoke("predict", tmp_path / "shala", manifest[1], "--split", "test", "--format", "jsonl", "--out", out)
-    assert invoke("evaluate", "score", out, manifest[1]).startswith("{")
+    assert invoke("evaluate", "score", out, manifest[1], "--format", "json").startswith("{")
+    assert "entropy_correlation" in invoke("evaluate", "score", out, manifest[1]), "a table on the terminal"
     settings.write_text("learning_rates: 3\n")
     with pytest.raises(UserError, match=r"warm.yaml.*learning_rates"):
         invoke("train", "--config", settings, "--output_dir", tmp_path / "x")

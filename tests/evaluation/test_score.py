@@ -115,7 +115,8 @@ def test_votes_as_a_csv_need_no_manifest(tmp_path, manifest):
     assert len(set(rows[0]["group"].values())) == 1, "one speaker"
     (tmp_path / "p.csv").write_text("id,contradiction,neutral,entailment\nc,0,0.6,0.4\nd,0.8,0.2,0\n")
     result = CliRunner().invoke(
-        app, ["evaluate", "score", str(tmp_path / "p.csv"), str(tmp_path / "v.csv"), "--bootstrap", "0"]
+        app,
+        ["evaluate", "score", str(tmp_path / "p.csv"), str(tmp_path / "v.csv"), "--bootstrap", "0", "--format", "json"],
     )
     assert result.exit_code == 0 and json.loads(result.stdout)["jsd"]["value"] == pytest.approx(ours["jsd"]["value"])
 
