@@ -1,11 +1,12 @@
 # make demo    sets everything up, then trains and scores on the synthetic corpus
-# make test    sets everything up, then runs the tests
+# make test    sets everything up, then runs the tests that take seconds each; some minutes on two cores
+# make test-all  all of them: recipes, browser, notebook, benchmarks, several processes, kills and load
 # make lint    ruff and mypy
 # make bench   times us against what one would run instead; some 20 minutes on two cores
 # make docs    the documents, in build/site; a broken link stops it
 # make setup   the environment alone, in .venv
 # uv is used when it is there, else pip.
-.PHONY: setup demo test lint bench docs
+.PHONY: setup demo test test-all lint bench docs
 SHELL := /bin/bash
 PYTHON ?= python3
 BIN := .venv/bin
@@ -23,8 +24,13 @@ demo: setup
 	$(BIN)/shala-audio predict default recipes/mini/data/seed0/audio/mini_00000.wav
 
 # As many tests at once as there are cores, eight at most, with one thread each.
+PYTEST := OMP_NUM_THREADS=$${OMP_NUM_THREADS:-1} $(BIN)/python -m pytest -n auto --maxprocesses 8 --dist worksteal
+
 test: setup
-	OMP_NUM_THREADS=$${OMP_NUM_THREADS:-1} $(BIN)/python -m pytest -n auto --maxprocesses 8 --dist worksteal
+	$(PYTEST) -m "not slow"
+
+test-all: setup
+	$(PYTEST)
 
 bench: setup
 	$(BIN)/shala-audio models pull

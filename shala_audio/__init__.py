@@ -17,7 +17,6 @@ from shala_audio.distribution import LabelDistribution
 from shala_audio.torchaudio_fix import allow_cpu_torchaudio
 
 if TYPE_CHECKING:
-    from shala_audio.inference.default import DefaultModel
     from shala_audio.inference.predictor import Predictor
 
 __version__ = "0.1.0"
@@ -26,7 +25,7 @@ __all__ = ["LabelDistribution", "__version__", "load", "register"]
 allow_cpu_torchaudio()  # before anything imports peft, trl or torchaudio
 
 
-def load(model: str = "default", **options: Any) -> Predictor | DefaultModel:
+def load(model: str = "default", **options: Any) -> Predictor:
     """Load a trained model for prediction.
 
     Args:

@@ -21,9 +21,9 @@ SPLITS = ("train", "dev", "test", "test2", "test3", "predict")
 
 @dataclass(frozen=True)
 class Audio:
-    """A stretch of a sound file. `path` is relative to a root given once; `offset`, `duration` in seconds.
+    """A segment of a sound file. `path` is relative to a root given once; `offset`, `duration` in seconds.
 
-    `duration` is None where the stretch runs to the end of the file.
+    `duration` is None where the segment runs to the end of the file.
     """
 
     path: str

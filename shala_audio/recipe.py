@@ -3,7 +3,7 @@
     1 data   2 features   3 warm start   4 SHALA   5 predict   6 score   7 pack
 
 A stage is a function that starts `shala-audio` commands, each through the launcher that the recipe's cmd.sh names for work of its
-kind: `train_cmd` for trainings, `predict_cmd` for all else that a GPU helps, `cpu_cmd` for the rest. Every stage can be run again
+kind: `train_cmd` for training, `predict_cmd` for all else that a GPU helps, `cpu_cmd` for the rest. Every stage can be run again
 alone. It writes its results whole or not at all, and leaves a marker, `.done_<stage>`.
 """
 

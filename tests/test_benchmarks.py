@@ -14,6 +14,8 @@ from shala_audio.evaluation.predictions import write_predictions
 from shala_audio.manifest import Audio, Row, write_manifest
 from shala_audio.task import load_task
 
+pytestmark = pytest.mark.slow
+
 
 def quick(turns: Turns) -> None:
     while turns.wait():

@@ -18,6 +18,8 @@ from typer.testing import CliRunner
 from shala_audio.cli.main import app
 from shala_audio.models.pretrained import is_pulled
 
+pytestmark = pytest.mark.slow
+
 ROOT = Path(__file__).parents[1]
 with_models = pytest.mark.skipif(
     not (is_pulled("whisper-base") and is_pulled("smollm2-135m-instruct")),

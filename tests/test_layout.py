@@ -68,7 +68,12 @@ def test_arrows_go_one_way():
         here = room(".".join(relative.parts))
         for module in imports(path):
             there = room(module)
-            if there in layer and there not in (here, "__init__") and layer[there] >= layer[here] and (here, there) not in ALLOWED:
+            if (
+                there in layer
+                and there not in (here, "__init__")
+                and layer[there] >= layer[here]
+                and (here, there) not in ALLOWED
+            ):
                 wrong.append(f"{relative} imports {module}")
     assert not wrong
 
@@ -111,4 +116,4 @@ def test_a_step_of_label_token_is_followed_through_few_files(tiny_lm, tmp_path):
         trainer.training_step(trainer.model, trainer.batcher(rows))
     finally:
         sys.setprofile(None)
-    assert len(files) <= 12, sorted(files)
+    assert len(files) <= 10, sorted(files)

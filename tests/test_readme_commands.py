@@ -15,11 +15,13 @@ import soundfile
 import uvicorn
 from typer.testing import CliRunner
 
-from shala_audio import files
+from shala_audio import io as io_module
 from shala_audio.cli.main import app
 from shala_audio.inference import default
 from shala_audio.manifest import Audio, Row, write_manifest
 from tests.tiny import tiny_model
+
+pytestmark = pytest.mark.slow
 
 ROOT = Path(__file__).parents[1]
 LABELS = ("up", "down")
@@ -45,7 +47,7 @@ def place(tiny_lm, tiny_encoder, tmp_path, monkeypatch):
     tiny_model(tiny_lm, tiny_encoder).save_pretrained(tmp_path / "MODEL")
     monkeypatch.setattr(default, "FOLDER", tmp_path / "default")
     shutil.copytree(ROOT / "configs", tmp_path / "configs")
-    monkeypatch.setattr(files, "CONFIGS", tmp_path / "configs")
+    monkeypatch.setattr(io_module, "CONFIGS", tmp_path / "configs")
     for conf in (tmp_path / "configs" / "training").glob("*.yaml"):
         lines = [line for line in conf.read_text().splitlines() if "epochs" not in line and "max_steps" not in line]
         conf.write_text("\n".join([*lines, "max_steps: 1", "warmup_steps: 0", "per_device_train_batch_size: 8"]) + "\n")

@@ -4,7 +4,7 @@ Clips of different length share a batch under a mask, and a clip's result does n
 counted exactly. Which encoders there are: Whisper, WavLM, HuBERT and wav2vec 2.0 of any size through transformers, from a
 folder or the hub, and `fbank`, Kaldi's filter banks, which need no download.
 
-A stretch of an encoder's transformer layers, run under a mask: the frozen ones, or those that training goes on with.
+A slice of an encoder's transformer layers, run under a mask: the frozen ones, or those that are trained further.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ class EncoderLayers(nn.Module):
         kind: `model_type` of the encoder: whisper, wav2vec2, hubert or wavlm.
         layers: the n layers.
         start: how many layers came before.
-        norm: what follows the last layer, where the stretch ends with the encoder's last one.
+        norm: what follows the last layer, where the slice ends with the encoder's last one.
         relative: WavLM: the attention whose relative position bias all layers share (the first layer's).
     """
 
@@ -42,7 +42,7 @@ class EncoderLayers(nn.Module):
         self.relative = relative
 
     def forward(self, hidden: Tensor, lengths: Tensor) -> list[Tensor]:
-        """(B, T, D) and (B,) frame counts to n hidden states (B, T, D); frames beyond a clip's end are heard by none."""
+        """(B, T, D) and (B,) frame counts to n hidden states (B, T, D); frames beyond a clip's end are masked."""
         valid = torch.arange(hidden.shape[1], device=hidden.device) < lengths[:, None]
         mask = None
         if not bool(valid.all()):
@@ -67,7 +67,7 @@ class EncoderLayers(nn.Module):
         return bias.unsqueeze(0).repeat(batch, 1, 1, 1).view(-1, frames, frames)
 
 
-LONGEST = 30.0  # seconds heard at once; attention grows with the square of it. Longer sound comes in windows
+LONGEST = 30.0  # seconds encoded at once; attention grows with the square of it. Longer sound comes in windows
 BATCH_SECONDS = 60.0  # of sound and padding that are encoded together
 
 
@@ -78,7 +78,7 @@ class AudioEncoder(nn.Module):
         kind: `model_type` of the encoder, or "fbank".
         width: D of its hidden states.
         frames_per_second: about how many; `lengths` is exact.
-        longest: seconds it can hear at once.
+        longest: seconds it can take at once.
         depth: how many layers it has.
         layers: the hidden states that `encode` returns: 0 is what enters the first layer, n what leaves layer n.
         body: the layers up to the last of them.
@@ -120,7 +120,7 @@ class AudioEncoder(nn.Module):
             clips: mono float32 at 16 kHz, each of 25 ms or more.
 
         Raises:
-            UserError: a clip is longer than the encoder can hear at once.
+            UserError: a clip is longer than the encoder can take at once.
         """
         for clip in clips:
             if len(clip) > self.longest * SAMPLE_RATE:
@@ -150,7 +150,7 @@ def by_length(lengths: Sequence[int]) -> list[list[int]]:
 
 
 class WhisperEncoder(AudioEncoder):
-    """Whisper was trained on sound padded to 30 s. Here it hears only the clip, with the first positions of its table: ten
+    """Whisper was trained on sound padded to 30 s. Here it sees only the clip, with the first positions of its table: ten
     times faster for short clips; the output differs from the padded one, so a model must be used the way it was trained."""
 
     def __init__(self, encoder: nn.Module, extractor: nn.Module, layers: Sequence[int]) -> None:

@@ -19,7 +19,7 @@ from shala_audio.errors import UserError
 from shala_audio.manifest import Audio
 
 SAMPLE_RATE = 16_000  # Hz, what every encoder here expects
-SHORTEST = 400  # samples (25 ms): one analysis window; less than that cannot be heard
+SHORTEST = 400  # samples (25 ms): one analysis window; less than that cannot be encoded
 SUFFIXES = (".wav", ".flac", ".ogg", ".mp3", ".opus", ".aiff", ".aif", ".au")
 BLOCK = 1 << 22  # samples read at once, of all channels: long files need not fit into memory at their own rate
 FRAME, HOP = 400, 160  # samples (25 ms, 10 ms) over which energy is taken
@@ -39,7 +39,7 @@ def to_mono_16k(samples: NDArray, rate: int) -> Samples:
         rate: samples a second.
 
     Raises:
-        UserError: nothing to hear: shorter than 25 ms, all zeros, or values that are not numbers.
+        UserError: nothing to encode: shorter than 25 ms, all zeros, or values that are not numbers.
     """
     mono = _mono(samples)
     return _heard(mono if rate == SAMPLE_RATE else soxr.resample(mono, rate, SAMPLE_RATE))
@@ -72,7 +72,7 @@ def _heard(samples: Samples) -> Samples:
 def read_sound(
     source: str | Path | BinaryIO, offset: float = 0.0, duration: float | None = None, longest: float | None = None
 ) -> Samples:
-    """Read a stretch of a sound file (wav, flac, ogg, mp3) as mono float32 at 16 kHz, shape (samples,).
+    """Read a segment of a sound file (wav, flac, ogg, mp3) as mono float32 at 16 kHz, shape (samples,).
 
     Args:
         source: path or open binary file.
@@ -80,7 +80,7 @@ def read_sound(
         longest: seconds; more is refused before it is read.
 
     Raises:
-        UserError: the file is missing, empty, cut short or not sound, is shorter than the stretch, or too long; the message
+        UserError: the file is missing, empty, cut short or not sound, is shorter than the segment, or too long; the message
             names it.
     """
     name = source if isinstance(source, (str, Path)) else getattr(source, "name", "sound")
@@ -137,7 +137,7 @@ def check_wav_header(file: BinaryIO) -> None:
 
 
 def _read(source: BinaryIO, offset: float, duration: float | None, longest: float | None) -> Samples:
-    """Mono samples at 16 kHz of a stretch of an open file, block by block."""
+    """Mono samples at 16 kHz of a segment of an open file, block by block."""
     try:
         with soundfile.SoundFile(source) as file:
             rate, frames = file.samplerate, file.frames
@@ -167,10 +167,10 @@ def _read(source: BinaryIO, offset: float, duration: float | None, longest: floa
         raise UserError(f"cannot be read as sound ({reason})") from None
     if len(behind) == 2 and behind[0] == 0xFF and behind[1] >= 0xE0:  # another frame of MP3, and not a tag
         raise UserError(f"goes on after the {read / rate:.1f} s that its header tells of; convert it to wav or flac")
-    # A stretch may end a rounding error after the file does, not more.
+    # A segment may end a rounding error after the file does, not more.
     if read < wanted - max(2, rate // 100):
         if duration is not None:
-            raise UserError(f"ends {(wanted - read) / rate:.2f} s before the stretch that was asked for")
+            raise UserError(f"ends {(wanted - read) / rate:.2f} s before the segment that was asked for")
         if not guessed:
             raise UserError(f"cut short: {wanted / rate:.2f} s of sound are promised, {read / rate:.2f} are there")
     return np.concatenate(parts) if parts else np.zeros(0, dtype=np.float32)
@@ -232,9 +232,9 @@ def trim_silence(samples: Samples, below_db: float) -> Samples:
     8560
     """
     levels = frame_levels(samples)
-    heard = np.flatnonzero(levels > levels.max() - below_db)
-    start, end = heard[0] * HOP, heard[-1] * HOP + FRAME
-    if heard[-1] == len(levels) - 1:  # what is left after the last whole frame belongs to it
+    kept = np.flatnonzero(levels > levels.max() - below_db)
+    start, end = kept[0] * HOP, kept[-1] * HOP + FRAME
+    if kept[-1] == len(levels) - 1:  # what is left after the last whole frame belongs to it
         end = len(samples)
     start = max(0, min(start, end - SHORTEST))
     return samples[start : max(end, start + SHORTEST)]

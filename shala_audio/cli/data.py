@@ -251,11 +251,11 @@ def validate(
     bad: set[str] = set()
     notes = 0
     if audio_root is not None:
-        heard = [(where, row) for where, row in rows.values() if row.audio is not None]
+        with_sound = [(where, row) for where, row in rows.values() if row.audio is not None]
         with ThreadPoolExecutor() as pool:
-            reports = pool.map(lambda item: _listen(item[1], audio_root), heard)
+            reports = pool.map(lambda item: _listen(item[1], audio_root), with_sound)
             for (where, row), (reason, found) in tqdm(
-                zip(heard, reports, strict=True), total=len(heard), unit="clip", desc="sound", disable=None
+                zip(with_sound, reports, strict=True), total=len(with_sound), unit="clip", desc="sound", disable=None
             ):
                 for note in found:
                     notes += 1

@@ -130,7 +130,9 @@ def _show_score(result: Mapping[str, Any]) -> None:
 
     columns = {"predictions": result}
     columns |= {name.replace("_", " "): result[name] for name in ("prior", "agreement_bound") if name in result}
-    table = Table("metric", *columns)
+    table = Table()
+    for name in ("metric", *columns):
+        table.add_column(name, no_wrap=name == "metric")
     for name, found in result.items():
         if isinstance(found, Mapping) and "value" in found:
             table.add_row(name, *(cell(one.get(name) or {}, interval=True) for one in columns.values()))

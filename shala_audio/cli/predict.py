@@ -54,7 +54,7 @@ def sound_files(names: Iterable[str], complain: Callable[[UserError], None]) -> 
 
     Args:
         names: of files and folders.
-        complain: hears of a folder that holds none.
+        complain: told of a folder that holds none.
     """
 
     from shala_audio.audio.io import SUFFIXES
@@ -274,7 +274,7 @@ def predict(
         raise UserError(f"{name}: of a manifest, and none is named")
     share, launched = parse_shard(shard), launched_shard()
     if share[1] > 1 and len(manifests) < len(inputs or []):
-        raise UserError("--shard is for manifests; name sound files to the job that shall hear them")
+        raise UserError("--shard is for manifests; name sound files to one job")
     if share[1] > 1 and skip_errors:
         raise UserError("--shard and --skip-errors: parts are put together only if no row is missing")
     if launched[1] > 1:
@@ -409,7 +409,7 @@ def _clips(predictor: Any, names: Iterable[str], fields: dict[str, str], complai
     """Clips a batch at a time; a bad one is complained of and does not spoil its batch."""
     from shala_audio.audio.io import SAMPLE_RATE, read_sound
 
-    source, heard = iter(names), deque[str]()
+    source, read = iter(names), deque[str]()
 
     def readable(batch: list[str]) -> Iterator[Any]:
         for name in batch:
@@ -418,9 +418,9 @@ def _clips(predictor: Any, names: Iterable[str], fields: dict[str, str], complai
             except UserError as error:
                 complain(error)
             else:
-                heard.append(name)
+                read.append(name)
                 yield clip, fields
 
     while batch := list(islice(source, predictor.batch_size)):
         for distribution in predictor.predict_batch(readable(batch)):
-            yield {"id": heard.popleft()}, distribution
+            yield {"id": read.popleft()}, distribution

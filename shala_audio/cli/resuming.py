@@ -27,7 +27,7 @@ class Progress:
         resume: whether to go on; said where what was begun is of something else.
 
     Raises:
-        UserError: predictions of this work are there already, and they are not to be gone on from.
+        UserError: predictions of this work are there already, and they are not to be resumed.
     """
 
     def __init__(self, out: Path, of: Record, resume: bool) -> None:

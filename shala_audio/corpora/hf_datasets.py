@@ -153,7 +153,7 @@ def from_datasets(folder: Path, task: str | None, clips: Path | None) -> Iterato
 
 
 def _cut(audio: Audio, root: Path | None, identity: str, shortened: set[str]) -> dict[str, Any]:
-    """A row's stretch of sound as flac, at the file's own rate; `shortened` takes the row where that has fewer bits.
+    """A row's segment of sound as flac, at the file's own rate; `shortened` takes the row where that has fewer bits.
 
     Raises:
         UserError: the sound cannot be read, or FLAC cannot hold it; the message names the row.

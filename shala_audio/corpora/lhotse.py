@@ -96,15 +96,15 @@ def from_lhotse(folder: Path, task: str | None, audio_root: Path | None = None) 
     for where, record in _lines(_one_of(folder, "supervisions")):
         try:
             source, channels = sources[record["recording_id"]]
-            heard = set(_channels(record.get("channel", 0)))
+            used = set(_channels(record.get("channel", 0)))
             audio = {"path": source, "offset": record["start"], "duration": record["duration"]}
             identity = record["id"]
         except (KeyError, TypeError):
             raise UserError(f"{where}: not a supervision of one of the recordings") from None
-        if heard != channels:
+        if used != channels:
             raise UserError(
-                f"{where}: of channel {', '.join(map(str, sorted(heard)))} of {len(channels)}; all channels of a file are "
-                "heard together here, so make a file of each"
+                f"{where}: of channel {', '.join(map(str, sorted(used)))} of {len(channels)}; all channels of a file are "
+                "encoded together here, so make a file of each"
             )
         custom = record.get("custom") or {}
         named = custom.get("task", task)

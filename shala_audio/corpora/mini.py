@@ -129,8 +129,8 @@ STARTS = ("I am looking at", "They talked about", "We were told of", "She keeps 
 
 def true_distribution(arousal: float, valence: float, draws: Floats) -> Floats:
     """Share of listeners who answer each label, (K,). `draws` (n, 2) are standard normal."""
-    heard = np.array([arousal, valence]) + LISTENER_NOISE * draws
-    nearest = np.linalg.norm(heard[:, None] - PROTOTYPES, axis=-1).argmin(axis=1)
+    perceived = np.array([arousal, valence]) + LISTENER_NOISE * draws
+    nearest = np.linalg.norm(perceived[:, None] - PROTOTYPES, axis=-1).argmin(axis=1)
     return np.bincount(nearest, minlength=len(LABELS)) / len(draws)
 
 

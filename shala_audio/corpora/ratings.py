@@ -61,7 +61,7 @@ class Columns:
         item: what was judged: the clip's file name with or without its suffix, or any name of a text.
         label: the choice.
         rater: who chose. Several choices of one rater share that rater's one vote; without it, each line is a vote.
-        speaker: who is heard or writes; the split then keeps each speaker on one side.
+        speaker: who speaks or writes; the split then keeps each speaker on one side.
         text: the text that was judged, or the clip's transcript.
         split: train, dev (or validation) or test; without it, 70, 10 and 20 % by speaker, or else by item.
     """

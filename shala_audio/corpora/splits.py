@@ -94,7 +94,7 @@ def check_speakers(rows: Sequence[Row]) -> None:
 
 
 def shared_speakers(rows: Sequence[Row], split: str = "train") -> list[str]:
-    """Speakers who are heard in `split` and in another one."""
+    """Speakers who are in `split` and in another one."""
     splits: dict[str, set[str]] = {}
     for row in rows:
         if row.speaker is not None:

@@ -152,10 +152,10 @@ def is_at_the_edge(temperature: float) -> bool:
     return not LOWEST * 1.02 < 1 / temperature < HIGHEST / 1.02
 
 
-def fitted_temperature(folder: Path) -> tuple[float, int] | None:
-    """T of the `temperature_jsd` in a system's folder, and the rows that it was fitted on; None where there is none."""
-    path = folder / "calibration_temperature_jsd.json"
-    if not path.is_file():
+def fitted_temperature(folder: Path, kind: str = "temperature_jsd") -> tuple[float, int] | None:
+    """T of a system's folder, and the rows that it was fitted on; None where there is none."""
+    path = folder / f"calibration_{kind}.json"
+    if not path.is_file() or not kind.startswith("temperature"):
         return None
     found = read_json(path)
     return 1 / found["weight"][0][0], found["rows"]

@@ -78,7 +78,7 @@ class Measures:
         if human.shape != predicted.shape or len(human) % repeats:
             raise ValueError(f"human {human.shape}, predicted {predicted.shape}, {repeats} times the same rows")
         self.rows, self.repeats, self.labels = len(human) // repeats, repeats, human.shape[1]
-        # Everything below is in the order of stated entropy, so that ranks are running sums and bins are stretches. Entropies
+        # Everything below is in the order of stated entropy, so that ranks are running sums and bins are slices. Entropies
         # are rounded more coarsely than sums in another order, or ties that were parted by 1e-13, can change them.
         stated = entropy(predicted).round(10)
         order = np.argsort(stated, kind="stable")

@@ -136,7 +136,7 @@ def find_reference(systems: Sequence[System], name: str | None = None) -> System
     return meant[0]
 
 
-def rivals(ours: System, systems: Sequence[System]) -> list[tuple[System, Paired, float]]:
+def pairwise_tests(ours: System, systems: Sequence[System]) -> list[tuple[System, Paired, float]]:
     """A system against every other, on the rows that both were judged on.
 
     Returns:
@@ -151,13 +151,13 @@ def rivals(ours: System, systems: Sequence[System]) -> list[tuple[System, Paired
 
 def against_others(ours: System, systems: Sequence[System]) -> list[str]:
     """The tests as a Markdown table; nothing where there are none."""
-    if not (against := rivals(ours, systems)):
+    if not (against := pairwise_tests(ours, systems)):
         return []
     return [*table_of_tests(ours, against), "", _in_words(ours, against), ""]
 
 
 def table_of_tests(ours: System, against: Sequence[tuple[System, Paired, float]]) -> list[str]:
-    """What `rivals` found, as the lines of a Markdown table."""
+    """What `pairwise_tests` found, as the lines of a Markdown table."""
     lines = [
         f"| {ours.name} against | rows | groups | jsd, less the other's | p | p, corrected |",
         "|---|---|---|---|---|---|",
@@ -246,7 +246,7 @@ def calibrated_section(tested: System | None, systems: Sequence[System], scaled:
         said.append(f"Without such a temperature, or not in all runs: {', '.join(missing)}.")
     lines += ["", " ".join(said), ""]
     ours = next((one for one in scaled if tested and _folders(one) & _folders(tested)), None)
-    if ours and (against := rivals(ours, scaled)):
+    if ours and (against := pairwise_tests(ours, scaled)):
         lines += [*table_of_tests(ours, against), "", f"Below 0, {ours.name} is nearer; as above in all else.", ""]
     return lines
 

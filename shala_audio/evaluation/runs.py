@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 
 from shala_audio.errors import UserError
-from shala_audio.evaluation.calibration import KINDS
+from shala_audio.evaluation.calibration import KINDS, fitted_temperature, is_at_the_edge
 from shala_audio.evaluation.score import ByRow, distances_beside, read_score, set_jsd_intervals
 from shala_audio.evaluation.tuning import without_choice
 from shala_audio.io import read_json
@@ -116,7 +116,10 @@ def _of_file(path: Path) -> Run:
     name = run_name(training, folder)
     name = "constant prior" if name == "prior" else name
     calibration = path.stem.removeprefix("score").removeprefix("_")
-    return _read(path, name + (f" + {calibration}" if calibration else ""), training, calibration)
+    if calibration:
+        fitted = fitted_temperature(folder, calibration)
+        name += f" + {calibration}" + (" (edge)" if fitted and is_at_the_edge(fitted[0]) else "")
+    return _read(path, name, training, calibration)
 
 
 def _read(path: Path, name: str, training: Mapping[str, Any], calibration: str) -> Run:

@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from functools import cached_property
+from itertools import groupby
 from pathlib import Path
 from typing import Any
 
 from shala_audio.distribution import LabelDistribution
-from shala_audio.inference.predictor import Clip, Predictor, Text, as_pair
+from shala_audio.inference.predictor import Clip, Predictor, as_pair
 from shala_audio.inference.windows import Moment
+from shala_audio.manifest import Row
 
+Predictions = list[tuple[str, LabelDistribution]]
 FOLDER = Path(__file__).parents[1] / "assets" / "default"
 
 
@@ -19,7 +22,7 @@ def part(sound: bool) -> Path:
     return FOLDER / ("sound" if sound else "text")
 
 
-class DefaultModel:
+class DefaultModel(Predictor):
     """Six emotions for sound (CREMA-D's), GoEmotions' 28 labels for text; `assets/default/README.md` says how good it is.
 
     Each part is loaded when it is first asked.
@@ -29,7 +32,7 @@ class DefaultModel:
     """
 
     def __init__(self, **options: Any) -> None:
-        self.options = options
+        self.options, self.folder, self.unparsed = options, None, 0  # its parts are loaded when they are needed
 
     @cached_property
     def sound(self) -> Predictor:
@@ -39,16 +42,17 @@ class DefaultModel:
     def text(self) -> Predictor:
         return Predictor.from_pretrained(part(sound=False), **self.options)
 
-    def predict(self, clip: Clip | None = None, text: Text | None = None) -> LabelDistribution:
-        """As `Predictor.predict`, of sound or else of text."""
-        return (self.text if clip is None else self.sound).predict(clip, text)
+    def predict_batches(self, rows: Iterable[Row], *arguments: Any, **options: Any) -> Iterator[Predictions]:
+        """As `Predictor.predict_batches`; rows with and without sound may stand in one manifest."""
+        for has_sound, members in groupby(rows, key=lambda row: row.audio is not None):
+            yield from (self.sound if has_sound else self.text).predict_batches(members, *arguments, **options)
 
     def predict_batch(self, inputs: Iterable[Any]) -> list[LabelDistribution]:
         """As `Predictor.predict_batch`; clips and texts may stand side by side."""
         pairs = [as_pair(item) for item in inputs]
         found: dict[int, LabelDistribution] = {}
-        for predictor, heard in (("sound", True), ("text", False)):
-            chosen = [index for index, (clip, _) in enumerate(pairs) if (clip is not None) == heard]
+        for predictor, has_sound in (("sound", True), ("text", False)):
+            chosen = [index for index, (clip, _) in enumerate(pairs) if (clip is not None) == has_sound]
             if chosen:
                 answers = getattr(self, predictor).predict_batch([pairs[index] for index in chosen])
                 found |= dict(zip(chosen, answers, strict=True))

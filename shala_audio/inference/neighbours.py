@@ -141,20 +141,20 @@ def _row_states(
 ) -> Iterator[tuple[Row, Floats]]:
     with tqdm(total=len(rows), unit="row", desc="neighbours", disable=None) as bar:
         for batch in predictor.batches(rows, features):
-            heard = None
+            states = None
             if predictor.task.has_audio and features is not None:
-                heard = [features[row.id] for row in batch]
+                states = [features[row.id] for row in batch]
             elif predictor.task.has_audio:
                 assert audio_root is not None
                 clips = [sound_of(row, audio_root)[0] for row in batch]
                 longest = predictor.encoder.longest
                 for row, clip in zip(batch, clips, strict=True):
-                    if len(clip) > longest * SAMPLE_RATE:  # nor has training heard it
+                    if len(clip) > longest * SAMPLE_RATE:  # nor has training seen it
                         raise UserError(
-                            f"row {row.id}: lasts more than {longest:.0f} s, which are heard at once; leave it out"
+                            f"row {row.id}: lasts more than {longest:.0f} s, which are encoded at once; leave it out"
                         )
-                heard = predictor.encode(clips)
-            inputs = predictor.inputs(heard, [row.text for row in batch])
+                states = predictor.encode(clips)
+            inputs = predictor.inputs(states, [row.text for row in batch])
             yield from zip(batch, predictor.states(inputs), strict=True)
             bar.update(len(batch))
 

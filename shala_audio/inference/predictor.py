@@ -121,7 +121,7 @@ class Predictor:
         """The distribution of human judgement of one clip or text.
 
         Args:
-            clip: path, open binary file, or (samples, sampling rate). Sound longer than the encoder hears at once
+            clip: path, open binary file, or (samples, sampling rate). Sound longer than the encoder takes at once
                 (30 s) is cut into windows of that length, whose distributions are averaged.
             text: the text, or its fields by name where the task has several.
 
@@ -135,14 +135,14 @@ class Predictor:
 
         Args:
             clip: as of `predict`.
-            window: seconds of each, 0.025 to what the encoder hears at once (30).
+            window: seconds of each, 0.025 to what the encoder takes at once (30).
             hop: seconds from one to the next, at most `window`.
 
         Raises:
             UserError: as of `predict`, or a window or hop beyond these bounds.
         """
         if window > self.encoder.longest:
-            raise UserError(f"window {window:g} s: {self.encoder.longest:g} s at most are heard at once")
+            raise UserError(f"window {window:g} s: {self.encoder.longest:g} s at most are encoded at once")
         samples = samples_of(clip)
         bounds = window_bounds(len(samples), window, hop)
         loudest = float(frame_levels(samples).max())

@@ -17,7 +17,7 @@ from shala_audio.io import atomic_write
 
 @dataclass(frozen=True)
 class Moment:
-    """What was heard from `start` to `end`, in seconds, and in what share of that time there was voice, by its energy."""
+    """What was predicted from `start` to `end`, in seconds, and in what share of that time there was voice, by its energy."""
 
     start: float
     end: float
@@ -28,7 +28,7 @@ class Moment:
 def window_bounds(samples: int, window: float, hop: float) -> list[tuple[int, int]]:
     """First sample and end of every window; together they cover all of the sound.
 
-    The last window ends with the sound and may be shorter; where it would be too short to be heard, it starts earlier.
+    The last window ends with the sound and may be shorter; where it would be too short to be encoded, it starts earlier.
 
     Args:
         samples: how many there are, at 16 kHz.
@@ -87,9 +87,9 @@ def plot_timeline(moments: Sequence[Moment], samples: Samples | None = None, pat
     )
     upper.axis("off")
     if samples is not None:
-        stretches = np.array_split(samples, min(1500, len(samples)))
-        times = np.linspace(0, len(samples) / SAMPLE_RATE, len(stretches))
-        upper.fill_between(times, [s.min() for s in stretches], [s.max() for s in stretches], color="tab:gray", lw=0)
+        spans = np.array_split(samples, min(1500, len(samples)))
+        times = np.linspace(0, len(samples) / SAMPLE_RATE, len(spans))
+        upper.fill_between(times, [s.min() for s in spans], [s.max() for s in spans], color="tab:gray", lw=0)
     starts = [moment.start for moment in moments]
     widths = np.diff([*starts, moments[-1].end])  # windows may overlap: each is drawn until the next begins
     bottom = np.zeros(len(moments))

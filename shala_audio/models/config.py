@@ -13,7 +13,7 @@ from shala_audio.models.pretrained import base_sha256
 
 @dataclass(frozen=True)
 class ModelConfig:
-    """A language model, and the ear in front of it.
+    """A language model, and the audio adapter in front of it.
 
     Attributes:
         lm: causal language model: the name of a default model, a folder, or a hub id.
@@ -22,7 +22,7 @@ class ModelConfig:
         encoder_trained_layers: how many of the topmost of these layers are trained; the others stay frozen.
         encoder_lora_r: rank of LoRA on these layers, which keeps what is learnt small; 0 trains all their weights.
         trim_db: leave out silence at both ends of a clip: frames so many dB softer than its loudest; None keeps it.
-        spec_augment: in training, hide stretches of time and of channels of the features.
+        spec_augment: in training, hide spans of time and of channels of the features.
         projector: how frames become tokens: stack, conv or qformer.
         frame_stack: encoder frames that become one token.
         projector_width: hidden width of the projector.
@@ -53,7 +53,7 @@ class ModelConfig:
         return sorted({*self.encoder_layers, *start})
 
     def encoder_identity(self, weights: str | None = None) -> dict[str, Any]:
-        """What features depend on; stored with them. `weights`: sha256 of those that a model hears with; where None, those
+        """What features depend on; stored with them. `weights`: sha256 of those of a model's encoder; where None, those
         that its name stands for here."""
         weights = base_sha256(str(self.encoder)) if weights is None else weights
         return {"encoder": self.encoder, "layers": self.cached_layers(), "trim_db": self.trim_db, "weights": weights}

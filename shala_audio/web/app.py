@@ -29,7 +29,7 @@ UPLOAD_SECONDS = 120.0  # in which an upload must have come
 PAUSE = 20.0  # seconds in which an upload may stand still
 UPLOADS = 64  # bodies that come in at once
 WAITING = 32  # requests
-MOST_OVERLAP = 4  # windows of a timeline that hear the same moment
+MOST_OVERLAP = 4  # windows of a timeline over the same moment
 PEAKS = 600  # points of a waveform
 PAGE = Path(__file__).parent / "page"
 # The page needs nothing from anywhere else, and nothing else may frame or script it.
@@ -97,11 +97,11 @@ class Served:
 
     def timeline(self, samples: Samples, window: float, hop: float) -> schema.Timeline:
         moments = self.predictor.timeline((samples, SAMPLE_RATE), window, hop)
-        stretches = np.array_split(np.abs(samples), min(PEAKS, len(samples)))
+        spans = np.array_split(np.abs(samples), min(PEAKS, len(samples)))
         return schema.Timeline(
             task=self.task.name,
             seconds=len(samples) / SAMPLE_RATE,
-            peaks=[round(float(min(stretch.max(), 1.0)), 4) for stretch in stretches],
+            peaks=[round(float(min(span.max(), 1.0)), 4) for span in spans],
             moments=[
                 schema.Moment(
                     start=moment.start,

@@ -87,5 +87,5 @@ class Timeline(BaseModel):
 
     task: str
     seconds: float
-    peaks: list[float] = Field(description="largest absolute sample of equal stretches, 0 to 1")
+    peaks: list[float] = Field(description="largest absolute sample of equal spans, 0 to 1")
     moments: list[Moment]

@@ -230,6 +230,7 @@ def test_two_at_once_fill_a_folder_together(tmp_path, tiny_encoder, monkeypatch)
     assert all(store[row.id].shape[1] == store.frames(row.id) for row in rows)
 
 
+@pytest.mark.slow
 def test_processes_share_the_work(tmp_path, tiny_encoder):
     write_manifest(tmp_path / "manifest.jsonl", make_rows(tmp_path, 5))
     (tmp_path / "m.yaml").write_text(f"lm: x\nencoder: {tiny_encoder}\nencoder_layers: [1, 2]\n")

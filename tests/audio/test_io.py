@@ -89,6 +89,7 @@ def test_permissions_are_named_whoever_asks(tmp_path, monkeypatch):
         read_sound(tmp_path / "secret.wav")
 
 
+@pytest.mark.slow
 def test_three_hours_in_bounded_memory(tmp_path):
     """Nothing but the mono sound at 16 kHz is kept: of 8 channels at 4 kHz it is half of what the file holds."""
     path = tmp_path / "long.wav"

@@ -65,6 +65,7 @@ def test_jobs_share_a_manifest_and_their_parts_are_merged(texts, alone, tmp_path
         assert probs == pytest.approx(alone[name], abs=1e-5)
 
 
+@pytest.mark.slow
 def test_processes_share_a_manifest(texts, alone):
     out = texts / "launched.jsonl"
     options = ("--split", "test", "--format", "jsonl", "--out", str(out))
@@ -75,6 +76,7 @@ def test_processes_share_a_manifest(texts, alone):
     assert not list(texts.glob("launched.jsonl.*")), "the parts are removed"
 
 
+@pytest.mark.slow
 def test_a_share_may_be_empty_and_a_bad_row_of_one_process_is_named(texts, tmp_path):
     out = tmp_path / "dev.jsonl"
     options = ("--split", "dev", "--format", "jsonl", "--out", str(out))

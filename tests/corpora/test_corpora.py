@@ -136,6 +136,7 @@ def test_max_rows_keeps_the_shares_and_is_counted(tmp_path):
     assert len(read_manifest(tmp_path / "out" / "manifest.jsonl")) == sum(counts.values())
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["chaosnli", "goemotions", "crema_d"])
 def test_real_corpora(corpora, tmp_path, name):
     if not (corpora / name).is_dir():

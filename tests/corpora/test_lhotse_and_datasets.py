@@ -69,7 +69,7 @@ def test_lhotse_of_others_becomes_rows_to_predict(corpus, tmp_path):
         SupervisionSet.from_segments([segment]).to_file(tmp_path / "theirs" / "x_supervisions_dev.jsonl.gz")
 
     write(0)
-    with pytest.raises(UserError, match="of channel 0 of 2; all channels of a file are heard together"):
+    with pytest.raises(UserError, match="of channel 0 of 2; all channels of a file are encoded together"):
         invoke(
             "data",
             "convert",

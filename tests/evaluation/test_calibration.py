@@ -9,6 +9,7 @@ from shala_audio.distribution import jsd
 from shala_audio.errors import UserError
 from shala_audio.evaluation import calibration
 from shala_audio.evaluation.calibration import Calibration, fit, load_calibration
+from shala_audio.evaluation.metrics import all_measures
 from shala_audio.io import write_json
 
 LABELS = ("a", "b", "c")
@@ -140,3 +141,12 @@ def test_it_is_stored_and_checked(tmp_path):
     with pytest.raises(UserError, match="10 dev rows or more"):
         fit("dirichlet", predicted[:5], human[:5], LABELS)
     assert isinstance(again, Calibration)
+
+
+def test_one_floor_for_all_rows_of_a_table():
+    """Calibrated predictions were floored at 1e-4 and others at 1e-6, so that their kl could not be compared."""
+    predicted = np.array([[1.0, 0.0, 0.0], [0.0, 1.0, 0.0]])
+    votes = np.array([[0.5, 0.5, 0.0], [0.2, 0.8, 0.0]])
+    as_it_is = Calibration("temperature", np.eye(3), np.zeros(3), LABELS[:3], 2)
+    kls = [all_measures(votes, found, draws=0)["kl"]["value"] for found in (predicted, as_it_is(predicted))]
+    assert kls[0] == pytest.approx(kls[1], rel=1e-6)

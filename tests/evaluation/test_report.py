@@ -8,7 +8,7 @@ from scipy.stats import permutation_test
 
 from shala_audio.errors import UserError
 from shala_audio.evaluation.compare import paired
-from shala_audio.evaluation.report import against_others, find_reference, rivals
+from shala_audio.evaluation.report import against_others, find_reference, pairwise_tests
 from shala_audio.evaluation.runs import Run, System, merge
 from shala_audio.evaluation.stats import holm
 
@@ -80,7 +80,7 @@ def test_shala_as_the_recipe_says_is_tested_against_all_others(tmp_path):
         made("shala_exact (label_token) + temperature", distances(2), tmp_path=tmp_path, calibration="temperature"),
     ]
     ours = find_reference(systems)
-    found = rivals(ours, systems)
+    found = pairwise_tests(ours, systems)
     assert ours.name == "shala_exact (label_token)" and [other.name for other, _, _ in found] == [
         systems[0].name, systems[1].name, systems[3].name,
     ]  # fmt: skip

@@ -3,7 +3,7 @@ from __future__ import annotations
 import pytest
 
 from shala_audio.evaluation.report import apart, calibrated_section
-from shala_audio.evaluation.runs import Run, System
+from shala_audio.evaluation.runs import Run, System, find_runs
 from shala_audio.io import write_json
 from tests.evaluation.test_report import distances
 
@@ -55,3 +55,15 @@ def test_the_temperatures_of_folds_are_on_record(tmp_path):
     plain, pooled = system(tmp_path, "shala", range(1)), system(tmp_path, "shala", range(1), "temperature_jsd")
     pooled.runs[0].training["temperatures"] = [[0.71, 15], [0.9, 16]]  # type: ignore[index]
     assert "| 0.71 to 0.90 | 15 to 16 |" in "\n".join(calibrated_section(plain, [plain], [pooled]))
+
+
+def test_a_temperature_at_the_edge_of_its_search_is_flagged(tmp_path):
+    """GoEmotions' was .02, and its nearly one-hot answers stood in the table like any others."""
+    plain = system(tmp_path, "shala", range(1))
+    for temperature, flagged in ((0.0202, True), (0.5, False)):
+        fitted = system(tmp_path, "shala", range(1), "temperature_jsd", temperature)
+        text = "\n".join(calibrated_section(plain, [plain], [fitted]))
+        assert ("(edge) |" in text) == flagged and ("nearly one-hot" in text) == flagged
+        write_json(fitted.runs[0].folder / "score_temperature_jsd.json", {"n": 80, "jsd": JSD})
+        (found,) = find_runs([fitted.runs[0].folder / "score_temperature_jsd.json"])
+        assert found.system.endswith("+ temperature_jsd (edge)") == flagged

@@ -5,7 +5,10 @@ import pytest
 import soundfile
 
 import shala_audio
+from shala_audio.errors import UserError
 from shala_audio.inference import default
+from shala_audio.inference.predictor import Predictor
+from shala_audio.manifest import Audio, Row
 from shala_audio.models.pretrained import is_pulled
 from tests.tiny import tiny_model
 
@@ -23,6 +26,15 @@ def test_sound_and_text_each_find_their_part(tiny_lm, tiny_encoder, tmp_path, mo
     for found, expected in zip(together, (read, heard, read), strict=True):
         assert found.probs == pytest.approx(expected.probs, abs=1e-5)
     assert len(model.timeline(clip, window=0.3, hop=0.3)) == 2
+    rows = [
+        Row("a", "tiny_speech", "test", audio=Audio("a.wav")),
+        Row("b", "tiny_text", "test", text={"comment": "oh no"}),
+    ]
+    for (identity, found), expected in zip(model.predict_rows(rows, audio_root=tmp_path), (heard, read), strict=True):
+        assert found.probs == pytest.approx(expected.probs, abs=1e-5), identity
+    assert isinstance(model, Predictor), "one type, whatever is loaded"
+    with pytest.raises(UserError, match="only a model that was loaded from a folder"):
+        model.push_to_hub("me/mine")
 
 
 @pytest.mark.skipif(

@@ -96,8 +96,8 @@ def write_labels(root: Path, turns: Mapping[str, Turn], ratings: Mapping[str, Se
     (root / form.partition).write_text("".join(f"{names[turn.split]}; {name}\n" for name, turn in turns.items()))
     genders = {turn.speaker: turn.gender for turn in turns.values() if turn.speaker is not None}
     speakers = [f"Speaker_{speaker}; {gender}\n" for speaker, gender in genders.items()]
-    heard = [f"{name}; {turn.speaker or 'Unknown'}\n" for name, turn in turns.items()]
-    (root / "Speaker_ids.txt").write_text("".join(speakers + heard))
+    perceived = [f"{name}; {turn.speaker or 'Unknown'}\n" for name, turn in turns.items()]
+    (root / "Speaker_ids.txt").write_text("".join(speakers + perceived))
 
 
 def _attributes(item: Turn | Rating) -> str:
@@ -155,11 +155,11 @@ def make_msp_podcast(root: Path, turns: int = 120, seed: int = 0, form: str = "1
         name = f"MSP-PODCAST_{speaker:04d}_{index:04d}.wav"
         ratings[name] = []
         for _ in range(int(rng.integers(5, 8))):
-            heard = np.array([arousal, valence]) + 0.4 * rng.standard_normal(2)
-            choice = CHOICES[int(np.linalg.norm(POINTS - heard, axis=1).argmin())]
+            perceived = np.array([arousal, valence]) + 0.4 * rng.standard_normal(2)
+            choice = CHOICES[int(np.linalg.norm(POINTS - perceived, axis=1).argmin())]
             if rng.random() < 0.05:
                 choice = "Other-curious"
-            a, v, d = (int(x) for x in np.clip(np.round(4 + 3 * np.array([*heard, heard[0]])), 1, 7))
+            a, v, d = (int(x) for x in np.clip(np.round(4 + 3 * np.array([*perceived, perceived[0]])), 1, 7))
             worker = f"WORKER{rng.integers(10**7, 10**8)}"
             ratings[name].append(Rating(worker, choice, f"{choice},Excited", a, v, d))
         code = consensus_code([rating.primary for rating in ratings[name]])

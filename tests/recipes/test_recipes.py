@@ -86,6 +86,7 @@ def check_experiment(exp: Path, systems: set[str]) -> None:
     assert {int(path.name.removeprefix(".done_")) for path in exp.glob(".done_*")} == done
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("recipe", ["msp_podcast"], indirect=True)
 def test_msp_podcast_all_stages(recipe, tmp_path):
     _, script, model = recipe
@@ -121,6 +122,7 @@ def test_msp_podcast_has_one_manifest_whatever_the_form(tmp_path):
         CliRunner().invoke(app, prepare, catch_exceptions=False)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("recipe", ["msp_podcast"], indirect=True)
 def test_bad_sound_stops_the_recipe_unless_it_may_be_skipped(recipe, tmp_path):
     _, script, model = recipe
@@ -181,6 +183,7 @@ def make_chaosnli(corpus: Path, rows: int = 60) -> None:
             file.write(json.dumps({"uid": f"u{index}", "label_count": votes, "example": example}) + "\n")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("recipe", ["chaosnli"], indirect=True)
 def test_chaosnli_in_five_folds(recipe, tmp_path):
     """Five splits, then their predictions (here the constant prior's, each from its own fold) pooled and scored."""
@@ -205,6 +208,7 @@ def test_chaosnli_in_five_folds(recipe, tmp_path):
     assert "five folds pooled" in (exp / "RESULTS.md").read_text()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("recipe", ["chaosnli"], indirect=True)
 def test_chaosnli_all_stages_by_a_rival(recipe, tmp_path):
     _, script, model = recipe
@@ -224,6 +228,7 @@ def test_chaosnli_all_stages_by_a_rival(recipe, tmp_path):
     assert not re.search(r"(^|[ '=])/\w+/", results), "no absolute path"
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("recipe", ["chaosnli"], indirect=True)
 def test_each_method_keeps_its_best_learning_rate(recipe, tmp_path):
     _, script, model = recipe
@@ -373,6 +378,7 @@ def test_what_is_the_recipes_own_is_not_in_the_name(recipe, tmp_path):
     assert [path.name for path in (script.parent / "exp").iterdir()] == ["shala_label_token_seed0_max20"]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("recipe", ["crema_d", "goemotions"], indirect=True)
 def test_a_new_recipe_goes_from_votes_to_results(recipe, tmp_path):
     like, script, model = recipe

@@ -18,6 +18,8 @@ from shala_audio.io import read_json
 from shala_audio.task import load_task
 from tests.reliability.kill_resume import torn, trained
 
+pytestmark = pytest.mark.slow
+
 
 def test_a_killed_training_ends_as_an_undisturbed_one(tiny_lm, tmp_path):
     write_prepared(prepare(tmp_path, 0, rows=60, text=True), load_task("mini_text"), tmp_path, 0)

@@ -4,7 +4,11 @@ from __future__ import annotations
 
 import json
 
+import pytest
+
 from tests.reliability.page_load import attack
+
+pytestmark = pytest.mark.slow
 
 
 def test_thirty_clients_for_three_seconds(tmp_path, capsys):

@@ -15,6 +15,8 @@ from shala_audio.io import read_json
 from tests.tiny import make_tiny_encoder, make_tiny_lm
 from tests.training.processes import RUNS
 
+pytestmark = pytest.mark.slow
+
 PROJECT = Path(__file__).parents[2]
 
 

@@ -47,9 +47,9 @@ def test_probabilities_are_those_of_plain_scoring(tiny_lm):
             for label, word in enumerate(words):
                 expected = 0.0
                 for depth in range(len(word)):
-                    rivals = sorted({w[depth] for w in words if w[:depth] == word[:depth]})
-                    logits = model(input_ids=torch.tensor([ids + word[:depth]])).logits[0, -1, rivals]
-                    expected += logits.log_softmax(0)[rivals.index(word[depth])].item()
+                    choices = sorted({w[depth] for w in words if w[:depth] == word[:depth]})
+                    logits = model(input_ids=torch.tensor([ids + word[:depth]])).logits[0, -1, choices]
+                    expected += logits.log_softmax(0)[choices.index(word[depth])].item()
                 assert found[row, label].item() == pytest.approx(expected, abs=1e-4)
 
 
