@@ -31,18 +31,18 @@ from shala_audio.io import read_json, write_json, write_text
 
 HERE = Path(__file__).parent
 TRL = "stock TRL GRPO at its defaults, verbalized, 40 new tokens"
-SLOTS, EXACT, PREDICT = "SHALA slots, training", "SHALA exact, training", "predict, label_token"
+SLOTS, EXACT, PREDICT = "SHALA slots, training", "SHALA direct, training", "predict, label_token"
 FEATURES, SCORING = "features of 2 to 4 s clips", "scoring, 100,000 rows, 1,000 draws"
 AIMS = {SLOTS: 8, EXACT: 45, PREDICT: 10, FEATURES: 8, SCORING: 50}  # times as fast, on two cores
 
 
 @dataclass(frozen=True)
 class Comparison:
-    """Some of our sides against one rival."""
+    """Some of our sides against one other."""
 
     unit: str
     ours: Mapping[str, Side]
-    rival: str
+    other: str
     side: Side
 
 
@@ -101,23 +101,23 @@ def machine() -> str:
 
 def compare(comparison: Comparison, rounds: int, peak: float) -> list[dict[str, Any]]:
     """One record for each of our sides."""
-    found = take_turns({**comparison.ours, comparison.rival: comparison.side}, rounds)
-    rival = found[comparison.rival]
+    found = take_turns({**comparison.ours, comparison.other: comparison.side}, rounds)
+    other = found[comparison.other]
     records = []
     for name in comparison.ours:
         ours = found[name]
-        ratios = sorted(mine / theirs for mine, theirs in zip(ours.rates, rival.rates, strict=True))
+        ratios = sorted(mine / theirs for mine, theirs in zip(ours.rates, other.rates, strict=True))
         record = {
             "work": name,
             "unit": f"{comparison.unit} a second",
             "ours": median(ours.rates),
-            "rival": median(rival.rates),
-            "rival_is": comparison.rival,
+            "other": median(other.rates),
+            "other_is": comparison.other,
             "ratio": median(ratios),
             "low": ratios[0],
             "high": ratios[-1],
             "peak_mb_ours": ours.peak_mb,
-            "peak_mb_rival": rival.peak_mb,
+            "peak_mb_other": other.peak_mb,
             "date": date.today().isoformat(),
             "machine": f"{machine()}, {str(DTYPE).removeprefix('torch.')}",
             "matmul_gflops": round(peak / 1e9),
@@ -140,15 +140,15 @@ def table(results: list[dict[str, Any]]) -> str:
         "is the median of the turns, from the lowest to the highest. Peak memory is that of each side's process, with its",
         "models and libraries (on a GPU: that of the GPU).",
         "",
-        "| work | ours | rival | what the rival is | ratio | aim | peak MB, ours / rival | share of the matmul peak |",
+        "| work | ours | the other | what the other is | ratio | aim | peak MB, ours / the other | share of the matmul peak |",
         "|---|---|---|---|---|---|---|---|",
     ]
     for r in results:
         share = f"{r['share_of_matmul_peak']:.0%}" if "share_of_matmul_peak" in r else "–"
         lines.append(
-            f"| {r['work']} | {r['ours']:.3g} {r['unit']} | {r['rival']:.3g} | {r['rival_is']} | {r['ratio']:.1f} "
+            f"| {r['work']} | {r['ours']:.3g} {r['unit']} | {r['other']:.3g} | {r['other_is']} | {r['ratio']:.1f} "
             f"({r['low']:.1f} to {r['high']:.1f}) | {AIMS.get(r['work'], '–')} | {r['peak_mb_ours']:,.0f} / "
-            f"{r['peak_mb_rival']:,.0f} = {r['peak_mb_ours'] / r['peak_mb_rival']:.2f} | {share} |"
+            f"{r['peak_mb_other']:,.0f} = {r['peak_mb_ours'] / r['peak_mb_other']:.2f} | {share} |"
         )
     return "\n".join(lines) + "\n\n" + (HERE / "notes.md").read_text()
 

@@ -58,7 +58,7 @@ def main() -> None:
     for event in watch.profiled.key_averages(group_by_input_shape=True):
         seconds[kind(event, rank)] += event.self_cpu_time_total / 1e6 / STEPS
     total = sum(seconds.values())
-    print(f"| an exact step of {PROMPTS} prompts | seconds | share |\n|---|---|---|")
+    print(f"| a step of the direct objective of {PROMPTS} prompts | seconds | share |\n|---|---|---|")
     for name, value in seconds.most_common():
         print(f"| {name} | {value:.2f} | {value / total:.0%} |")
 

@@ -1,4 +1,4 @@
-"""How the cost of a training step grows: with the rows (exact objective) and with the rollouts of a prompt (slots)."""
+"""How the cost of a training step grows: with the rows (direct objective) and with the rollouts of a prompt (slots)."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ ROWS, GROUPS, PROMPTS = (4, 8, 16, 32), (2, 4, 8, 16), 4
 
 
 def step_seconds() -> tuple[list[float], list[float]]:
-    """Median seconds of an exact step of so many rows, and of a `slots` step of so many rollouts for each of 4 prompts."""
+    """Median seconds of a direct step of so many rows, and of a `slots` step of so many rollouts for each of 4 prompts."""
     exact = {f"exact, {rows} rows": partial(train_ours, readout="label_token", prompts=rows) for rows in ROWS}
     slots = {
         f"slots, G = {group}": partial(train_ours, readout="slots", prompts=PROMPTS, group=group) for group in GROUPS
@@ -37,7 +37,7 @@ def draw_growth(out: Path) -> None:
     by_rows, by_group = step_seconds()
     lines = ["step,size,seconds"]
     for name, sizes, seconds, label in (
-        ("rows", ROWS, by_rows, "rows in an exact step"),
+        ("rows", ROWS, by_rows, "rows in a step of the direct objective"),
         ("rollouts", GROUPS, by_group, f"rollouts G of each of {PROMPTS} prompts in a slots step"),
     ):
         lines += [f"{name},{size},{value:.3f}" for size, value in zip(sizes, seconds, strict=True)]

@@ -1,6 +1,6 @@
 """Score 265,000 predictions of eight labels, as many as MSP-Podcast 2.0 has turns, with 1,000 bootstrap draws.
 
-By the command itself: measures, intervals, the constant prior and the ceiling, files read and written. The second line is a
+By the command itself: measures, intervals, the constant prior and the agreement bound, files read and written. The second line is a
 loop over SciPy's `jensenshannon`, one row at a time, for the mean distance alone, without an interval.
 
     python -m benchmarks.scoring

@@ -89,8 +89,8 @@ def chaosnli_rows(count: int, seed: int = 0) -> list[Row]:
     return rows
 
 
-def rival_prompts(tokenizer: Any, rows: list[Row]) -> list[str]:
-    """The prompts of readout `verbalized`, without loading our model into the rival's memory."""
+def other_prompts(tokenizer: Any, rows: list[Row]) -> list[str]:
+    """The prompts of readout `verbalized`, without loading our model into the other's memory."""
     config, task = load_model_config("text"), load_task("chaosnli")
     model = SimpleNamespace(
         tokenizer=tokenizer,
@@ -201,7 +201,7 @@ def stock_grpo(turns: Turns, prompts: int = PROMPTS, recompute: bool = True) -> 
     prepare_tokenizer(tokenizer)
     rows, labels = chaosnli_rows(prompts), load_task("chaosnli").label_names
     human = human_distributions(rows, labels).tolist()
-    texts = rival_prompts(tokenizer, rows)
+    texts = other_prompts(tokenizer, rows)
     dataset = Dataset.from_list([{"prompt": text, "human": p} for text, p in zip(texts, human, strict=True)])
     lora = LoraConfig(r=model_config.lora_r, lora_alpha=model_config.lora_alpha, target_modules="all-linear")
     with tempfile.TemporaryDirectory() as folder:

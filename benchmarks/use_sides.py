@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import torch
 
-from benchmarks.training_sides import NEW_TOKENS, chaosnli_rows, direct_step_flops, rival_prompts
+from benchmarks.training_sides import NEW_TOKENS, chaosnli_rows, direct_step_flops, other_prompts
 from benchmarks.turns import DEVICE, DTYPE, Turns
 from shala_audio.distribution import Floats
 from shala_audio.models.config import load_model_config
@@ -42,7 +42,7 @@ def generate(turns: Turns) -> None:
     source = locate(load_model_config("text").lm)
     tokenizer = AutoTokenizer.from_pretrained(source)
     prepare_tokenizer(tokenizer)
-    prompts = rival_prompts(tokenizer, chaosnli_rows(PREDICTED))
+    prompts = other_prompts(tokenizer, chaosnli_rows(PREDICTED))
     model = AutoModelForCausalLM.from_pretrained(source, dtype=DTYPE).eval().to(DEVICE)
     while turns.wait():
         for at in range(0, PREDICTED, BATCH):

@@ -13,6 +13,7 @@ import argparse
 import hashlib
 import itertools
 import os
+import re
 import shlex
 import shutil
 import subprocess
@@ -139,10 +140,10 @@ class Recipe:
         if self.corpus in ("crema_d", "msp_podcast") and given.modality != "audio":
             other += f"_{given.modality}"
         if self.model != self.usual_model:
-            other += f"_{Path(self.model).stem}"
+            other += f"_{_name(self.model)}"
         if self.augmentations != given.usual_augmentations:
             other += f"_augmentations{self.augmentations}"
-        other += f"_{Path(given.config).stem}" if given.config else ""
+        other += f"_{_name(given.config)}" if given.config else ""
         other += f"_train{given.seed}" if self.split_seed != given.seed else ""
         other += f"_lr{'+'.join(self.learning_rates)}" if self.learning_rates else ""
         other += "_skip_bad" if given.skip_bad else ""
@@ -158,7 +159,7 @@ class Recipe:
     @property
     def features(self) -> Path:
         """The same for every split and fold; but the sound of mini is another for each seed."""
-        name = Path(self.model).stem + (f"_{self.split}" if self.corpus == "mini" else "")
+        name = _name(self.model) + (f"_{self.split}" if self.corpus == "mini" else "")
         return self.folder / "features" / name
 
     @property
@@ -485,9 +486,9 @@ def run_stages(recipe: Recipe) -> None:
                 predict(recipe, interrupted)
             else:
                 stage(recipe)
-        except (UserError, SystemExit):
+        except BaseException:  # also an interruption
             print(
-                f"To go on from here: {recipe.folder}/run.sh --stage {number} ... (the same options)", file=sys.stderr
+                f"To resume from here: {recipe.folder}/run.sh --stage {number} ... (the same options)", file=sys.stderr
             )
             raise
         (recipe.exp / f".done_{number}").touch()
@@ -498,12 +499,19 @@ def run_stages(recipe: Recipe) -> None:
 
 def run(launcher: str, *words: Any) -> None:
     """Start a `shala-audio` command through a launcher of cmd.sh."""
-    call([*shlex.split(os.environ.get(launcher, "shala-audio")), *map(str, words)])
+    if launcher not in os.environ:
+        raise UserError(f'{launcher}: not in the environment; cmd.sh exports it: export {launcher}="shala-audio"')
+    call([*shlex.split(os.environ[launcher]), *map(str, words)])
 
 
 def call(command: Sequence[str]) -> None:
     """Run a command; what fails ends the recipe with its status."""
-    done = subprocess.run(command, check=False)
+    try:
+        done = subprocess.run(command, check=False)
+    except OSError as error:
+        raise UserError(
+            f"{command[0]}: {(error.strerror or str(error)).lower()}; cmd.sh names what starts commands"
+        ) from None
     if done.returncode:
         raise SystemExit(done.returncode if done.returncode > 0 else 1)
 
@@ -511,6 +519,15 @@ def call(command: Sequence[str]) -> None:
 def need(path: Path, stage: int) -> None:
     if not path.exists():
         raise UserError(f"{path} is missing: run stage {stage} first")
+
+
+def _name(settings: str) -> str:
+    """What a file of settings is called: by its name, whatever dots are in it.
+
+    >>> _name("configs/models/qwen2.5-0.5b.yaml"), _name("qwen2.5-0.5b")
+    ('qwen2.5-0.5b', 'qwen2.5-0.5b')
+    """
+    return Path(settings).name.removesuffix(".yaml")
 
 
 def score_file(predictions: Path) -> Path:
@@ -577,13 +594,10 @@ def _whole(least: int) -> Any:
 
 def _rates(text: str) -> str:
     """One learning rate, or several with commas, as they are to be written."""
-    try:
-        rates = [float(rate) for rate in text.split(",")]
-    except ValueError:
-        rates = []
-    if not rates:
+    rates = text.split(",")
+    if not all(re.fullmatch(r"(\d+\.?\d*|\.\d+)([eE][+-]?\d+)?", rate) for rate in rates):
         raise UserError(f"--learning_rate is '{text}': use 1e-3 or 3e-4,1e-3")
-    if not all(rate > 0 for rate in rates) or len(set(rates)) < len(rates):
+    if not all(float(rate) > 0 for rate in rates) or len(set(map(float, rates))) < len(rates):
         raise UserError(f"--learning_rate is '{text}': rates above 0, each once")
     return text
 
@@ -592,6 +606,18 @@ def _fold(text: str) -> str:
     if text not in ("all", *map(str, FOLDS)):
         raise UserError(f"--fold is '{text}': use 0 to 4, or all")
     return text
+
+
+def _spelt(word: str) -> str:
+    """An option with underscores in its name.
+
+    >>> _spelt("--corpus-root=/data/CREMA-D"), _spelt("a-b")
+    ('--corpus_root=/data/CREMA-D', 'a-b')
+    """
+    if not word.startswith("--"):
+        return word
+    name, equals, value = word[2:].partition("=")
+    return f"--{name.replace('-', '_')}{equals}{value}"
 
 
 def parse(arguments: Sequence[str]) -> argparse.Namespace:
@@ -620,8 +646,7 @@ def parse(arguments: Sequence[str]) -> argparse.Namespace:
     parser.add_argument("--modality", default="text")
     parser.add_argument("--augmentations", "--copies", type=_whole(0))
     parser.add_argument("--skip_bad", choices=("yes",))
-    spelt = [word.replace("-", "_").replace("__", "--", 1) if word.startswith("--") else word for word in arguments]
-    given = parser.parse_args(spelt)
+    given = parser.parse_args([_spelt(word) for word in arguments])
     if not given.recipe or not given.corpus:
         raise UserError("run a recipe's run.sh")
     if given.modality not in ("audio", "text", "audio+text"):

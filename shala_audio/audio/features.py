@@ -1,6 +1,4 @@
-"""The clips of a manifest through the encoder, once, into a folder of features (`features`).
-
-Encoder features of a manifest, kept as safetensors: how they are indexed and read (`encoding` makes them).
+"""Encoder features of a manifest's clips: made once (`write_features`), kept as safetensors, indexed and read.
 
 A folder holds `encoder.json` (what made the features), shards of clips (`features-<hash>.safetensors`, float16, one tensor
 (S, T, D) a clip), and `index.jsonl`: one line a clip, of which the last one with its id counts. Lines are only ever added,

@@ -54,7 +54,7 @@ LeaveOut = Annotated[list[str] | None, typer.Option(help="A choice that is no la
 def read_votes(
     table: Path, source: str, columns: Any, clips: Path | None, items: Path | None, leave_out: list[str] | None
 ) -> tuple[dict[str, Any], Counter[str]]:
-    """What was judged, and what was left out by reason: see `vote_table.gather`.
+    """What was judged, and what was left out by reason: see `corpora.ratings.gather`.
 
     Raises:
         UserError: the sound or the texts are not named or not there, or the votes cannot be read.

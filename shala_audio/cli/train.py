@@ -19,7 +19,7 @@ transformers' too.
 
 def run(arguments: list[str]) -> None:
     """Parse and train."""
-    from shala_audio.training.config import METHODS, GrpoConfig, read_config
+    from shala_audio.training.config import METHODS, DirectConfig, GrpoConfig, read_config
 
     if not arguments or "--help" in arguments or "-h" in arguments:
         print(HELP)
@@ -28,9 +28,16 @@ def run(arguments: list[str]) -> None:
             print(f"    {name:17} {method.what}")
         return
     if {"--help_all", "--help-all"} & set(arguments):
+        from dataclasses import fields
+
         from transformers import HfArgumentParser
 
         HfArgumentParser(GrpoConfig, prog="shala-audio train").print_help()
+        drawing = {one.name for one in fields(GrpoConfig)}
+        print("\nWhere nothing is drawn:")
+        for one in fields(DirectConfig):
+            if one.name not in drawing and "help" in one.metadata:
+                print(f"  --{one.name}  {one.metadata['help']} ({one.default})")
         return
     config = read_config(arguments)
     from shala_audio.training.run import train

@@ -61,7 +61,7 @@ def _from_aggregated(source: Path) -> Prepared:
     return Prepared(
         rows,
         caveat="Aggregated labels, not votes: a label stands if two or more raters chose it. The raters' own agreement, and "
-        "so the ceiling, cannot be told from them.",
+        "so the human agreement bound, cannot be told from them.",
         licence=SOURCES["goemotions"].licence,
     )
 

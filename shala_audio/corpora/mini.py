@@ -3,7 +3,7 @@
 Every utterance has a latent arousal and valence in [-1, 1]. The sound follows them (`shala_audio.corpora.mini`), and so
 does the text. A listener hears the point with noise and answers with the nearest of four prototypes; the true
 distribution is the share of an endless crowd of such listeners, computed with many fixed draws, and the votes in the
-manifest are those of a few of them. The true distribution stands in `extra["true"]`: the ceiling is known.
+manifest are those of a few of them. The true distribution stands in `extra["true"]`: the human agreement bound is known.
 
 Speech-like sound from a pulse and noise source and formant filters, driven by arousal and valence.
 

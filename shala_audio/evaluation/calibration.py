@@ -43,6 +43,7 @@ class Calibration:
         labels: the K labels in order.
         rows: how many it was fitted on.
         penalty: what cross-validation chose; 0 for a temperature.
+        floor: probabilities below it count as it.
     """
 
     kind: str
@@ -51,6 +52,7 @@ class Calibration:
     labels: tuple[str, ...]
     rows: int
     penalty: float = 0.0
+    floor: float = FLOOR
 
     def __call__(self, probs: Floats) -> Floats:
         """Calibrated distributions, (rows, K) to (rows, K).
@@ -58,7 +60,7 @@ class Calibration:
         >>> Calibration("temperature", np.eye(2) / 2.0, np.zeros(2), ("a", "b"), 9)(np.array([[0.8, 0.2]])).round(3).tolist()
         [[0.667, 0.333]]
         """
-        return _softmax(_log(probs) @ self.weight.T + self.bias)
+        return _softmax(_log(probs, self.floor) @ self.weight.T + self.bias)
 
     @property
     def at_the_edge(self) -> bool:
@@ -75,6 +77,7 @@ class Calibration:
             "bias": self.bias.tolist(),
             "rows": self.rows,
             "penalty": self.penalty,
+            "floor": self.floor,
         }
 
 
@@ -134,6 +137,7 @@ def load_calibration(path: str, labels: tuple[str, ...]) -> Calibration:
             tuple(fields["labels"]),
             int(fields["rows"]),
             float(fields["penalty"]),
+            float(fields.get("floor", 1e-4)),  # of the version that did not write it
         )
     except (KeyError, TypeError, ValueError) as error:
         raise UserError(f"{path}: not a calibration ({error!r})") from None
@@ -161,8 +165,8 @@ def fitted_temperature(folder: Path, kind: str = "temperature_jsd") -> tuple[flo
     return 1 / found["weight"][0][0], found["rows"]
 
 
-def _log(probs: Floats) -> Floats:
-    return np.log(np.maximum(probs, FLOOR))
+def _log(probs: Floats, floor: float = FLOOR) -> Floats:
+    return np.log(np.maximum(probs, floor))
 
 
 def _softmax(logits: Floats) -> Floats:

@@ -238,8 +238,11 @@ def all_measures(
     values = measures.values()
     draws = draws if measures.rows > 1 else 0
     clusters = cluster_ids(groups) if groups and are_clustered(groups) and draws else None
+    count = 0
     if clusters is not None:
-        draws = int(clusters.max()) + 1  # each left out in turn
+        count = int(clusters.max()) + 1
+        clusters %= DRAWS  # of more clusters, blocks of them are left out in turn
+        draws = int(clusters.max()) + 1
     drawn: dict[str, list[float]] = {key: [] for key in values}
 
     def draw(number: int) -> dict[str, float]:
@@ -269,7 +272,9 @@ def all_measures(
     else:
         sizes_of_clusters = np.bincount(clusters)
         drawn = {key: found or [float("nan")] for key, found in drawn.items()}
-        intervals = {key: jackknife(value, drawn[key], sizes_of_clusters) for key, value in values.items()}
+        intervals = {
+            key: jackknife(value, drawn[key], sizes_of_clusters) | {"groups": count} for key, value in values.items()
+        }
     result: dict[str, Any] = {"n": measures.rows, "ties": measures.ties}
     result |= {key: found for key, found in intervals.items() if not key.startswith("tercile/")}
     result["terciles"] = {
@@ -309,7 +314,12 @@ def concordance(stated: Floats, true: Floats) -> float:
 
 
 def attribute_measures(
-    stated: Floats, true: Floats, names: Sequence[str], draws: int = DRAWS, seed: int = 0
+    stated: Floats,
+    true: Floats,
+    names: Sequence[str],
+    draws: int = DRAWS,
+    seed: int = 0,
+    groups: Sequence[str] = (),
 ) -> dict[str, Any]:
     """`ccc_<name>` of each attribute, with its interval and the number of rows that have it.
 
@@ -317,12 +327,21 @@ def attribute_measures(
         stated, true: (rows, A); NaN where there is no value.
         names: of the A attributes.
         draws, seed: of the bootstrap.
+        groups: of every row; where rows share them, intervals are over the groups (`evaluation.stats`).
     """
     found: dict[str, Any] = {}
     for name, x, y in zip(names, stated.T, true.T, strict=True):
         known = ~(np.isnan(x) | np.isnan(y))
         if known.sum() > 1:
             x, y = x[known], y[known]
+            shared = [group for group, kept in zip(groups, known, strict=True) if kept] if groups else []
+            if draws and shared and are_clustered(shared):
+                cluster = cluster_ids(shared)
+                sizes = np.bincount(cluster)
+                without = [concordance(x[cluster != one], y[cluster != one]) for one in range(len(sizes))]
+                value = jackknife(concordance(x, y), without if len(sizes) > 1 else [float("nan")], sizes)
+                found[f"ccc_{name}"] = {**value, "n": len(x)}
+                continue
             rng = np.random.default_rng(seed)
             samples = (rng.integers(len(x), size=len(x)) for _ in range(draws))
             drawn = [concordance(x[rows], y[rows]) for rows in samples]

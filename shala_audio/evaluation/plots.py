@@ -66,7 +66,7 @@ def plot_reliability(systems: Sequence[System], path: Path) -> None:
             axes.plot(stated, human, marker="o", label=system.name)
             top = max(top, *stated, *human)
     axes.plot([0, top], [0, top], color="grey", linestyle=":")
-    axes.set_xlabel("entropy that the model states (bits)")
+    axes.set_xlabel("entropy that the model predicts (bits)")
     axes.set_ylabel("entropy of the raters (bits)")
     axes.legend(fontsize=7)
     _save(pyplot, figure, path)
@@ -81,7 +81,7 @@ def plot_entropy(system: System, path: Path) -> None:
     top = float(points.max()) or 1.0
     axes.plot([0, top], [0, top], color="grey", linestyle=":")
     axes.set_xlabel("entropy of the raters (bits)")
-    axes.set_ylabel("entropy that the model states (bits)")
+    axes.set_ylabel("entropy that the model predicts (bits)")
     axes.set_title(system.name)
     _save(pyplot, figure, path)
 

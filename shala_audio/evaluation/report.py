@@ -23,7 +23,7 @@ from typing import Any
 
 from shala_audio.distribution import FLOOR
 from shala_audio.errors import UserError, not_one_of
-from shala_audio.evaluation.calibration import HIGHEST, LOWEST, fitted_temperature, is_at_the_edge
+from shala_audio.evaluation.calibration import HIGHEST, LOWEST
 from shala_audio.evaluation.compare import paired
 from shala_audio.evaluation.runs import Run, System, find_runs, gather, run_name, table_rows
 from shala_audio.evaluation.stats import Paired, holm
@@ -181,7 +181,7 @@ def _in_words(ours: System, against: Sequence[tuple[System, Paired, float]]) -> 
         )
     if not all(one.by_group for _, one, _ in against):
         said.append("Where none are named, rows are independent.")
-    said.append("Seeds count as given: another training may say otherwise.")
+    said.append("Seeds count as given: another run may say otherwise.")
     return " ".join(said)
 
 
@@ -218,11 +218,9 @@ def calibrated_section(tested: System | None, systems: Sequence[System], scaled:
     edges = False
     for system in scaled:
         numbers = [cell(measure(system.score, column), column == "jsd") for column in COLUMNS]
-        fitted = [one for run in system.runs for one in _fitted(run)]
-        edge = any(is_at_the_edge(t) for t, _ in fitted)
-        edges = edges or edge
+        fitted, edges = system.temperatures, edges or system.is_at_the_edge
         cells = [
-            _span([t for t, _ in fitted], ".2f") + " (edge)" * edge,
+            _span([t for t, _ in fitted], ".2f") + " (edge)" * system.is_at_the_edge,
             _span([rows for _, rows in fitted], ",d"),
             *numbers,
         ]
@@ -253,14 +251,6 @@ def calibrated_section(tested: System | None, systems: Sequence[System], scaled:
 
 def _folders(system: System) -> frozenset[str]:
     return frozenset(str(run.folder.resolve()) for run in system.runs)
-
-
-def _fitted(run: Run) -> list[tuple[float, int]]:
-    """T and the dev rows that it was fitted on: of a cross-validation, of every fold."""
-    if "temperatures" in run.training:
-        return [(float(t), int(rows)) for t, rows in run.training["temperatures"]]
-    found = fitted_temperature(run.folder)
-    return [found] if found else []
 
 
 def _span(numbers: Sequence[float], form: str) -> str:
@@ -399,7 +389,7 @@ def write_report(
         stating = [row for row in rows if any(key in row[1] for key in attributes)]
         lines += [
             markdown(stating, attributes),
-            "Concordance (CCC) of the stated attributes with the raters' means.",
+            "Concordance (CCC) of the predicted attributes with the raters' means.",
             "",
         ]
     lines += calibrated_section(tested, systems, scaled)
@@ -505,11 +495,11 @@ def _pictures(systems: Sequence[System], drawn: System, rows: Any, out: Path) ->
     plots.plot_reliability(systems, place("reliability"))
     seeds = max(len(system.runs) for system in systems) > 1
     first, its = (f", seed {one.runs[0].training.get('seed', 0)}" if seeds else "" for one in (systems[0], drawn))
-    shown["reliability"] = f"stated against human entropy, in bins{first}"
+    shown["reliability"] = f"predicted against human entropy, in bins{first}"
     plots.plot_entropy(drawn, place("entropy"))
     plots.plot_confusion(drawn, place("confusion"))
     shown |= {
-        "entropy": f"human and stated entropy, {drawn.name}{its}",
+        "entropy": f"human and predicted entropy, {drawn.name}{its}",
         "confusion": f"plurality labels, {drawn.name}" + (", every seed" if seeds else ""),
     }
     logs = [

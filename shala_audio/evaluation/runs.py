@@ -59,6 +59,22 @@ class System:
         """Measures, as means over the runs; where there are several, `sd` beside `value`, and no interval but jsd's."""
         return merge([run.score for run in self.runs], [run.rows for run in self.runs])
 
+    @cached_property
+    def temperatures(self) -> list[tuple[float, int]]:
+        """T of every run, or of every fold, and the dev rows that it was fitted on; none where no temperature was."""
+        found: list[tuple[float, int]] = []
+        for run in self.runs:
+            if run.calibration == "temperature_jsd" and "temperatures" in run.training:
+                found += [(float(t), int(rows)) for t, rows in run.training["temperatures"]]
+            elif fitted := fitted_temperature(run.folder, run.calibration):
+                found.append(fitted)
+        return found
+
+    @property
+    def is_at_the_edge(self) -> bool:
+        """Whether a temperature ended where its search does."""
+        return any(is_at_the_edge(t) for t, _ in self.temperatures)
+
     @property
     def rows(self) -> list[Mapping[str, Any]]:
         """jsd by row of every run that has it."""
@@ -117,8 +133,7 @@ def _of_file(path: Path) -> Run:
     name = "constant prior" if name == "prior" else name
     calibration = path.stem.removeprefix("score").removeprefix("_")
     if calibration:
-        fitted = fitted_temperature(folder, calibration)
-        name += f" + {calibration}" + (" (edge)" if fitted and is_at_the_edge(fitted[0]) else "")
+        name += f" + {calibration}"
     return _read(path, name, training, calibration)
 
 
@@ -230,7 +245,7 @@ def table_rows(systems: Sequence[System]) -> list[tuple[str, Mapping[str, Any]]]
     rows: list[tuple[str, Mapping[str, Any]]] = []
     if "prior" in first and all(system.runs[0].system != "constant prior" for system in systems):
         rows.append(("constant prior", first["prior"]))
-    rows += [(system.name, system.score) for system in systems]
+    rows += [(system.name + " (edge)" * system.is_at_the_edge, system.score) for system in systems]
     if "agreement_bound" in first:
         rows.append((f"human agreement bound: {first['agreement_bound']['kind']}", first["agreement_bound"]))
     if "split_half" in first:

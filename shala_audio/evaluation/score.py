@@ -68,7 +68,7 @@ def load_judged(
 
     Args:
         predictions: JSON Lines or CSV (`evaluation.predictions`).
-        votes: a manifest, or a table of counts as `.csv` (`evaluation.count_table`).
+        votes: a manifest, or a table of counts as `.csv` (`evaluation.predictions`).
         task: its labels in their order; where not given, the task that the manifest names, or the columns of the table.
         split: rows of other splits are left out; None keeps all.
 
@@ -123,12 +123,12 @@ def score(
         predictions: JSON Lines or CSV; every id must be a row of `votes`. Rows without votes are counted, not scored.
         votes: manifest, or CSV of votes. Its `train` rows, where there are any, give the constant prior.
         task: labels and attributes; where not given, as in `load_judged`.
-        draws: bootstrap draws for the intervals; 0 for none. Those of jsd are over speakers (or premises) where rows share
+        draws: bootstrap draws for the intervals; 0 for none. They are over speakers (or premises) where rows share
             them (`evaluation.stats`).
         split: score its rows alone.
 
     Returns:
-        The measures (`evaluation.measures.all_measures`); `ccc_<name>` of attributes that the predictions state; `labels`;
+        The measures (`evaluation.metrics.all_measures`); `ccc_<name>` of predicted attributes; `labels`;
         `splits`, how many rows are of which; `rows`, what is known of every single one (`evaluation.score`); `prior`, the
         same measures of the constant prior; `agreement_bound`, the same of a fresh sample of the raters (or of the true
         distribution, where a simulation knows it: `agreement_bound["kind"]` says which); `split_half`, the distance
@@ -147,7 +147,7 @@ def score(
     if judged.task and judged.task.attributes:
         names = [attribute.name for attribute in judged.task.attributes]
         stated = read_attributes(predictions, names)[judged.kept]
-        result |= attribute_measures(stated, row_attributes(judged.rows, judged.task), names, draws)
+        result |= attribute_measures(stated, row_attributes(judged.rows, judged.task), names, draws, groups=groups)
     result["unpredicted"] = _left_over(judged)
     train = [row for row in judged.manifest if row.split == "train" and row.votes]
     if train:

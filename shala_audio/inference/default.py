@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
 from functools import cached_property
-from itertools import groupby
 from pathlib import Path
 from typing import Any
 
@@ -34,6 +33,10 @@ class DefaultModel(Predictor):
     def __init__(self, **options: Any) -> None:
         self.options, self.folder, self.unparsed = options, None, 0  # its parts are loaded when they are needed
 
+    def __getattr__(self, name: str) -> Any:
+        """What only one of the parts has."""
+        raise AttributeError(f"{name}: the default model has two parts, each with its own; ask .sound or .text")
+
     @cached_property
     def sound(self) -> Predictor:
         return Predictor.from_pretrained(part(sound=True), **self.options)
@@ -43,9 +46,11 @@ class DefaultModel(Predictor):
         return Predictor.from_pretrained(part(sound=False), **self.options)
 
     def predict_batches(self, rows: Iterable[Row], *arguments: Any, **options: Any) -> Iterator[Predictions]:
-        """As `Predictor.predict_batches`; rows with and without sound may stand in one manifest."""
-        for has_sound, members in groupby(rows, key=lambda row: row.audio is not None):
-            yield from (self.sound if has_sound else self.text).predict_batches(members, *arguments, **options)
+        """As `Predictor.predict_batches`; of rows with and without sound in one manifest, those with sound come first."""
+        rows = list(rows)
+        for predictor, has_sound in (("sound", True), ("text", False)):
+            if members := [row for row in rows if (row.audio is not None) == has_sound]:
+                yield from getattr(self, predictor).predict_batches(members, *arguments, **options)
 
     def predict_batch(self, inputs: Iterable[Any]) -> list[LabelDistribution]:
         """As `Predictor.predict_batch`; clips and texts may stand side by side."""

@@ -3,6 +3,7 @@
     import shala_audio
     from transformers import pipeline
 
+    shala_audio.register()
     pipeline("audio-classification", model="exp/crema_d/shala", top_k=None)({"raw": samples, "sampling_rate": 16_000})
     pipeline("text-classification", model="exp/goemotions/shala", top_k=None)("Thanks, I guess?")
 

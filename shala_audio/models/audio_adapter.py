@@ -161,7 +161,7 @@ class AudioAdapter(nn.Module):
 
     Args:
         config: which layers are mixed, which are trained, the projector.
-        encoder: the frozen encoder, whose trained layers are copied.
+        encoder: the encoder, whose trained layers are shared; so what it gives for them follows the training, and is not read.
         lm_width: D of the language model.
         scale: gain of the last LayerNorm at the start.
     """

@@ -342,6 +342,9 @@ class SpeechLM(PreTrainedModel, GenerationMixin):
         for module in self.model.decoder.modules():
             if getattr(module, "gradient_checkpointing", False):
                 module.training = True
+                for name in ("dropout", "attention_dropout", "activation_dropout"):
+                    if isinstance(getattr(module, name, None), float):  # a layer that drops out by itself (OPT's)
+                        setattr(module, name, 0.0)
 
     def get_input_embeddings(self) -> nn.Module:
         return self.model.decoder.get_input_embeddings()

@@ -30,7 +30,7 @@ class AmbiguitySettings:
     Attributes:
         kind: "static", "dynamic" or "off" (all rows alike).
         lambda_: λ, in [0, 1].
-        entropy: estimator of H̃: "plugin", "miller_madow" or "dirichlet" (`data.votes.entropy_estimate`).
+        entropy: estimator of H̃: "plugin", "miller_madow" or "dirichlet" (`votes.entropy_estimate`).
         alpha: pseudo-votes of "dirichlet".
         decay: share of the old value in the running mean of 1 - reward, in [0, 1).
     """

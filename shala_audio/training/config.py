@@ -55,13 +55,19 @@ METHODS: dict[str, Method] = {
     "sft_hard": Method("supervised learning of the plurality label", "supervised", {"target": "hard"}),
     "sft_soft": Method("supervised learning of human distributions", "supervised", {"target": "soft"}),
     "grpo_majority": Method(
-        "GRPO, rewarded for the plurality label", "grpo", {"ambiguity": "off", "reward": "majority"}
+        "GRPO, rewarded for the plurality label",
+        "grpo",
+        {"target": "soft", "ambiguity": "off", "reward": "majority"},
     ),
-    "grpo_jsd": Method("GRPO, rewarded by 1 - jsd, all rows alike", "grpo", {"ambiguity": "off", "reward": "jsd"}),
-    "shala": Method("SHALA as the configuration says", "shala"),
-    "shala_unweighted": Method("SHALA without ambiguity weights", "shala", {"ambiguity": "off"}),
+    "grpo_jsd": Method(
+        "GRPO, rewarded by 1 - jsd, all rows alike", "grpo", {"target": "soft", "ambiguity": "off", "reward": "jsd"}
+    ),
+    "shala": Method("SHALA as the configuration says", "shala", {"target": "soft"}),
+    "shala_unweighted": Method("SHALA without ambiguity weights", "shala", {"target": "soft", "ambiguity": "off"}),
     "shala_dynamic": Method(
-        "SHALA, ambiguous rows that are not learnt yet count for more", "shala", {"ambiguity": "dynamic"}
+        "SHALA, ambiguous rows that are not learnt yet count for more",
+        "shala",
+        {"target": "soft", "ambiguity": "dynamic"},
     ),
 }
 METHOD_ALIASES = {"shala_exact": "shala", "shala_static": "shala"}  # names of one run, of earlier versions
@@ -74,6 +80,13 @@ OLD_SETTINGS = {  # names of earlier versions, still taken
     "patience_without_signal": "zero_variance_patience",
     "watch_dev": "dev_evaluations",
 }
+GENERATION_SETTINGS = (
+    "top_p",
+    "top_k",
+    "min_p",
+    "invalid_reward",
+    "max_completion_length",
+)  # of answers written freely
 WEIGHT_SETTINGS = ("ambiguity_lambda", "ambiguity_entropy", "ambiguity_alpha", "ambiguity_decay")
 
 
@@ -97,6 +110,21 @@ def idle_weight_settings(ambiguity: str, entropy: str) -> frozenset[str]:
         return frozenset(WEIGHT_SETTINGS)
     idle = {"ambiguity_decay"} if ambiguity == "static" else set()
     return frozenset(idle if entropy == "dirichlet" else idle | {"ambiguity_alpha"})
+
+
+def unread_settings(config: DirectConfig | GrpoConfig) -> frozenset[str]:
+    """Names of settings that the method, with this readout and start, does not read."""
+    supervised = METHODS[config.method].learns == "supervised"
+    unread = {"ambiguity", "direct_loss", *WEIGHT_SETTINGS} if supervised else {"adapter_epochs"}
+    if not supervised:
+        unread |= idle_weight_settings(config.ambiguity, config.ambiguity_entropy)
+    if config.init:
+        unread |= {"adapter_epochs"}
+    if isinstance(config, GrpoConfig):
+        unread |= {"attribute_weight"}  # drawn answers say nothing of attributes
+        if not READOUTS[config.readout].writes_freely:
+            unread |= set(GENERATION_SETTINGS)
+    return frozenset(unread)
 
 
 @dataclass
@@ -160,7 +188,7 @@ class SpeechConfig:
     skip_bad: bool = field(
         default=False, metadata={"help": "Leave out rows whose sound is bad and so has no features, and say how many."}
     )
-    resume: bool = field(default=False, metadata={"help": "Go on from the newest checkpoint in `output_dir`."})
+    resume: bool = field(default=False, metadata={"help": "Resume from the newest checkpoint in `output_dir`."})
     dev_evaluations: int = field(
         default=3, metadata={"help": "How often in a run the model predicts (at most 32) dev rows; 0 for never."}
     )
@@ -194,9 +222,12 @@ class SpeechConfig:
             self.report_to = "tensorboard" if find_spec("tensorboard") else "none"
         if self.dev_evaluations < 0:
             raise UserError(f"dev_evaluations is {self.dev_evaluations}; use 0 or more")
+        if self.ambiguity is False:  # as YAML reads `off`
+            self.ambiguity = "off"
+        self.overruled: dict[str, Any] = {}  # what the method sets otherwise than it was given
         if self.method in METHOD_ALIASES:
-            if self.method == "shala_static":
-                self.ambiguity = "static"
+            if self.method == "shala_static" and self.ambiguity != "static":
+                self.overruled["ambiguity"], self.ambiguity = self.ambiguity, "static"
             self.method = METHOD_ALIASES[self.method]
         if self.method not in METHODS:
             raise not_one_of("method", self.method, METHODS)
@@ -204,10 +235,7 @@ class SpeechConfig:
             self.readout = read_json(Path(self.init) / "shala.json")["readout"]
         if self.readout not in READOUTS:
             raise not_one_of("readout", self.readout, READOUTS)
-        if self.ambiguity is False:  # as YAML reads `off`
-            self.ambiguity = "off"
         defaults = type(self).__dataclass_fields__
-        self.overruled: dict[str, Any] = {}  # what the method sets otherwise than it was given
         for name, value in METHODS[self.method].settings.items():
             found = getattr(self, name, value)  # a method may be asked for what the other configuration has
             if found != value:
@@ -217,12 +245,14 @@ class SpeechConfig:
                 setattr(self, name, value)
         if self.target not in ("soft", "hard"):
             raise not_one_of("target", self.target, ("soft", "hard"))
-        weighted = METHODS[self.method].learns in ("shala", "grpo")
-        unread = idle_weight_settings(self.ambiguity, self.ambiguity_entropy) if weighted else WEIGHT_SETTINGS
-        self.idle = sorted(name for name in unread if getattr(self, name) != defaults[name].default)
+        learns = METHODS[self.method].learns
+        unread = unread_settings(self) if learns != "nothing" else frozenset(WEIGHT_SETTINGS)
+        self.idle = sorted(name for name in unread & defaults.keys() if getattr(self, name) != defaults[name].default)
         if self.idle:
-            how = f"ambiguity {self.ambiguity} and ambiguity_entropy {self.ambiguity_entropy}" if weighted else ""
-            log.warning("%s: no part with %s", ", ".join(self.idle), how or f"method {self.method}")
+            with_ = f"method {self.method} and readout {self.readout}"
+            if learns != "supervised" and set(self.idle) <= set(WEIGHT_SETTINGS):
+                with_ = f"ambiguity {self.ambiguity} and ambiguity_entropy {self.ambiguity_entropy}"
+            log.warning("%s: no part with %s", ", ".join(self.idle), with_)
 
     def _settle_bf16(self: Any) -> None:
         run = Path(str(self.output_dir)) / "run.json"
@@ -285,6 +315,7 @@ class GrpoConfig(SpeechConfig, GRPOConfig):
 
     def __post_init__(self) -> None:
         self.prepare()
+        self.longest_asked = self.max_completion_length  # the trainer shortens it to what a valid answer can have
         if self.reward not in REWARDS:
             raise not_one_of("reward", self.reward, REWARDS)
         if self.beta != 0:

@@ -107,7 +107,7 @@ class GrpoTrainer(SpeechTrainer, GRPOTrainer):
         if self.model.training:
             assert self._rewards is not None
             rewards = self.local(self._rewards, len(inputs))
-            output["advantages"] = output["advantages"] * self.weigh(self._rows, 1 - rewards.clamp(0, 1))
+            output["advantages"] = output["advantages"] * self.weigh(self._rows, 1 - rewards.clamp(0, 1), at_once=True)
             self.zero_variance.see(self._rewards.view(-1, self.num_generations), self.state.global_step + 1)
         return {**output, **self._audio, "row": self._rows}
 

@@ -24,7 +24,7 @@ from shala_audio.io import file_sha256, read_json
 from shala_audio.manifest import Row
 from shala_audio.models.folder import TRAINED
 from shala_audio.models.speech_lm import SpeechLM
-from shala_audio.training.config import METHODS, WEIGHT_SETTINGS, DirectConfig, GrpoConfig, idle_weight_settings
+from shala_audio.training.config import METHODS, DirectConfig, GrpoConfig, unread_settings
 
 PACKAGES = ("shala-audio", "torch", "transformers", "trl", "peft", "numpy")
 
@@ -86,7 +86,7 @@ def shorten(path: str) -> str:
 NOT_SETTINGS = {
     "output_dir", "resume", "seed", "data_seed", "manifest", "features", "init", "task", "model", "method", "readout",
     "disable_tqdm", "report_to", "dev_evaluations", "zero_variance_patience", "run_name", "use_cpu", "bf16",
-    "activation_checkpointing", "generation_batch_size", "max_completion_length",
+    "activation_checkpointing", "generation_batch_size",
     "pad_to_multiple_of", "dataloader_pin_memory", "dataloader_num_workers",
     "per_device_eval_batch_size", "resume_from_checkpoint",
 }  # fmt: skip
@@ -96,18 +96,11 @@ QUIET = ("logging_", "save_", "hub_", "push_", "log_", "trackio_")
 def settings(config: DirectConfig | GrpoConfig) -> dict[str, Any]:
     """The settings of a run that differ from the defaults and change what it computes, and its learning rate."""
     found = {}
-    learns = METHODS[config.method].learns
-    idle = NOT_SETTINGS | {"few_shot_examples"}
-    if learns == "supervised":
-        idle |= {"ambiguity", *WEIGHT_SETTINGS, "direct_loss"}
-    else:
-        idle |= idle_weight_settings(config.ambiguity, config.ambiguity_entropy)
-    if config.init or learns != "supervised":
-        idle |= {"adapter_epochs"}
+    idle = NOT_SETTINGS | {"few_shot_examples"} | unread_settings(config)
     if isinstance(config, GrpoConfig) and config.steps_per_generation == config.gradient_accumulation_steps:
         idle |= {"steps_per_generation"}  # as TRL sets it
     for field in fields(config):
-        value = getattr(config, field.name)
+        value = getattr(config, "longest_asked" if field.name == "max_completion_length" else field.name)
         if field.name in idle or field.name.startswith(QUIET) or not field.init:
             continue
         if value == field.default and field.name != "learning_rate":  # which is named even where it is the default

@@ -180,7 +180,9 @@ def _fit(model: SpeechLM, config: Config) -> tuple[bool, dict[str, Any] | None] 
     spread = trainer.is_fsdp_enabled or trainer.is_deepspeed_enabled
     # Under FSDP and DeepSpeed gradients are spread; under fp16 they overflow now and then, and such steps are left out.
     readable = not spread and not config.fp16
-    trainer.add_callback(GradientGuard(model.trained_parts(), readable, lambda: trainer.nothing_to_learn))
+    # The attribute head learns only where attributes are in the loss, and some rows have none.
+    guarded = {part: members for part, members in model.trained_parts().items() if part != "attribute head"}
+    trainer.add_callback(GradientGuard(guarded, readable, lambda: trainer.nothing_to_learn))
     before = {name: p.detach().clone() for name, p in model.named_parameters() if p.requires_grad}
     trainer.train(resume_from_checkpoint=checkpoint)
     # Gathered by all processes, for the first one to keep.

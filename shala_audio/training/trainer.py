@@ -83,18 +83,19 @@ class SpeechTrainer(Trainer):
 
     # Weights and learning rates ---------------------------------------------------------------------------------------
 
-    def weigh(self, rows: Tensor, losses: Tensor) -> Tensor:
+    def weigh(self, rows: Tensor, losses: Tensor, at_once: bool = False) -> Tensor:
         """The weights (B,) of a batch's rows; afterwards, what the batch showed of them goes into the running losses.
 
         Args:
             rows, losses: (B,) numbers of this process's rows and their 1 - reward; every process keeps those of all.
+            at_once: whether the batch is all that is learnt from before the next is drawn, however many steps share it.
         """
         if self.weights is None:
             return torch.ones(len(rows), device=rows.device)
         weights = self.weights.all()
         gathered = self.accelerator.gather(rows).tolist()
         self._seen.append((gathered, self.accelerator.gather(losses.float()).cpu().numpy()))
-        if self.accelerator.sync_gradients:
+        if at_once or self.accelerator.sync_gradients:
             # Once a step, so that its last rows are not weighted by what its first have shown.
             for numbers, found in self._seen:
                 self.weights.update(numbers, found)

@@ -143,6 +143,16 @@ def test_it_is_stored_and_checked(tmp_path):
     assert isinstance(again, Calibration)
 
 
+def test_a_stored_map_is_applied_with_the_floor_it_was_fitted_with(tmp_path):
+    """Files of the version whose floor was 1e-4 do not say so."""
+    found = Calibration("temperature", np.eye(3) / 2.5, np.zeros(3), LABELS[:3], 9, floor=1e-4)
+    old = found.to_dict()
+    assert old.pop("floor") == 1e-4
+    write_json(tmp_path / "c.json", old)
+    probs = np.array([[0.7, 0.29999, 1e-5]])
+    assert load_calibration(str(tmp_path / "c.json"), LABELS[:3])(probs) == pytest.approx(found(probs))
+
+
 def test_one_floor_for_all_rows_of_a_table():
     """Calibrated predictions were floored at 1e-4 and others at 1e-6, so that their kl could not be compared."""
     predicted = np.array([[1.0, 0.0, 0.0], [0.0, 1.0, 0.0]])

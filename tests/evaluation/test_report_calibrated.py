@@ -3,7 +3,7 @@ from __future__ import annotations
 import pytest
 
 from shala_audio.evaluation.report import apart, calibrated_section
-from shala_audio.evaluation.runs import Run, System, find_runs
+from shala_audio.evaluation.runs import Run, System, find_runs, gather, table_rows
 from shala_audio.io import write_json
 from tests.evaluation.test_report import distances
 
@@ -66,4 +66,6 @@ def test_a_temperature_at_the_edge_of_its_search_is_flagged(tmp_path):
         assert ("(edge) |" in text) == flagged and ("nearly one-hot" in text) == flagged
         write_json(fitted.runs[0].folder / "score_temperature_jsd.json", {"n": 80, "jsd": JSD})
         (found,) = find_runs([fitted.runs[0].folder / "score_temperature_jsd.json"])
-        assert found.system.endswith("+ temperature_jsd (edge)") == flagged
+        ((name, _),) = [row for row in table_rows(gather([found])) if "temperature_jsd" in row[0]]
+        assert name.endswith("+ temperature_jsd (edge)") == flagged
+        assert found.system.endswith("+ temperature_jsd"), "its seeds stay one system, whatever T each has"

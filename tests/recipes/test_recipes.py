@@ -371,6 +371,21 @@ def test_every_command_goes_through_a_launcher(tmp_path, monkeypatch):
     assert not any("baseline" in command for command in started)
 
 
+@pytest.mark.parametrize(
+    ("launcher", "message"), [(None, "not in the environment"), ("no-such-program", "no such file")]
+)
+def test_a_launcher_that_is_missing_is_named(tmp_path, monkeypatch, capsys, launcher, message):
+    """A bash array is not exported, and a recipe would have run on one process in silence."""
+    monkeypatch.delenv("cpu_cmd", raising=False)
+    if launcher:
+        monkeypatch.setenv("cpu_cmd", launcher)
+    given = ["--recipe", str(RECIPES / "mini"), "--corpus", "mini", "--exp", str(tmp_path / "exp"), "--max_rows", "40"]
+    with pytest.raises(SystemExit) as caught:
+        recipe_module.main([*given, "--stop_stage", "1"])
+    said = capsys.readouterr().err
+    assert caught.value.code == 2 and message in said and "cmd.sh" in said and "To resume from here" in said
+
+
 @pytest.mark.parametrize("recipe", ["mini"], indirect=True)
 def test_what_is_the_recipes_own_is_not_in_the_name(recipe, tmp_path):
     _, script, _ = recipe

@@ -76,6 +76,13 @@ def test_flags_are_written_with_hyphens_or_underscores_and_old_names_still_work(
         (["--learning_rate", "fast"], "invalid float value"),
         (["--method", "shala_unweighted", "--ambiguity", "static"], "method shala_unweighted means ambiguity off"),
         (["--ambiguity_decay", "0.9"], "--ambiguity_decay: has no part"),
+        (["--method", "shala", "--target", "hard"], "method shala means target soft"),
+        (["--method", "shala_static", "--ambiguity", "off"], "method shala means ambiguity static"),
+        (["--method", "sft_soft", "--ambiguity", "dynamic"], "--ambiguity: has no part"),
+        (["--method", "sft_soft", "--direct_loss", "distance"], "--direct_loss: has no part"),
+        (["--method", "grpo_jsd", "--attribute_weight", "0.5"], "--attribute_weight: has no part"),
+        (["--method", "shala", "--readout", "slots", "--top_p", "0.5"], "--top_p: has no part"),
+        (["--method", "shala", "--adapter_epochs", "3"], "--adapter_epochs: has no part"),
     ],
 )
 def test_wrong_flags_are_one_line(tmp_path, flags, message):
@@ -135,6 +142,16 @@ def test_settings_of_weights_that_are_not_read_are_said_and_not_recorded(tmp_pat
     assert (f"{', '.join(idle)}: no part with ambiguity" in caplog.text) == bool(idle)
     if not idle:
         assert set(given) - {"ambiguity"} <= set(recorded(found))
+
+
+def test_a_limit_of_written_answers_is_on_record(tmp_path):
+    """Two runs with different limits had one record, so that one was resumed from the other's checkpoint."""
+    from shala_audio.training.provenance import settings as recorded
+
+    found = settings(tmp_path, readout="verbalized", max_completion_length=12)
+    found.max_completion_length = 9  # as the trainer may
+    assert recorded(found)["max_completion_length"] == 12
+    assert "max_completion_length" not in recorded(settings(tmp_path, readout="slots", max_completion_length=12))
 
 
 def test_a_preset_is_whole(tmp_path):

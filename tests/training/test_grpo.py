@@ -136,11 +136,15 @@ def logged(record):
     return {name: value for name, value in record.items() if "time" not in name and "per_second" not in name}
 
 
-def test_dynamic_weights_learn_of_rewards(tiny_lm, tmp_path):
+@pytest.mark.parametrize("accumulation", [1, 2])
+def test_dynamic_weights_learn_of_rewards(tiny_lm, tmp_path, accumulation):
+    """Under accumulation they stayed as they began."""
     model = tiny_model(tiny_lm, readout="slots")
-    trainer = shala_trainer(model, tmp_path, ambiguity="dynamic", max_steps=8, count=4)
+    given = {"gradient_accumulation_steps": accumulation, "max_steps": 8 // accumulation, "count": 4}
+    trainer = shala_trainer(model, tmp_path, ambiguity="dynamic", **given)
     trainer.train()
-    assert trainer.weights.seen.sum() == 8 * 2, "two prompts a step"
+    assert trainer.weights.seen.sum() == 8 * 2, "two prompts a batch"
+    assert not trainer._seen
     assert ((trainer.weights.running_loss > 0) & (trainer.weights.running_loss < 1)).all()
     logged = [record for record in trainer.state.log_history if "weight/mean" in record]
     assert logged and {"weight/max", "weight/effective_share", "running_loss/mean"} <= set(logged[-1])

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import json
 import shutil
+from dataclasses import replace
 from types import SimpleNamespace
 
 import numpy as np
@@ -12,9 +13,11 @@ from shala_audio.errors import Stopped, UserError
 from shala_audio.inference.predictor import Predictor
 from shala_audio.io import read_json
 from shala_audio.manifest import read_manifest
+from shala_audio.models.speech_lm import SpeechLM
+from shala_audio.task import Attribute, load_task
 from shala_audio.training.run import _losses, train
 from shala_audio.votes import human_distributions
-from tests.tiny import tiny_model
+from tests.tiny import tiny_config, tiny_model
 from tests.training.helpers import config, tiny_rows
 
 
@@ -44,6 +47,17 @@ def test_dynamic_weights_begin_in_the_unit_that_rollouts_go_on_in(tiny_lm, tmp_p
     jsd, brier = jensenshannon(human, predicted, axis=1, base=2), np.square(human - predicted).sum(axis=1) / 2
     expected = dict(zip(order, jsd if reward == "jsd" else brier, strict=True))
     assert found == pytest.approx([expected[row.id] for row in rows], abs=0.01), "answers are whole per cent"
+
+
+def test_a_head_that_no_loss_asks_for_stops_no_run(settings, tiny_lm, tmp_path):
+    """Any run from a warm start with attributes ended after five steps, unless it learnt attributes too."""
+    task = replace(load_task("mini_text"), attributes=(Attribute("arousal", 1, 7),))
+    build = {"task": task, "readout": "label_token", "attributes": True}
+    SpeechLM.build(tiny_config(tiny_lm), **build).save_pretrained(tmp_path / "warm")
+    for method in ("shala", "grpo_jsd"):
+        given = {"init": str(tmp_path / "warm"), "max_steps": 7, "num_generations": 4} if "grpo" in method else {}
+        train(settings(method, method=method, **{"init": str(tmp_path / "warm"), "max_steps": 7, **given}))
+        assert (tmp_path / method / "training.json").is_file()
 
 
 def test_a_single_step_that_learns_nothing_is_no_model(settings, tmp_path):

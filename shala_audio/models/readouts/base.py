@@ -15,6 +15,7 @@ import torch
 from torch import Tensor
 
 from shala_audio.distribution import Floats
+from shala_audio.errors import Stopped
 
 if TYPE_CHECKING:
     from shala_audio.models.speech_lm import SpeechLM
@@ -138,3 +139,17 @@ def distinct_prompts(rows: Tensor) -> tuple[Tensor, Tensor]:
     position = torch.arange(len(rows), device=rows.device)
     first = torch.full((len(numbers),), len(rows), device=rows.device).scatter_reduce(0, which, position, "amin")
     return first, which
+
+
+def check_probs(probs: Tensor) -> Tensor:
+    """The same probabilities.
+
+    Raises:
+        Stopped: they are NaN or infinite, so that nothing can be drawn from them.
+    """
+    if not bool(torch.isfinite(probs).all()):
+        raise Stopped(
+            "the model's probabilities are NaN or infinite; use a lower learning_rate, a longer warm-up (warmup_steps) or "
+            "bf16 false"
+        )
+    return probs

@@ -18,7 +18,7 @@ from torch import Tensor
 
 from shala_audio.distribution import Floats
 from shala_audio.errors import UserError
-from shala_audio.models.readouts.base import Prediction, Readout, Rollouts, distinct_prompts
+from shala_audio.models.readouts.base import Prediction, Readout, Rollouts, check_probs, distinct_prompts
 
 if TYPE_CHECKING:
     from shala_audio.models.speech_lm import SpeechLM
@@ -192,7 +192,7 @@ class LabelToken(Readout):
 
 def draw_labels(log_q: Tensor, group: int) -> Tensor:
     """Numbers (B, G) of labels drawn from log-probabilities (B, K), which need not be normalised."""
-    return torch.multinomial(log_q.detach().float().softmax(dim=-1), group, replacement=True)
+    return torch.multinomial(check_probs(log_q.detach().float().softmax(dim=-1)), group, replacement=True)
 
 
 def label_states(model: SpeechLM, tree: LabelTree, batch: dict[str, Any]) -> Tensor:

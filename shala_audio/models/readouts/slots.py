@@ -17,7 +17,14 @@ from torch import Tensor
 
 from shala_audio.distribution import Floats
 from shala_audio.errors import UserError
-from shala_audio.models.readouts.base import Prediction, Readout, Rollouts, append_completions, distinct_prompts
+from shala_audio.models.readouts.base import (
+    Prediction,
+    Readout,
+    Rollouts,
+    append_completions,
+    check_probs,
+    distinct_prompts,
+)
 from shala_audio.models.readouts.verbalized import ask_for_json
 
 if TYPE_CHECKING:
@@ -223,7 +230,7 @@ def fill_slots(
 
     def choose(probs: Tensor, label: int, place: int) -> Tensor:
         if noise is None:
-            return torch.multinomial(probs, 1).squeeze(1)
+            return torch.multinomial(check_probs(probs) if label == place == 0 else probs, 1).squeeze(1)
         at = noise[:, label, place].to(probs).repeat(len(ids))[:, None]
         return (probs.cumsum(dim=-1)[:, :9] <= at).sum(dim=-1)  # the last digit takes what rounding leaves
 
