@@ -217,7 +217,7 @@ def test_chaosnli_all_stages_by_a_rival(recipe, tmp_path):
     run_copy(script, *options, "--method", "few_shot")
     check_experiment(tmp_path / "exp", {"zero_shot", "few_shot"})
     results = (tmp_path / "exp" / "RESULTS.md").read_text()
-    assert "few_shot (label_token) + temperature |" in results and "+ dirichlet" in results
+    assert re.search(r"few_shot \(label_token\) \+ temperature( \(edge\))? \|", results) and "+ dirichlet" in results
     for name in ("constant prior", "zero_shot (label_token)", "few_shot (label_token)"):
         assert f"{name} + temperature_jsd" in results, "every system is temperature-scaled"
     assert "human agreement bound: fresh sample of the raters" in results and "--method few_shot" in results
