@@ -38,7 +38,7 @@ from shala_audio.training.run import train
 from shala_audio.votes import human_distributions
 
 # name: what differs from configs/models/speech_frozen.yaml, and what goes in
-EARS: Mapping[str, tuple[dict[str, Any], str]] = {
+ADAPTERS: Mapping[str, tuple[dict[str, Any], str]] = {
     "stack, layers 3 to 5": ({}, "audio"),
     "conv, layers 3 to 5": ({"projector": "conv"}, "audio"),
     "qformer, layers 3 to 5": ({"projector": "qformer"}, "audio"),
@@ -77,7 +77,7 @@ def prepare(corpus: str, source: Path | None, out: Path, rows: int | None) -> tu
 
 def run(name: str, corpus: str, manifest: Path, root: Path, out: Path) -> dict[str, Any]:
     """Train and score one audio adapter."""
-    change, modality = EARS[name]
+    change, modality = ADAPTERS[name]
     folder = out / name.replace(",", "").replace(" ", "_")
     base = load_model_config("speech_frozen")
     config = replace(base, **{**change, "encoder_layers": tuple(change.get("encoder_layers", base.encoder_layers))})
@@ -105,11 +105,11 @@ def run(name: str, corpus: str, manifest: Path, root: Path, out: Path) -> dict[s
         for _ in range(3):
             _, counts = adapter(padded, lengths)
     rate = 3 * len(lengths) / (time.perf_counter() - started)
-    heard = sum(row.audio.duration or 0.0 for row in test[:64] if row.audio)
+    encoded = sum(row.audio.duration or 0.0 for row in test[:64] if row.audio)
     return {
         "jsd": measures["jsd"],
         "accuracy": measures["accuracy"],
-        "tokens_per_second": int(counts.sum()) / heard,
+        "tokens_per_second": int(counts.sum()) / encoded,
         "clips_per_second": rate,
         "minutes": seconds / 60,
     }
@@ -128,7 +128,7 @@ def main() -> None:
         "| audio adapter | jsd | accuracy | tokens a second | clips a second | minutes of training |",
         "|---|---|---|---|---|---|",
     ]
-    for name in EARS:
+    for name in ADAPTERS:
         if given.corpus == "mini" and "transcript" in name:
             continue  # the synthetic corpus says nothing
         result = out / name.replace(",", "").replace(" ", "_") / "result.json"

@@ -57,7 +57,7 @@ def auroc(rank_sum: float, positives: float, total: float) -> float:
     return float((rank_sum - positives**2 / 2) / (positives * negatives))
 
 
-BINS = 10  # of stated entropy, with equally many rows
+BINS = 10  # of predicted entropy, with equally many rows
 TERCILES = ("low", "middle", "high")
 TIE = 1e-9  # shares of votes closer than this are equal
 
@@ -78,7 +78,7 @@ class Measures:
         if human.shape != predicted.shape or len(human) % repeats:
             raise ValueError(f"human {human.shape}, predicted {predicted.shape}, {repeats} times the same rows")
         self.rows, self.repeats, self.labels = len(human) // repeats, repeats, human.shape[1]
-        # Everything below is in the order of stated entropy, so that ranks are running sums and bins are slices. Entropies
+        # Everything below is in the order of predicted entropy, so that ranks are running sums and bins are slices. Entropies
         # are rounded more coarsely than sums in another order, or ties that were parted by 1e-13, can change them.
         stated = entropy(predicted).round(10)
         order = np.argsort(stated, kind="stable")
@@ -120,7 +120,7 @@ class Measures:
         return int((~self.clear).sum()) // self.repeats
 
     def in_order(self, values: NDArray) -> NDArray:
-        """Values of rows, as kept here by stated entropy, in the order the rows came in."""
+        """Values of rows, as kept here by predicted entropy, in the order the rows came in."""
         found = np.empty_like(values)
         found[self.row] = values
         return found
@@ -164,7 +164,7 @@ class Measures:
         return cells, cells[:, 1:].reshape(3, self.labels, self.labels)
 
     def _stated_ranks(self, weights: Floats) -> tuple[Floats, float]:
-        """(rows,) mid-ranks by stated entropy times weights, and their spread."""
+        """(rows,) mid-ranks by predicted entropy times weights, and their spread."""
         if self.all_differ:
             return weights * mid_ranks(weights), rank_spread(weights)
         size = group_sums(self.stated_groups, weights)
@@ -179,7 +179,7 @@ class Measures:
         ]
 
     def entropies(self, most: int = 500) -> list[list[float]]:
-        """Human and stated entropy, in bits, of rows: all, or so many spread evenly over stated entropy."""
+        """Human and predicted entropy, in bits, of rows: all, or so many spread evenly over predicted entropy."""
         rows = np.linspace(0, len(self.row) - 1, min(self.rows, most)).astype(int)
         return [[round(float(self.actual[row]), 4), round(float(self.stated[row]), 4)] for row in rows]
 
@@ -228,7 +228,7 @@ def all_measures(
 
     Returns:
         `n`, `ties`, and {value, low, high} for `jsd`, `jsd_nats`, `kl`, `total_variation`, `bhattacharyya`, `accuracy`,
-        `macro_f1`, `weighted_f1`, `uar`, `entropy_correlation` (Spearman), `contested_auroc` (finding, by stated entropy,
+        `macro_f1`, `weighted_f1`, `uar`, `entropy_correlation` (Spearman), `contested_auroc` (finding, by predicted entropy,
         the rows where no label has more than half of the votes) and `entropy_error` (mean distance of stated from human
         entropy over ten bins, in bits); the value is None where the measure does not exist. `terciles`: the first nine
         within each third of the rows by human entropy, `low`, `middle` and `high`. `reliability`, `confusion`,

@@ -55,7 +55,7 @@ def plot_terciles(rows: Rows, path: Path) -> None:
 
 
 def plot_reliability(systems: Sequence[System], path: Path) -> None:
-    """Human against stated entropy, mean of ten bins of rows by stated entropy; the diagonal is right."""
+    """Human against predicted entropy, mean of ten bins of rows by predicted entropy; the diagonal is right."""
     pyplot = _pyplot()
     figure, axes = pyplot.subplots(figsize=(5, 5))
     top = 0.1
@@ -73,7 +73,7 @@ def plot_reliability(systems: Sequence[System], path: Path) -> None:
 
 
 def plot_entropy(system: System, path: Path) -> None:
-    """Human and stated entropy of rows, one dot each (500 at most)."""
+    """Human and predicted entropy of rows, one dot each (500 at most)."""
     pyplot = _pyplot()
     figure, axes = pyplot.subplots(figsize=(5, 5))
     points = np.array(system.runs[0].score["entropies"])

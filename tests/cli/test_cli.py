@@ -318,7 +318,7 @@ def test_options_that_would_not_be_read_are_refused(tmp_path, monkeypatch, given
         invoke(*given)
 
 
-def test_a_baseline_is_sharpened_and_reported_apart(tmp_path):
+def test_a_baseline_is_temperature_scaled_and_reported_apart(tmp_path):
     invoke("data", "prepare", "mini_text", "--out", tmp_path, "--max-rows", 200)
     manifest, system = tmp_path / "manifest.jsonl", tmp_path / "prior"
     test, better = system / "predictions.jsonl", system / "predictions_temperature_jsd.jsonl"

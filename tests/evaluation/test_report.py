@@ -49,7 +49,7 @@ def test_one_run_each_is_scipys_paired_test():
 
 
 def test_a_row_of_several_seeds_counts_once():
-    """Three trainings judged on the same rows are no three test sets."""
+    """Three runs judged on the same rows are no three test sets."""
     runs = [distances(seed) for seed in range(3)]
     found = paired(runs, [distances(9)], ALONE)
     assert found.rows == 80

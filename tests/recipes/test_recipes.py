@@ -210,7 +210,7 @@ def test_chaosnli_in_five_folds(recipe, tmp_path):
 
 @pytest.mark.slow
 @pytest.mark.parametrize("recipe", ["chaosnli"], indirect=True)
-def test_chaosnli_all_stages_by_a_rival(recipe, tmp_path):
+def test_chaosnli_all_stages_by_a_baseline(recipe, tmp_path):
     _, script, model = recipe
     make_chaosnli(tmp_path / "corpus", 240)
     options = ("--corpus_root", tmp_path / "corpus", "--model", model, "--exp", tmp_path / "exp")
@@ -254,9 +254,9 @@ def test_each_method_keeps_its_best_learning_rate(recipe, tmp_path):
     run_copy(script, *options, *warm)
     assert not checkpoint.is_dir()
     run_copy(script, *options[:-1], "1e-6", "--method", "sft_soft,grpo_majority", "--stage", "4", "--stop_stage", "4")
-    rival = json.loads((exp / "grpo_majority" / "training.json").read_text())["settings"]
-    assert (rival["reward"], rival["ambiguity"]) == ("majority", "off")
-    assert rival["per_device_train_batch_size"] == 32, "8 prompts, 4 answers to each"
+    baseline = json.loads((exp / "grpo_majority" / "training.json").read_text())["settings"]
+    assert (baseline["reward"], baseline["ambiguity"]) == ("majority", "off")
+    assert baseline["per_device_train_batch_size"] == 32, "8 prompts, 4 answers to each"
     record = json.loads((exp / "sft_soft" / "training.json").read_text())
     assert record["settings"]["learning_rate"] == 1e-6 and "tuned" not in record
 
