@@ -7,15 +7,11 @@ import sys
 from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import Annotated, Any
 
 import typer
 
 from shala_audio.errors import UserError, not_one_of
-
-if TYPE_CHECKING:
-    pass
-
 
 app = typer.Typer(help="Score, compare, calibrate and report predictions, ours or any system's.", no_args_is_help=True)
 

@@ -141,9 +141,7 @@ def _read(path: Path, name: str, training: Mapping[str, Any], calibration: str) 
     score, distances = read_score(path), distances_beside(path)
     if not isinstance(score, dict) or "value" not in score.get("jsd", {}):
         raise UserError(f"{path}: holds no measures; `shala-audio evaluate score` makes such a file")
-    rows = read_json(distances) if distances.is_file() else {}
-    if "ceiling" in rows:
-        rows["agreement_bound"] = rows.pop("ceiling")
+    rows = read_score(distances) if distances.is_file() else {}
     if rows and not {"jsd", "group"} <= rows.keys():
         raise UserError(f"{distances}: is of another version; run `shala-audio evaluate score` again")
     return Run(name, path.parent, score, training, calibration, rows)

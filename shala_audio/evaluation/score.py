@@ -297,7 +297,7 @@ def _short_hash(told: Any) -> str:
 
 
 def read_score(path: Path) -> dict[str, Any]:
-    """Metrics that `score` wrote; what earlier versions called a ceiling is the human agreement bound."""
+    """Metrics, or distances by row, that `score` wrote; what earlier versions called a ceiling is the human agreement bound."""
     found: dict[str, Any] = read_json(path)
     if isinstance(found, dict) and "ceiling" in found:
         found["agreement_bound"] = found.pop("ceiling")

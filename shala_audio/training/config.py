@@ -25,6 +25,7 @@ from trl import GRPOConfig
 from shala_audio.devices import accelerator_computes_bf16, bf16_slowdown
 from shala_audio.errors import UserError, nearest, not_one_of
 from shala_audio.io import read_json, read_yaml
+from shala_audio.models.folder import SETTINGS
 from shala_audio.models.readouts import READOUTS
 from shala_audio.training.ambiguity import AmbiguitySettings
 from shala_audio.training.rewards import REWARDS
@@ -98,6 +99,15 @@ def draws_answers(method: str, readout: str) -> bool:
     """
     learns = METHODS[method].learns
     return learns == "grpo" or (learns == "shala" and not READOUTS[readout].is_direct)
+
+
+def _readout(init: str | None, asked: str) -> str:
+    """The readout of a run: that of the model it starts from, or the one that is asked for."""
+    start = Path(init) / SETTINGS if init else None
+    readout = str(read_json(start)["readout"]) if start is not None and start.is_file() else asked
+    if readout not in READOUTS:
+        raise not_one_of("readout", readout, READOUTS)
+    return readout
 
 
 def idle_weight_settings(ambiguity: str, entropy: str) -> frozenset[str]:
@@ -231,10 +241,7 @@ class SpeechConfig:
             self.method = METHOD_ALIASES[self.method]
         if self.method not in METHODS:
             raise not_one_of("method", self.method, METHODS)
-        if self.init and (Path(self.init) / "shala.json").is_file():
-            self.readout = read_json(Path(self.init) / "shala.json")["readout"]
-        if self.readout not in READOUTS:
-            raise not_one_of("readout", self.readout, READOUTS)
+        self.readout = _readout(self.init, self.readout)
         defaults = type(self).__dataclass_fields__
         for name, value in METHODS[self.method].settings.items():
             found = getattr(self, name, value)  # a method may be asked for what the other configuration has
@@ -342,12 +349,8 @@ def read_config(arguments: Sequence[str]) -> DirectConfig | GrpoConfig:
     method = METHOD_ALIASES.get(method, method)
     if method not in METHODS:
         raise not_one_of("method", method, METHODS)
-    readout = str(_flag(arguments, "readout") or values.get("readout", "label_token"))
     start = _flag(arguments, "init") or values.get("init")
-    if start and (Path(start) / "shala.json").is_file():
-        readout = read_json(Path(start) / "shala.json")["readout"]
-    if readout not in READOUTS:
-        raise not_one_of("readout", readout, READOUTS)
+    readout = _readout(start, str(_flag(arguments, "readout") or values.get("readout", "label_token")))
     config_class: Any = GrpoConfig if draws_answers(method, readout) else DirectConfig
     own = {one.name for one in fields(config_class) if one.init}
     known = own | {one.name for kind in (DirectConfig, GrpoConfig) for one in fields(kind) if one.init}

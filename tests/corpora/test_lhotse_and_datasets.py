@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import json
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -17,6 +18,11 @@ from shala_audio.errors import UserError
 from shala_audio.manifest import Audio, Row, read_manifest, write_manifest
 from shala_audio.task import load_task
 from tests.cli.test_cli import invoke
+
+
+def convert_texts(folder: Path, out: Path) -> str:
+    """A stored dataset of comments to a manifest."""
+    return invoke("data", "convert", folder, "--from", "datasets", "--task", "goemotions", "--out", out)
 
 
 @pytest.fixture
@@ -187,17 +193,7 @@ def test_a_dataset_of_another_form_is_refused_by_row(tmp_path, odd, says):
     record = {"comment": "Oh no.", "votes": {"joy": 1.0}, **odd}
     datasets.DatasetDict({"train": datasets.Dataset.from_list([record])}).save_to_disk(str(tmp_path / "d"))
     with pytest.raises(UserError, match=says):
-        invoke(
-            "data",
-            "convert",
-            tmp_path / "d",
-            "--from",
-            "datasets",
-            "--task",
-            "goemotions",
-            "--out",
-            tmp_path / "m.jsonl",
-        )
+        convert_texts(tmp_path / "d", tmp_path / "m.jsonl")
 
 
 def test_a_dataset_of_texts_with_other_split_names(tmp_path):
@@ -212,17 +208,7 @@ def test_a_dataset_of_texts_with_other_split_names(tmp_path):
     assert row == Row("validation_0", "goemotions", "dev", text={"comment": "Oh no."}, votes={"anger": 2})
     datasets.DatasetDict({"extra": part}).save_to_disk(str(tmp_path / "e"))
     with pytest.raises(UserError, match="no split is called 'extra'"):
-        invoke(
-            "data",
-            "convert",
-            tmp_path / "e",
-            "--from",
-            "datasets",
-            "--task",
-            "goemotions",
-            "--out",
-            tmp_path / "m.jsonl",
-        )
+        convert_texts(tmp_path / "e", tmp_path / "m.jsonl")
 
 
 def test_what_cannot_be_converted_is_said(corpus, tmp_path):
