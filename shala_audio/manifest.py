@@ -23,12 +23,13 @@ SPLITS = ("train", "dev", "test", "test2", "test3", "predict")
 class Audio:
     """A segment of a sound file. `path` is relative to a root given once; `offset`, `duration` in seconds.
 
-    `duration` is None where the segment runs to the end of the file.
+    `duration` is None where the segment runs to the end of the file. `channel` is counted from 0; None is the mean of all.
     """
 
     path: str
     offset: float = 0.0
     duration: float | None = None
+    channel: int | None = None
 
 
 @dataclass(frozen=True)
@@ -50,6 +51,8 @@ class Row:
 
     def to_json(self) -> str:
         fields = {name: value for name, value in asdict(self).items() if value is not None}
+        if self.audio is not None and self.audio.channel is None:
+            del fields["audio"]["channel"]
         return json.dumps(fields, ensure_ascii=False)
 
 
@@ -129,6 +132,9 @@ def _audio(fields: Any, where: str) -> Audio:
             continue
         if isinstance(value, bool) or not isinstance(value, (int, float)) or not 0 <= value < float("inf"):
             raise UserError(f"{where}: audio {name} is {value!r}; seconds of 0 or more are needed")
+    channel = fields.get("channel")
+    if channel is not None and (isinstance(channel, bool) or not isinstance(channel, int) or channel < 0):
+        raise UserError(f"{where}: audio channel is {channel!r}; a number from 0 on is needed")
     return Audio(**fields)
 
 

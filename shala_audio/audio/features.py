@@ -182,7 +182,8 @@ def _is_entry(entry: Any) -> bool:
 def segment_of(row: Row) -> str:
     """Which sound a row is, as its manifest says it."""
     assert row.audio is not None
-    return f"{row.audio.path} {row.audio.offset!r} {row.audio.duration!r}"
+    channel = "" if row.audio.channel is None else f" {row.audio.channel}"
+    return f"{row.audio.path} {row.audio.offset!r} {row.audio.duration!r}{channel}"
 
 
 SHARD_CLIPS = 256
@@ -296,7 +297,8 @@ def _sound_keys(rows: Sequence[Row], root: Path) -> dict[str, str]:
         digest = None if path is None else digests[path]
         if digest is not None:
             digest = digest.copy()
-            digest.update(f"{row.audio.offset}:{row.audio.duration}".encode())
+            channel = "" if row.audio.channel is None else f":{row.audio.channel}"
+            digest.update(f"{row.audio.offset}:{row.audio.duration}{channel}".encode())
         keys[row.id] = "" if digest is None else digest.hexdigest()[:16]
     return keys
 

@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import io
 import os
-import struct
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import BinaryIO
@@ -15,50 +14,165 @@ import soundfile
 import soxr
 from numpy.typing import NDArray
 
+from shala_audio.audio.containers import HEAD, check_header, needs_ffmpeg, not_sound, through_ffmpeg
 from shala_audio.errors import UserError
 from shala_audio.manifest import Audio
 
 SAMPLE_RATE = 16_000  # Hz, what every encoder here expects
 SHORTEST = 400  # samples (25 ms): one analysis window; less than that cannot be encoded
-SUFFIXES = (".wav", ".flac", ".ogg", ".mp3", ".opus", ".aiff", ".aif", ".au")
+RATES = (1_000, 1_000_000)  # samples a second that sound may have
+MOST_CHANNELS = 64
 BLOCK = 1 << 22  # samples read at once, of all channels: long files need not fit into memory at their own rate
 FRAME, HOP = 400, 160  # samples (25 ms, 10 ms) over which energy is taken
 FRAMES_AT_ONCE = 6000  # a minute: hours of sound need no more memory
-UNKNOWN = 0x7FFFF000  # bytes; from here on, a header's size stands for one that was not known yet (SoX, ffmpeg)
 FULL_SCALE = 0.9999  # a sample of so much or more may have been clipped
 CLIPPED = 0.001  # share of such samples from which on a clip is called clipped
+LOUDEST = 100.0  # of a floating-point sample: no gain makes so much of sound between -1 and 1
+FEWEST_BITS = 8  # that integers of 32 bits or more may leave unused: -48 dB of full scale
+CANCELLED_DB = 10.0  # by how much the mean of the channels may be softer than the loudest
+UNLIKE = 0.1  # correlation of two channels, below which they hold different sound
 
 Samples = NDArray[np.float32]
+Note = Callable[[str], None]
 
 
-def to_mono_16k(samples: NDArray, rate: int) -> Samples:
-    """Average the channels and resample.
+def no_note(remark: str) -> None:
+    """For who does not ask what is odd."""
+
+
+def to_mono_16k(samples: NDArray, rate: float, channel: int | None = None, note: Note = no_note) -> Samples:
+    """Take one channel, or the mean of all, and resample.
 
     Args:
-        samples: shape (samples,) or (samples, channels), values about -1 to 1, or integers of any width.
+        samples: shape (samples,), (samples, channels) or (channels, samples) with fewer channels than samples; floats about
+            -1 to 1, or integers, which are divided by their type's range.
         rate: samples a second.
+        channel: which, from 0; the mean of all where None.
+        note: told what is odd about the channels (`channel_remark`).
 
     Raises:
-        UserError: nothing to encode: shorter than 25 ms, all zeros, or values that are not numbers.
+        UserError: nothing to encode: shorter than 25 ms, all zeros, values that are not numbers, or whose scale cannot be
+            told; no such channel; no such rate.
     """
-    mono = _mono(samples)
+    rate = checked_rate(rate)
+    scaled = scale(_by_sample(samples))
+    levels = _Levels(scaled.shape[1])
+    levels.add(scaled)
+    mono = _channel(scaled, channel)
+    if channel is None and (remark := levels.remark()):
+        note(remark)
     return _heard(mono if rate == SAMPLE_RATE else soxr.resample(mono, rate, SAMPLE_RATE))
 
 
-def _mono(samples: NDArray) -> Samples:
-    if np.issubdtype(samples.dtype, np.unsignedinteger):
-        middle = (np.iinfo(samples.dtype).max + 1) / 2
-        samples = (samples - middle) / middle
-    elif np.issubdtype(samples.dtype, np.integer):
-        samples = samples / (np.iinfo(samples.dtype).max + 1)
-    samples = np.asarray(samples, dtype=np.float32)
+def checked_rate(rate: float) -> float:
+    """The rate, if sound can have it.
+
+    >>> checked_rate(44_100)
+    44100
+    """
+    if isinstance(rate, bool) or not isinstance(rate, (int, float, np.integer, np.floating)):
+        raise UserError(f"the sampling rate is {rate!r}; a number of samples a second is needed")
+    if not RATES[0] <= rate <= RATES[1]:
+        raise UserError(f"the sampling rate is {rate:g}; {RATES[0]:,} to {RATES[1]:,} samples a second are taken")
+    return rate
+
+
+def _by_sample(samples: NDArray) -> NDArray:
+    """(samples, channels) of an array; of two dimensions, the shorter one is that of the channels where it can be only that."""
+    if samples.ndim == 1:
+        return samples[:, None]
     if samples.ndim == 2:
-        samples = samples.mean(axis=1)
-    if samples.ndim != 1:
-        raise UserError(f"sound of shape {samples.shape}: (samples,) or (samples, channels) is needed")
+        first, second = samples.shape
+        if first <= MOST_CHANNELS and second > first:
+            return samples.T
+        if second <= MOST_CHANNELS:
+            return samples
+    raise UserError(
+        f"sound of shape {samples.shape}: one clip is needed, (samples,), (samples, channels) or (channels, samples)"
+    )
+
+
+def scale(samples: NDArray) -> Samples:
+    """Samples as float32 between about -1 and 1: integers are divided by the range of their type.
+
+    >>> scale(np.array([-32768, 16384], dtype=np.int16)).tolist()
+    [-1.0, 0.5]
+
+    Raises:
+        UserError: values that are not numbers, or whose scale cannot be told: 16 bits in a wider type, or floats far above 1.
+    """
+    kind = samples.dtype
+    if np.issubdtype(kind, np.integer):
+        bits, most = kind.itemsize * 8, np.iinfo(kind).max
+        largest = max(int(samples.max()), -int(samples.min())) if samples.size else 0
+        if bits >= 32 and 0 < largest < 2 ** (bits - 1 - FEWEST_BITS):
+            raise UserError(
+                f"{kind} samples no larger than {largest}: these look like samples of fewer bits in a wide type; divide them by "
+                f"{2 ** (15 if largest <= 2**15 else 23 if largest <= 2**23 else 31)}"
+            )
+        if np.issubdtype(kind, np.unsignedinteger):
+            middle = (most + 1) / 2
+            return ((samples - middle) / middle).astype(np.float32)
+        return (samples / (most + 1)).astype(np.float32)
+    if not np.issubdtype(kind, np.floating):
+        raise UserError(f"samples of type {kind}: integers or real numbers are needed")
+    samples = np.asarray(samples, dtype=np.float32)
     if not np.isfinite(samples).all():
         raise UserError("the sound holds values that are not numbers (NaN or infinity)")
+    if samples.size and (peak := float(np.abs(samples).max())) > LOUDEST:
+        raise UserError(
+            f"samples as large as {peak:.0f}, where -1 to 1 is full scale; divide them by 32768 if they are of 16 bits"
+        )
     return samples
+
+
+def _channel(samples: Samples, channel: int | None) -> Samples:
+    """(samples,) of a channel, or the mean of all."""
+    count = samples.shape[1]
+    if channel is None:
+        return samples[:, 0] if count == 1 else samples.mean(axis=1)
+    if not 0 <= channel < count:
+        raise UserError(
+            f"channel {channel}: there is only channel 0" if count == 1 else f"channel {channel}: use 0 to {count - 1}"
+        )
+    return samples[:, channel]
+
+
+class _Levels:
+    """Power of the channels of sound that comes block by block, of their mean, and of how alike they are."""
+
+    def __init__(self, channels: int) -> None:
+        self.products = np.zeros((channels, channels))
+        self.mean = 0.0
+
+    def add(self, block: Samples) -> None:
+        if len(self.products) > 1:
+            exact = block.astype(np.float64)
+            self.products += exact.T @ exact
+            self.mean += float(np.square(exact.mean(axis=1)).sum())
+
+    def remark(self) -> str | None:
+        """What is odd about taking the mean of the channels, if anything."""
+        powers = self.products.diagonal()
+        loudest = float(powers.max()) if len(powers) > 1 else 0.0
+        if not loudest:
+            return None
+        if self.mean < loudest * 10 ** (-CANCELLED_DB / 10):
+            softer = 10 * np.log10(loudest / max(self.mean, loudest * 1e-12))
+            return (
+                f"the channels cancel out: their mean is {softer:.0f} dB softer than the loudest; choose one with --channel "
+                f"(channel=), 0 to {len(powers) - 1}"
+            )
+        sounding = np.flatnonzero(powers > loudest * 1e-6)
+        if len(sounding) > 1:
+            spread = np.sqrt(powers[sounding])
+            alike = np.abs(self.products[np.ix_(sounding, sounding)] / np.outer(spread, spread))
+            if alike[np.triu_indices(len(sounding), 1)].min() < UNLIKE:
+                return (
+                    "the channels hold different sound, perhaps two speakers; their mean is judged: choose one with --channel "
+                    f"(channel=), 0 to {len(powers) - 1}"
+                )
+        return None
 
 
 def _heard(samples: Samples) -> Samples:
@@ -70,18 +184,28 @@ def _heard(samples: Samples) -> Samples:
 
 
 def read_sound(
-    source: str | Path | BinaryIO, offset: float = 0.0, duration: float | None = None, longest: float | None = None
+    source: str | Path | BinaryIO,
+    offset: float = 0.0,
+    duration: float | None = None,
+    longest: float | None = None,
+    channel: int | None = None,
+    note: Note = no_note,
 ) -> Samples:
-    """Read a segment of a sound file (wav, flac, ogg, mp3) as mono float32 at 16 kHz, shape (samples,).
+    """Read a segment of a sound file as mono float32 at 16 kHz, shape (samples,).
+
+    Wav, flac, ogg, opus, mp3, aiff, au, caf and w64 are read here; m4a, mp4, aac, webm, wma and amr through ffmpeg, where it is
+    installed.
 
     Args:
         source: path or open binary file.
         offset, duration: seconds; `duration` None reads to the end.
         longest: seconds; more is refused before it is read.
+        channel: which, from 0; the mean of all where None.
+        note: told what is odd about the channels.
 
     Raises:
-        UserError: the file is missing, empty, cut short or not sound, is shorter than the segment, or too long; the message
-            names it.
+        UserError: the file is missing, empty, cut short or not sound, its header does not tell the truth, it is shorter than
+            the segment, or too long, or has no such channel; the message names it.
     """
     name = source if isinstance(source, (str, Path)) else getattr(source, "name", "sound")
     name = repr(str(name))[1:-1] if isinstance(name, (str, Path)) else "sound"  # some open files have numbers for names
@@ -89,16 +213,16 @@ def read_sound(
         source = io.BytesIO(source.read())
     try:
         with _opened(source) as file:
-            check_wav_header(file)
-            return _heard(_read(file, offset, duration, longest))
+            return _heard(_read(file, offset, duration, longest, channel, note))
     except UserError as error:
         raise UserError(f"{name}: {error}") from None
 
 
 @contextmanager
 def _opened(source: str | Path | BinaryIO) -> Iterator[BinaryIO]:
+    """The file, or what ffmpeg makes of it, once its first bytes and its header are checked."""
     if not isinstance(source, (str, Path)):
-        yield source
+        yield _checked(source, source)
         return
     path = Path(source)
     try:
@@ -107,7 +231,7 @@ def _opened(source: str | Path | BinaryIO) -> Iterator[BinaryIO]:
         with open(path, "rb") as file:
             if os.fstat(file.fileno()).st_size == 0:
                 raise UserError("the file is empty")
-            yield file
+            yield _checked(file, path)
     except (OSError, ValueError) as error:  # missing, unreadable, a link that leads back to itself, or no name at all
         if isinstance(error, ValueError):
             raise UserError(f"no file can have this name ({error})") from None
@@ -116,27 +240,20 @@ def _opened(source: str | Path | BinaryIO) -> Iterator[BinaryIO]:
         ) from None
 
 
-def check_wav_header(file: BinaryIO) -> None:
-    """Raise UserError where a wav file promises more than it holds: libsndfile would read what is there and say nothing."""
-    head = file.read(12)
-    if head[:4] == b"RIFF" and head[8:12] == b"WAVE":
-        while len(chunk := file.read(8)) == 8:
-            kind, size = struct.unpack("<4sI", chunk)
-            if kind == b"data":
-                start = file.tell()
-                there = file.seek(0, os.SEEK_END) - start
-                if size == 0 and there:
-                    raise UserError("the header says that there is no sound in it")
-                if there >= 1 << 32:
-                    raise UserError("holds more than the header of a wav file can tell (4 GiB); convert it to flac")
-                if there < size < UNKNOWN:
-                    raise UserError(f"cut short: {size} bytes of sound are promised, {there} are there")
-                break
-            file.seek(size + size % 2, os.SEEK_CUR)
+def _checked(file: BinaryIO, source: Path | BinaryIO) -> BinaryIO:
     file.seek(0)
+    head = file.read(HEAD)
+    if reason := not_sound(head):
+        raise UserError(reason)
+    if what := needs_ffmpeg(head):
+        return through_ffmpeg(source, what)
+    check_header(file)
+    return file
 
 
-def _read(source: BinaryIO, offset: float, duration: float | None, longest: float | None) -> Samples:
+def _read(
+    source: BinaryIO, offset: float, duration: float | None, longest: float | None, channel: int | None, note: Note
+) -> Samples:
     """Mono samples at 16 kHz of a segment of an open file, block by block."""
     try:
         with soundfile.SoundFile(source) as file:
@@ -148,14 +265,19 @@ def _read(source: BinaryIO, offset: float, duration: float | None, longest: floa
             if longest is not None and wanted > longest * rate:
                 raise UserError(f"lasts {wanted / rate:,.0f} s; at most {longest:,.0f} s are taken")
             stream = soxr.ResampleStream(rate, SAMPLE_RATE, 1, dtype="float32")
+            levels = _Levels(file.channels)
             parts: list[Samples] = []
             read = 0
             while read < wanted:
-                block = file.read(min(BLOCK // file.channels, wanted - read), dtype="float32")
+                block = file.read(min(BLOCK // file.channels, wanted - read), dtype="float32", always_2d=True)
                 read += len(block)
                 last = read >= wanted or not len(block)
-                mono = _mono(block)
-                parts.append(mono if rate == SAMPLE_RATE else stream.resample_chunk(mono, last=last))
+                block = scale(block)
+                levels.add(block)
+                mono = _channel(block, channel)
+                parts.append(
+                    mono if rate == SAMPLE_RATE else stream.resample_chunk(np.ascontiguousarray(mono), last=last)
+                )
                 if last:
                     break
             guessed = file.format == "MP3"  # whose length libsndfile estimates, and reads no further
@@ -173,16 +295,18 @@ def _read(source: BinaryIO, offset: float, duration: float | None, longest: floa
             raise UserError(f"ends {(wanted - read) / rate:.2f} s before the segment that was asked for")
         if not guessed:
             raise UserError(f"cut short: {wanted / rate:.2f} s of sound are promised, {read / rate:.2f} are there")
+    if channel is None and (remark := levels.remark()):
+        note(remark)
     return np.concatenate(parts) if parts else np.zeros(0, dtype=np.float32)
 
 
-def read_row_audio(audio: Audio, root: str | Path) -> Samples:
+def read_row_audio(audio: Audio, root: str | Path, note: Note = no_note) -> Samples:
     """Sound of a manifest's row, whose path is relative to `root`.
 
     Raises:
         UserError: a link leads out of `root`, or the sound cannot be read.
     """
-    return read_sound(row_path(audio, root), audio.offset, audio.duration)
+    return read_sound(row_path(audio, root), audio.offset, audio.duration, channel=audio.channel, note=note)
 
 
 def row_path(audio: Audio, root: str | Path) -> Path:

@@ -25,7 +25,7 @@ app = typer.Typer(help="Manifests: of known corpora, of your own votes; checked,
 Votes = Annotated[
     Path,
     typer.Argument(
-        help="CSV file with a line for every rating, Label Studio's JSON export, or Potato's annotation_output folder.",
+        help="Table of votes (CSV or .xlsx), Label Studio's JSON export, or Potato's annotation_output folder.",
         metavar="VOTES",
     ),
 ]
@@ -39,10 +39,37 @@ Item = Annotated[
 LabelColumn = Annotated[
     str | None,
     typer.Option(
-        "--label", help="Column of the choice. Of an export, the control or scheme; found if there is but one."
+        "--label",
+        help="Column of the choice; with --layout wide or counts, columns with commas between. Of an export, the control or "
+        "scheme; found if there is but one.",
     ),
 ]
-Rater = Annotated[str | None, typer.Option(help="Column of who chose; several choices of a rater share one vote.")]
+Rater = Annotated[
+    str | None, typer.Option(help="Column of who chose. Label Studio: key of who, completed_by if not given.")
+]
+Layout = Annotated[
+    str | None,
+    typer.Option(
+        help="Of a table: long (a line for each rating), wide (a column for each rater) or counts (a column for each label); "
+        "guessed, and told, where not given."
+    ),
+]
+Separator = Annotated[
+    str | None,
+    typer.Option(
+        "--choices-separator",
+        help="What stands between several labels in one cell, such as ','; '' where a label holds it.",
+    ),
+]
+Several = Annotated[
+    str,
+    typer.Option(
+        help="Raters who name several labels for one item: refuse; split, their vote is shared; or leave-out."
+    ),
+]
+Channel = Annotated[
+    int | None, typer.Option(help="Channel of the sound, from 0; the mean of all where not given.", min=0)
+]
 Speaker = Annotated[str | None, typer.Option(help="Column of the speaker, who stays in one split.")]
 TextColumn = Annotated[str | None, typer.Option("--text", help="Column of the text, or of the clip's transcript.")]
 Split = Annotated[str | None, typer.Option(help="Column of the split; made anew where not given.")]
@@ -51,24 +78,52 @@ Items = Annotated[Path | None, typer.Option(help="Potato: the data file that was
 LeaveOut = Annotated[list[str] | None, typer.Option(help="A choice that is no label, such as 'unsure'.")]
 
 
+def say(remark: str) -> None:
+    """Print a note."""
+    print(f"note: {remark}", file=sys.stderr)
+
+
 def read_votes(
-    table: Path, source: str, columns: Any, clips: Path | None, items: Path | None, leave_out: list[str] | None
+    path: Path,
+    source: str,
+    columns: Any,
+    clips: Path | None,
+    items: Path | None,
+    leave_out: list[str] | None,
+    layout: str | None,
+    separator: str | None,
+    several: str,
+    known: tuple[str, ...] = (),
 ) -> tuple[dict[str, Any], Counter[str]]:
     """What was judged, and what was left out by reason: see `corpora.ratings.gather`.
 
     Raises:
         UserError: the sound or the texts are not named or not there, or the votes cannot be read.
     """
-    from shala_audio.corpora.ratings import export_columns, gather, ratings
+    from shala_audio.corpora.exports import label_studio_ratings, potato_ratings
+    from shala_audio.corpora.ratings import gather, table_ratings
 
     if clips is None and columns.text is None:
         raise UserError("--clips or --text: say where the sound is, or which column is the text")
     if clips is not None and not clips.is_dir():
         raise UserError(f"{clips}: no such folder")
+    if source not in SOURCES_OF_VOTES:
+        raise not_one_of("--from", source, SOURCES_OF_VOTES)
+    if items is not None and source != "potato":
+        raise UserError("--items: of potato alone")
+    if source != "csv" and (layout or separator):
+        raise UserError(f"--{'layout' if layout else 'choices-separator'}: of a table (--from csv) alone")
     left_out: Counter[str] = Counter()
-    found = ratings(table, source, columns, items, left_out)
-    columns = columns if source == "csv" else export_columns(columns)
-    return gather(found, columns, left_out, leave_out or ()), left_out
+    if source == "label-studio":
+        found = label_studio_ratings(path, columns, left_out, say)
+    elif source == "potato":
+        found = potato_ratings(path, columns, items, left_out, say)
+    elif not columns.item:
+        raise UserError(f"{path}: name the column of what was judged with --item")
+    else:
+        found = table_ratings(path, columns, left_out, layout, separator, say)
+    is_table = source == "csv"
+    return gather(found, left_out, leave_out or (), several, known, is_table, separator is not None, say), left_out
 
 
 def modality_of(clips: Path | None, text: str | None) -> str:
@@ -76,6 +131,7 @@ def modality_of(clips: Path | None, text: str | None) -> str:
     return "text" if clips is None else "audio+text" if text else "audio"
 
 
+SOURCES_OF_VOTES = ("csv", "label-studio", "potato")
 CORPORA = ("chaosnli", "goemotions", "crema_d", "msp_podcast", "mini", "mini_text")
 
 
@@ -154,8 +210,9 @@ def show_summary(summary: Mapping[str, Any], out: Path) -> None:
         )
     console.print(table)
     for reason, count in summary["left_out"].items():
+        names = summary.get("left_out_items", {}).get(reason)
         if count:
-            console.print(f"left out: {count:g} {reason}")
+            console.print(f"left out: {count:g} {reason}" + (f", such as {names[0]}" if names else ""), markup=False)
     console.print(f"{summary['caveat']} Licence: {summary['licence']}.", highlight=False)
     print(out / "manifest.jsonl")
 
@@ -177,6 +234,10 @@ def votes(
         str | None, typer.Option(help="Task whose labels were chosen: a name or a YAML file; made where not given.")
     ] = None,
     leave_out: LeaveOut = None,
+    layout: Layout = None,
+    choices_separator: Separator = None,
+    several: Several = "refuse",
+    channel: Channel = None,
     seed: Annotated[int, typer.Option(help="Seed of the split.")] = 0,
     max_rows: Annotated[
         int | None, typer.Option(help="Keep so many rows, the same share of every split.", min=1)
@@ -196,13 +257,19 @@ def votes(
 
     if task is None and (out / "task.yaml").exists():
         raise UserError(f"{out / 'task.yaml'} is there, and perhaps edited: name it with --task, or remove it")
+    if channel is not None and clips is None:
+        raise UserError("--channel: of sound, and no --clips are named")
     columns = Columns(item or "", label or "", rater, speaker, text, split)
-    found, left_out = read_votes(table, source, columns, clips, items, leave_out)
-    made = load_task(task) if task else task_of(out.resolve().name, found, modality_of(clips, text))
+    asked = load_task(task) if task else None
+    known = tuple(word for label in asked.labels for word in (label.name, label.word)) if asked else ()
+    found, left_out = read_votes(
+        table, source, columns, clips, items, leave_out, layout, choices_separator, several, known
+    )
+    made = asked or task_of(out.resolve().name, found, modality_of(clips, text))
     if made.has_audio != (clips is not None):
         raise UserError(f"task {made.name} takes {made.modality}; {'name' if made.has_audio else 'leave out'} --clips")
     caveat = "The split is ours, by speaker." if speaker else "The split is ours, by item."
-    prepared = prepare(found, left_out, made, clips, seed, "" if split else caveat)
+    prepared = prepare(found, left_out, made, clips, seed, "" if split else caveat, channel, say)
     summary = write_prepared(prepared, made, out, seed, max_rows)
     if task is None:
         write_task(out / "task.yaml", made)
@@ -221,8 +288,8 @@ def validate(
 ) -> None:
     """Check every row: its fields, its votes, its sound, and that no speaker is in two splits.
 
-    Prints a line for each fault and exits with 2 if there is any. What is odd but can be used, such as clipped sound, is
-    printed as a note.
+    Prints a line for each fault and exits with 2 if there is any. What is odd but can be used, such as clipped sound, channels
+    that cancel out, or the same sound or text in two splits, is printed as a note.
 
     Example: shala-audio data validate data/manifest.jsonl --audio-root CREMA-D
     """
@@ -230,7 +297,7 @@ def validate(
 
     from tqdm import tqdm
 
-    from shala_audio.corpora.splits import check_speakers
+    from shala_audio.corpora.splits import check_speakers, crossing_twins
     from shala_audio.manifest import write_manifest
 
     if not manifest.is_file():
@@ -270,6 +337,13 @@ def validate(
         fault(f"{manifest}: {error}")
         if good is not None:
             raise UserError(f"--good: {error}; no choice of rows mends that") from None
+    for one, other in crossing_twins(kept, audio_root):
+        notes += 1
+        what = "sound" if one.audio is not None else "text"
+        print(
+            f"note: {manifest}: {one.id} ({one.split}) and {other.id} ({other.split}) have the same {what}",
+            file=sys.stderr,
+        )
     print(f"{len(rows)} rows, {faults} faults" + (f", {notes} notes" if notes else ""))
     if good is not None:
         write_manifest(good, kept)
@@ -308,8 +382,10 @@ def _listen(row: Row, root: Path) -> tuple[str | None, list[str]]:
     from shala_audio.audio.io import read_row_audio, remarks
 
     assert row.audio is not None
+    found: list[str] = []
     try:
-        return None, [f"{row.audio.path}: {remark}" for remark in remarks(read_row_audio(row.audio, root))]
+        found += remarks(read_row_audio(row.audio, root, found.append))
+        return None, [f"{row.audio.path}: {remark}" for remark in found]
     except UserError as error:
         return str(error), []
 

@@ -57,7 +57,7 @@ def sound_files(names: Iterable[str], complain: Callable[[UserError], None]) -> 
         complain: told of a folder that holds none.
     """
 
-    from shala_audio.audio.io import SUFFIXES
+    from shala_audio.audio.containers import SUFFIXES
     from shala_audio.io import has_half_characters
 
     def unreadable(error: OSError) -> None:
@@ -181,15 +181,26 @@ def check_picture(picture: Path, window: float | None, inputs: list[str]) -> Non
         raise UserError("pictures need matplotlib: in the clone, pip install -e '.[plots]'") from None
 
 
+def noted(name: str) -> Callable[[str], None]:
+    """What prints a note on a clip."""
+    return lambda remark: print(f"note: {name}: {remark}", file=sys.stderr)
+
+
 def timelines(
-    predictor: Any, names: Iterable[str], window: float, hop: float, complain: Any, picture: Path | None
+    predictor: Any,
+    names: Iterable[str],
+    window: float,
+    hop: float,
+    complain: Any,
+    picture: Path | None,
+    channel: int | None,
 ) -> Iterator[Prediction]:
     from shala_audio.audio.io import SAMPLE_RATE, read_sound
     from shala_audio.inference.windows import plot_timeline
 
     for name in names:
         try:
-            samples = read_sound(name)
+            samples = read_sound(name, channel=channel, note=noted(name))
             moments = predictor.timeline((samples, SAMPLE_RATE), window, hop)
             if picture is not None:
                 plot_timeline(moments, samples, picture)
@@ -225,6 +236,10 @@ def predict(
     split: Annotated[str | None, typer.Option(help="Of a manifest: only the rows of this split.")] = None,
     features: Annotated[Path | None, typer.Option(help="Of a manifest: folder of its features.")] = None,
     audio_root: Annotated[Path | None, typer.Option(help="Of a manifest: folder that its paths start from.")] = None,
+    channel: Annotated[
+        int | None,
+        typer.Option(help="Of sound files: channel to judge, from 0; the mean of all where not given.", min=0),
+    ] = None,
     batch_size: Annotated[int, typer.Option(help="Inputs computed at once.", min=1)] = 16,
     calibration: Annotated[
         str | None,
@@ -269,6 +284,8 @@ def predict(
     manifests = [name for name in inputs or [] if name.endswith(".jsonl")]
     if manifests and fields:
         raise UserError("--text: rows of a manifest have their own text; give it with sound files, or alone")
+    if channel is not None and len(manifests) == len(inputs or []):
+        raise UserError("--channel: of sound files; a manifest's rows name theirs in `audio`")
     if not manifests and (split or features or audio_root):
         name = "--split" if split else "--features" if features else "--audio-root"
         raise UserError(f"{name}: of a manifest, and none is named")
@@ -317,9 +334,9 @@ def predict(
             yield from chain.from_iterable(batches(name))
         clips = sound_files([name for name in inputs or [] if not name.endswith(".jsonl")], complain)
         if window is not None:
-            yield from timelines(predictor, clips, window, hop or window, complain, picture)
+            yield from timelines(predictor, clips, window, hop or window, complain, picture, channel)
         else:
-            yield from _clips(predictor, clips, fields, complain)
+            yield from _clips(predictor, clips, fields, complain, channel)
         if not inputs:
             yield {"id": "text"}, predictor.predict(text=fields)
 
@@ -405,7 +422,9 @@ def _device(launched: Shard) -> str | None:
     return str(state.device)
 
 
-def _clips(predictor: Any, names: Iterable[str], fields: dict[str, str], complain: Any) -> Iterator[Prediction]:
+def _clips(
+    predictor: Any, names: Iterable[str], fields: dict[str, str], complain: Any, channel: int | None
+) -> Iterator[Prediction]:
     """Clips a batch at a time; a bad one is complained of and does not spoil its batch."""
     from shala_audio.audio.io import SAMPLE_RATE, read_sound
 
@@ -414,7 +433,7 @@ def _clips(predictor: Any, names: Iterable[str], fields: dict[str, str], complai
     def readable(batch: list[str]) -> Iterator[Any]:
         for name in batch:
             try:
-                clip = read_sound(name), SAMPLE_RATE
+                clip = read_sound(name, channel=channel, note=noted(name)), SAMPLE_RATE
             except UserError as error:
                 complain(error)
             else:

@@ -31,6 +31,10 @@ def new_recipe(
     clips: given.Clips = None,
     items: given.Items = None,
     leave_out: given.LeaveOut = None,
+    layout: given.Layout = None,
+    choices_separator: given.Separator = None,
+    several: given.Several = "refuse",
+    channel: given.Channel = None,
     recipes: Annotated[Path, typer.Option(help="Folder of the recipes, in a clone of the toolkit.")] = Path("recipes"),
 ) -> None:
     """Make a recipe of your own corpus, from people's votes and a folder of clips or a column of texts.
@@ -51,7 +55,7 @@ def new_recipe(
     if target.exists():
         raise UserError(f"{target}: is there already; choose another name")
     columns = Columns(item or "", label or "", rater, speaker, text, split)
-    found, _ = given.read_votes(table, source, columns, clips, items, leave_out)
+    found, _ = given.read_votes(table, source, columns, clips, items, leave_out, layout, choices_separator, several)
     modality = given.modality_of(clips, text)
     task = task_of(name, found, modality)
 
@@ -65,9 +69,16 @@ def new_recipe(
         "--rater": rater,
         "--speaker": speaker,
         "--text": text,
+        "--layout": layout,
+        "--choices-separator": choices_separator,
+        "--several": several if several != "refuse" else None,
+        "--channel": None if channel is None else str(channel),
     }
     options = [
-        part for key, value in {**named_by, "--split": split}.items() if value for part in (key, shlex.quote(value))
+        part
+        for key, value in {**named_by, "--split": split}.items()
+        if value is not None
+        for part in (key, shlex.quote(value))
     ]
     for value in leave_out or ():
         options += ["--leave-out", shlex.quote(value)]

@@ -10,10 +10,10 @@ from collections import Counter
 from dataclasses import replace
 from pathlib import Path
 
-from shala_audio.audio.io import SUFFIXES
+from shala_audio.audio.containers import SUFFIXES
 from shala_audio.corpora.prepare import SOURCES, Prepared, as_mapping, need_file, sound_duration
-from shala_audio.corpora.ratings import csv_records
 from shala_audio.corpora.splits import SHARES, fold_split, split_by_group
+from shala_audio.corpora.tables import csv_records
 from shala_audio.errors import UserError
 from shala_audio.manifest import Audio, Row
 

@@ -1,17 +1,18 @@
 """GoEmotions: Reddit comments, 27 emotions and neutral (arXiv 2005.00547).
 
-Two forms are read. The rater-level files `goemotions_{1,2,3}.csv` give real votes: each rater's mass is 1, split evenly
-over the labels that the rater chose. The aggregated `train.tsv dev.tsv test.tsv` hold only the labels that two or more
-raters chose; each counts as one equal share, which is less than what the raters said.
+Two forms are read. The rater-level files `goemotions_{1,2,3}.csv`, or one file of all, give real votes: each rater's mass is 1,
+split evenly over the labels that the rater chose. The aggregated `train.tsv dev.tsv test.tsv` hold only the labels that two or
+more raters chose; each counts as one equal share, which is less than what the raters said.
 """
 
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Sequence
 from pathlib import Path
 
 from shala_audio.corpora.prepare import SOURCES, Prepared, need_file
-from shala_audio.corpora.ratings import csv_records
+from shala_audio.corpora.tables import csv_records, plain_label, plain_text
 from shala_audio.errors import UserError
 from shala_audio.io import readable
 from shala_audio.manifest import Row
@@ -28,7 +29,12 @@ def prepare(source: Path, seed: int) -> Prepared:
     splits = next((folder for folder in (source, source / "data") if (folder / "train.tsv").exists()), source)
     for folder in (source, splits, splits / "full_dataset"):
         if all((folder / name).exists() for name in RATER_FILES):
-            return _from_raters(folder, splits)
+            return _from_raters([folder / name for name in RATER_FILES], splits)
+    if not (splits / "train.tsv").exists():
+        for path in sorted(source.glob("*.csv")):  # all in one file, as it is passed on elsewhere
+            header = next((record for _, record in csv_records(path)), {})
+            if {"id", "text", *load_task(TASK).label_names} <= set(header):
+                return _from_raters([path], splits)
     return _from_aggregated(splits)
 
 
@@ -66,14 +72,15 @@ def _from_aggregated(source: Path) -> Prepared:
     )
 
 
-def _from_raters(source: Path, splits: Path) -> Prepared:
+def _from_raters(files: Sequence[Path], splits: Path) -> Prepared:
     """Votes of every comment. The official split where its files are there, else train, dev, test by the id's hash."""
     names = load_task(TASK).label_names
     choices: dict[str, list[list[str]]] = {}
     comments: dict[str, str] = {}
     left_out: Counter[str] = Counter()
-    for name in RATER_FILES:
-        for where, record in csv_records(source / name):
+    raters: set[tuple[str, str]] = set()
+    for path in files:
+        for where, record in csv_records(path):
             try:
                 chosen = [label for label in names if int(record[label])]
                 identity, comment = record["id"], record["text"]
@@ -82,14 +89,26 @@ def _from_raters(source: Path, splits: Path) -> Prepared:
             if not chosen:
                 left_out["ratings without a label (very unclear)"] += 1
                 continue
-            comments[identity] = comment
+            if (rater := record.get("rater_id")) is not None:
+                if (identity, rater) in raters:
+                    left_out["ratings of a rater who stands there before"] += 1
+                    continue
+                raters.add((identity, rater))
+            comments[identity] = plain_text(comment)
             choices.setdefault(identity, []).append(chosen)
     if (splits / "train.tsv").exists():
         split_of = {identity: split for split, _, _, identity in _official_split(splits)}
         left_out["comments outside the official split"] = sum(identity not in split_of for identity in choices)
     else:
-        # Comment ids are unrelated to content, so a stable hash of them splits at random: 80, 10 and 10 per cent.
-        split_of = {identity: ("train", "dev", "test")[max(0, _bucket(identity) - 7)] for identity in choices}
+        # Comment ids are unrelated to content, so a stable hash of them splits at random: 80, 10 and 10 per cent. Comments
+        # of one text go with the first of them.
+        first: dict[str, str] = {}
+        for identity in sorted(choices):
+            first.setdefault(plain_label(comments[identity]).casefold(), identity)
+        split_of = {
+            identity: ("train", "dev", "test")[max(0, _bucket(first[plain_label(comments[identity]).casefold()]) - 7)]
+            for identity in choices
+        }
     rows = [
         Row(identity, TASK, split_of[identity], None, None, {"comment": comments[identity]}, count_votes(chosen))
         for identity, chosen in choices.items()

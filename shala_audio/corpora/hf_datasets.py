@@ -17,7 +17,8 @@ import numpy as np
 import soundfile
 from tqdm import tqdm
 
-from shala_audio.audio.io import check_wav_header, row_path
+from shala_audio.audio.containers import check_header
+from shala_audio.audio.io import row_path
 from shala_audio.corpora.lhotse import sound_info
 from shala_audio.corpora.ratings import SPLITS as SPLIT_NAMES
 from shala_audio.errors import UserError, first_line
@@ -171,8 +172,13 @@ def _cut(audio: Audio, root: Path | None, identity: str, shortened: set[str]) ->
     file = io.BytesIO()
     try:
         with open(path, "rb") as sound:
-            check_wav_header(sound)
+            check_header(sound)
             samples, rate = soundfile.read(sound, start=start, frames=frames, dtype="int32" if whole else "float64")
+        if audio.channel is not None:
+            channels = samples.reshape(len(samples), -1)
+            if audio.channel >= channels.shape[1]:
+                raise UserError(f"has no channel {audio.channel}")
+            samples = channels[:, audio.channel]
         if len(samples) < frames - max(2, rate // 100):
             raise UserError(f"ends {(frames - len(samples)) / rate:.2f} s before the row does")
         if not whole and np.abs(samples).max(initial=0) > 1:

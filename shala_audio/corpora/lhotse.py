@@ -54,7 +54,7 @@ def to_lhotse(rows: Sequence[Row], audio_root: Path, out: Path) -> tuple[int, in
             "recording_id": path,
             "start": start,
             "duration": lasts if lasts is not None else recordings[path]["duration"] - start,
-            "channel": recordings[path]["channel_ids"],
+            "channel": recordings[path]["channel_ids"] if row.audio.channel is None else row.audio.channel,
             "custom": {"task": row.task, "split": row.split, "votes": dict(row.votes), "extra": dict(row.extra)},
         }
         if row.speaker is not None:
@@ -97,15 +97,16 @@ def from_lhotse(folder: Path, task: str | None, audio_root: Path | None = None) 
         try:
             source, channels = sources[record["recording_id"]]
             used = set(_channels(record.get("channel", 0)))
-            audio = {"path": source, "offset": record["start"], "duration": record["duration"]}
+            audio = {"path": source, "offset": record["start"], "duration": record["duration"], "channel": None}
             identity = record["id"]
         except (KeyError, TypeError):
             raise UserError(f"{where}: not a supervision of one of the recordings") from None
-        if used != channels:
-            raise UserError(
-                f"{where}: of channel {', '.join(map(str, sorted(used)))} of {len(channels)}; all channels of a file are "
-                "encoded together here, so make a file of each"
-            )
+        if used != channels:  # of a call, say, where each channel is a person
+            if len(used) > 1 or not used <= channels:
+                raise UserError(
+                    f"{where}: of channels {', '.join(map(str, sorted(used)))} of {len(channels)}; one of them or all are taken"
+                )
+            audio["channel"] = used.pop()
         custom = record.get("custom") or {}
         named = custom.get("task", task)
         if named is None:

@@ -43,12 +43,13 @@ SOURCES = {
 
 @dataclass
 class Prepared:
-    """Rows of a corpus, the items left out by reason, and a caveat to print beside every result."""
+    """Rows of a corpus, the items left out by reason (how many, and their names), and a caveat to print beside every result."""
 
     rows: list[Row]
     left_out: Counter[str] = field(default_factory=Counter)
     caveat: str = ""
     licence: str = ""
+    left_out_items: Mapping[str, Sequence[str]] = field(default_factory=dict)
 
 
 def need_file(folder: Path, *names: str) -> Path:
@@ -124,6 +125,7 @@ def summarize(prepared: Prepared, task: Task, seed: int) -> dict[str, Any]:
         "split_sha256": hashlib.sha256(membership.encode()).hexdigest(),
         "splits": splits,
         "left_out": dict(prepared.left_out),
+        "left_out_items": {reason: list(names) for reason, names in prepared.left_out_items.items()},
         "caveat": prepared.caveat,
         "licence": prepared.licence,
     }
@@ -145,7 +147,13 @@ def write_prepared(
     """
     kept = keep_some(prepared.rows, max_rows)
     if not kept:
-        raise UserError("the corpus has no rows")
+        reasons = [
+            f"{count:g} {reason}"
+            + (f", such as {names[0]!r}" if (names := prepared.left_out_items.get(reason)) else "")
+            for reason, count in prepared.left_out.items()
+            if count
+        ]
+        raise UserError(f"the corpus has no rows{': ' if reasons else ''}{'; '.join(reasons)}")
     for row in kept:  # what is written can be read
         row_from_json(row.to_json(), f"row {row.id!r}")
     left_out = prepared.left_out + Counter({"over --max-rows": len(prepared.rows) - len(kept)})

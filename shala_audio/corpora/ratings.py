@@ -1,56 +1,49 @@
-"""Ratings out of what annotation tools export: Label Studio (JSON, JSON-MIN) and Potato (its output folder).
+"""Votes of a lab: ratings, one at a time, whose columns are named by whoever brings them; and rows of a corpus made of them.
 
-A CSV with a header, line by line; a line that does not fit the header is refused, not shifted or cut.
-
-A lab's own votes: ratings, one at a time, whose columns are named by whoever brings them.
+Nothing is merged or left out in silence: what the ratings spell in several ways, what they name several labels in, and what
+stands for a missing value is counted and told, or refused, before anything is written.
 """
 
 from __future__ import annotations
 
-import csv
+import contextlib
 import json
 import re
 from collections import Counter, defaultdict
-from collections.abc import Collection, Iterable, Iterator, Mapping
-from dataclasses import dataclass, replace
-from pathlib import Path, PurePosixPath
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
 from typing import Any
-from urllib.parse import parse_qs, unquote, urlsplit
 
 import yaml
 
-from shala_audio.audio.io import SUFFIXES
 from shala_audio.corpora.prepare import Prepared, sound_durations
-from shala_audio.corpora.splits import SHARES, split_by_group
+from shala_audio.corpora.sound_files import find_sound_files
+from shala_audio.corpora.splits import SHARES, split_by_group, twin_groups
+from shala_audio.corpora.tables import (
+    Note,
+    Record,
+    check_columns,
+    csv_records,
+    no_note,
+    one_edit_apart,
+    plain_label,
+    plain_text,
+)
 from shala_audio.errors import UserError, not_one_of
-from shala_audio.io import read_json, readable, write_text
+from shala_audio.io import write_text
 from shala_audio.manifest import Audio, Row
 from shala_audio.task import Label, Task
 
-
-def csv_records(path: Path) -> Iterator[tuple[str, dict[str, str]]]:
-    """Every line below the header as (`file:line`, its values by column), without spaces around names and before values.
-
-    Raises:
-        UserError: no such file, not CSV in UTF-8, two columns of one name, or a line with more or fewer values than columns;
-            the message names the line.
-    """
-    with readable(path), open(path, newline="", encoding="utf-8-sig") as file:
-        reader = csv.DictReader(file, skipinitialspace=True, strict=True)
-        try:
-            header = [(name or "").strip() for name in reader.fieldnames or []]
-            if twice := [name for name, count in Counter(header).items() if count > 1]:
-                raise UserError(f"{path}: has two columns named {twice[0]!r}")
-            reader.fieldnames = header
-            for record in reader:
-                if None in record or None in record.values():
-                    raise UserError(f"{path}:{reader.line_num}: not as many values as there are columns")
-                yield f"{path}:{reader.line_num}", record
-        except (UnicodeDecodeError, csv.Error) as error:
-            raise UserError(f"{path}:{reader.line_num + 1}: cannot be read as CSV in UTF-8 ({error})") from None
-
-
 SPLITS = {"train": "train", "dev": "dev", "valid": "dev", "validation": "dev", "development": "dev", "test": "test"}
+LAYOUTS = ("long", "wide", "counts")
+SEVERAL = ("refuse", "split", "leave-out")
+MISSING = {"nan", "na", "n/a", "#n/a", "none", "null", "nil", "missing", "-", "--", "?", ".", "undefined", "<na>"}
+SEPARATORS = ",;|/\n"
+_RATER = re.compile(
+    r"(rater|annotator|coder|judge|listener|worker|participant|subject|user|label|[arpuw])[ _-]?\d+", re.I
+)
+_REJECTED = "assignmentstatus"  # Mechanical Turk's column
 
 
 @dataclass(frozen=True)
@@ -59,7 +52,8 @@ class Columns:
 
     Attributes:
         item: what was judged: the clip's file name with or without its suffix, or any name of a text.
-        label: the choice.
+        label: the choice; of a table with a column for each rater or each label, those columns with commas between, or
+            all that have no other part where empty.
         rater: who chose. Several choices of one rater share that rater's one vote; without it, each line is a vote.
         speaker: who speaks or writes; the split then keeps each speaker on one side.
         text: the text that was judged, or the clip's transcript.
@@ -74,66 +68,359 @@ class Columns:
     split: str | None = None
 
 
-Rating = tuple[str, Mapping[str, str]]  # where it stands, and its values by column
+@dataclass(frozen=True)
+class Region:
+    """A part of a clip that was judged by itself: seconds, and the channel where it has one."""
+
+    clip: str
+    offset: float
+    duration: float
+    channel: int | None = None
+
+
+@dataclass(frozen=True)
+class Rating:
+    """What one rater said of one item, and where it stands.
+
+    Attributes:
+        choices: labels; several where the rater chose several.
+        rater: who; of nobody known, where it stands; empty in a table of counts.
+        count: how many raters said so, there.
+        region: of the clip, if not all of it was judged.
+        fields: the item's speaker, text and split, as far as there are any.
+    """
+
+    where: str
+    item: str
+    choices: Sequence[str]
+    rater: str
+    count: float = 1.0
+    region: Region | None = None
+    fields: Mapping[str, str] = field(default_factory=dict)
 
 
 @dataclass
 class _Item:
-    """What the lines of one item say."""
+    """What was said of one item."""
 
     choices: dict[str, set[str]]  # of each rater
-    fields: dict[str, str]  # speaker, text, split
+    fields: Mapping[str, str]
+    region: Region | None = None
+    counts: dict[str, float] = field(default_factory=dict)  # of a table of counts
+
+    def votes(self) -> dict[str, float]:
+        votes: dict[str, float] = defaultdict(float)
+        for chosen in self.choices.values():
+            for label in chosen:
+                votes[label] += 1 / len(chosen)
+        for label, count in self.counts.items():
+            votes[label] += count
+        return dict(votes)
+
+
+# Reading a table --------------------------------------------------------------------------------------------------------
+
+
+def table_ratings(
+    path: Path,
+    columns: Columns,
+    left_out: Counter[str],
+    layout: str | None = None,
+    separator: str | None = None,
+    note: Note = no_note,
+) -> Iterator[Rating]:
+    """Ratings of a table.
+
+    Args:
+        path: CSV or Excel.
+        columns: what they are called.
+        left_out: counts what is no rating, by reason.
+        layout: long, a line for each rating; wide, a column for each rater; counts, a column for each label, with how many
+            chose it. Guessed, and told, where None.
+        separator: of several choices in one cell.
+        note: told what was recognised.
+
+    Raises:
+        UserError: a column is missing, a line cannot be read, or the layout cannot be told; the message names it.
+    """
+    records = list(csv_records(path, note))
+    if not records:
+        raise UserError(f"{path}: has no line below the header")
+    there = list(records[0][1])
+    columns = _named(columns)
+    roles = [name for kind, name in vars(columns).items() if name and kind != "label"]
+    check_columns(path, roles, there)
+    others = columns.label.split(",") if columns.label and columns.label not in there else []
+    others = [plain_label(name) for name in others] or [name for name in there if name and name not in roles]
+    layout = layout or _guess_layout(path, columns, records, others, note)
+    if layout not in LAYOUTS:
+        raise not_one_of("--layout", layout, LAYOUTS)
+    if layout == "long" and not columns.label:
+        raise UserError(f"{path}: name the column of the choice with --label: {', '.join(others)}")
+    chosen = [columns.label] if columns.label in there else others
+    check_columns(path, chosen, there)
+    records = [record for record in records if not _rejected(record[1], left_out)]
+    if layout == "counts":
+        _check_counts(path, records, chosen, note)
+    yield from _ratings(records, columns, layout, chosen, separator)
+
+
+def _named(columns: Columns) -> Columns:
+    """Columns as a table's header is read."""
+    return Columns(**{kind: plain_label(name) if name else name for kind, name in vars(columns).items()})
+
+
+def _rejected(record: Mapping[str, str], left_out: Counter[str]) -> bool:
+    status = next((value for name, value in record.items() if name.lower() == _REJECTED), "")
+    left_out["assignments that were rejected"] += status.strip().lower() == "rejected"
+    return status.strip().lower() == "rejected"
+
+
+def _ratings(
+    records: Iterable[Record], columns: Columns, layout: str, chosen: Sequence[str], separator: str | None
+) -> Iterator[Rating]:
+    for where, record in records:
+        name = plain_text(record[columns.item])
+        if not name:
+            raise UserError(f"{where}: {columns.item} is empty")
+        fields = {
+            kind: plain_text(record[key]) for kind in ("speaker", "text", "split") if (key := getattr(columns, kind))
+        }
+        if layout == "long":
+            rater = plain_label(record[columns.rater]) if columns.rater else where
+            if not rater:
+                raise UserError(
+                    f"{where}: {columns.rater} is empty; ratings of nobody known would count as one person's"
+                )
+            choices = choices_of(record[columns.label], separator)
+            if not choices:
+                raise UserError(f"{where}: {columns.label} is empty")
+            yield Rating(where, name, choices, rater, fields=fields)
+        for column in chosen if layout != "long" else ():
+            if layout == "wide" and (choices := choices_of(record[column], separator)):
+                yield Rating(where, name, choices, column, fields=fields)
+            elif layout == "counts" and (count := float(record[column].strip() or 0)):
+                yield Rating(where, name, (column,), "", count, fields=fields)
+
+
+def choices_of(cell: Any, separator: str | None = None) -> list[str]:
+    """Labels that a cell names: one; several where a separator is given, or where it is JSON, as tools write it.
+
+    >>> choices_of(" sad "), choices_of("sad, calm", ","), choices_of('{"choices": ["sad", "calm"]}')
+    (['sad'], ['sad', 'calm'], ['sad', 'calm'])
+    """
+    if isinstance(cell, str) and cell.strip()[:1] in ("[", "{"):
+        with contextlib.suppress(ValueError):  # a label may begin so, too
+            cell = json.loads(cell)
+    if isinstance(cell, Mapping):
+        if "choices" in cell:
+            return choices_of(cell["choices"], separator)
+        if cell and all(isinstance(value, bool) for value in cell.values()):  # Mechanical Turk's boxes
+            return [plain_label(name) for name, ticked in cell.items() if ticked]
+        if len(cell) == 1:
+            return choices_of(next(iter(cell.values())), separator)
+        raise UserError(
+            f"a choice as {json.dumps(cell, ensure_ascii=False)[:80]}; a label, or a list of them, is needed"
+        )
+    if isinstance(cell, (list, tuple)):
+        return [label for one in cell for label in choices_of(one, separator)]
+    if cell is None or isinstance(cell, bool):
+        return []
+    parts = str(cell).split(separator) if separator else [str(cell)]
+    return [label for part in parts if (label := plain_label(part))]
+
+
+def _guess_layout(path: Path, columns: Columns, records: Sequence[Record], others: Sequence[str], note: Note) -> str:
+    """The layout, by which columns hold numbers."""
+    numeric = [name for name in others if all(_is_count(record.get(name, "")) for _, record in records)]
+    numeric = [name for name in numeric if any(record.get(name, "").strip() for _, record in records)]
+    raters = [name for name in others if _RATER.fullmatch(name)]
+    if columns.label and columns.label in records[0][1]:
+        beside = [name for name in numeric if name not in (columns.label, columns.rater)]
+        label_names = [name for name in beside if not _RATER.fullmatch(name)]
+        if columns.label in numeric and label_names and not columns.rater and not columns.label.isdigit():
+            shown = ", ".join([columns.label, *label_names][:6])
+            raise UserError(
+                f"{path}: {shown} all hold numbers, as a table of counts does: say --layout counts, or --layout long if "
+                f"{columns.label} holds labels that are numbers"
+            )
+        return "long"
+    if not columns.label and len(others) < 2:
+        return "long"
+    if numeric and len(numeric) == len(others) and len(raters) < len(others):
+        found = "counts"
+    elif not numeric or len(raters) == len(others):
+        found = "wide"
+    else:
+        raise UserError(
+            f"{path}: name the column of the choice with --label, or say --layout wide (a column for each rater) or counts "
+            f"(for each label), with the columns: --label {','.join(others[:3])}"
+        )
+    what = "each rater" if found == "wide" else "each label, with how many chose it"
+    note(f"{path}: read as --layout {found}, a column for {what}: {', '.join(others)}")
+    return found
+
+
+def _is_count(value: str) -> bool:
+    try:
+        return not value.strip() or 0 <= float(value) < 1e9
+    except ValueError:
+        return False
+
+
+def _check_counts(path: Path, records: Sequence[Record], chosen: Sequence[str], note: Note) -> None:
+    totals = []
+    for where, record in records:
+        for column in chosen:
+            if not _is_count(record[column]):
+                raise UserError(f"{where}: {column} is {record[column]!r}; how many chose it is needed")
+        totals.append(sum(float(record[column].strip() or 0) for column in chosen))
+    if totals and all(abs(total - 1) < 0.02 for total in totals):
+        whole = all(float(record[column].strip() or 0).is_integer() for _, record in records for column in chosen)
+        if not whole:
+            raise UserError(
+                f"{path}: every line sums to 1: shares, and not counts; how many raters there were is needed too"
+            )
+    if totals and all(abs(total - 100) < 0.5 for total in totals):
+        note(f"{path}: every line sums to 100, and is taken for the counts of 100 raters")
+
+
+# What was said of each item -----------------------------------------------------------------------------------------------
 
 
 def gather(
-    ratings: Iterable[Rating], columns: Columns, left_out: Counter[str], leave_out: Collection[str] = ()
+    ratings: Iterable[Rating],
+    left_out: Counter[str],
+    leave_out: Collection[str] = (),
+    several: str = "refuse",
+    known: Collection[str] = (),
+    table: bool = True,
+    joined: bool = False,
+    note: Note = no_note,
 ) -> dict[str, _Item]:
     """Items in the order in which they first stand there.
 
     Args:
-        ratings: of a file of votes.
-        columns: by which their values are called.
+        ratings: of a table or an export.
         left_out: counts what is left out, by reason.
         leave_out: labels that are none.
+        several: what becomes of a rater who names several labels for one item: refuse; split, one vote shared evenly; or
+            leave-out.
+        known: labels of the task, where there is one: whatever they look like, they are meant.
+        table: whether labels were cells, which may be missing or hold several, and not the choices of a tool.
+        joined: whether a label may hold a comma and the like.
+        note: told what is spelt in several ways, and what looks like it.
 
     Raises:
-        UserError: a rating has no item or no label, or contradicts an earlier one; the message says where it stands.
+        UserError: ratings contradict each other, name several labels, or have missing values; the message says where.
     """
+    if several not in SEVERAL:
+        raise not_one_of("--several", several, SEVERAL)
     items: dict[str, _Item] = {}
-    ignored = {label.lower() for label in leave_out}
-    for where, record in ratings:
-        name, label = record[columns.item].strip(), record[columns.label].strip()
-        if not name or not label:
-            raise UserError(f"{where}: {columns.label if name else columns.item} is empty")
-        item = items.setdefault(name, _Item(defaultdict(set), {}))
-        for kind in ("speaker", "text", "split"):
-            column = getattr(columns, kind)
-            if column and item.fields.setdefault(kind, record[column].strip()) != record[column].strip():
-                raise UserError(f"{where}: {column} of {name} is {record[column]!r}, and {item.fields[kind]!r} before")
-        rater = record[columns.rater].strip() if columns.rater else where
-        if not rater:
-            raise UserError(f"{where}: {columns.rater} is empty; ratings of nobody known would count as one person's")
-        if label.lower() in ignored:
-            left_out[f"ratings as {label}"] += 1
-        elif label in item.choices[rater]:
-            left_out["ratings that stand there twice"] += 1
-        else:
-            item.choices[rater].add(label)
+    ignored = {plain_label(label).lower() for label in leave_out}
+    meant = {plain_label(label).lower() for label in known}
+    said: Counter[str] = Counter()
+    first: dict[tuple[str, str], str] = {}
+    for rating in ratings:
+        item = items.setdefault(rating.item, _Item(defaultdict(set), rating.fields, rating.region))
+        for kind, value in rating.fields.items():
+            before = item.fields.get(kind, value)
+            if plain_label(before) != plain_label(value):
+                raise UserError(f"{rating.where}: {kind} of {rating.item} is {value!r}, and {before!r} before")
+        for label in rating.choices:
+            if label.lower() in ignored:
+                left_out[f"ratings as {label}"] += round(rating.count)
+                continue
+            said[label] += round(rating.count) or 1
+            first.setdefault((rating.item, rating.rater), rating.where)
+            if not rating.rater:
+                if label in item.counts:
+                    raise UserError(f"{rating.where}: {rating.item} stands there twice; one line of counts is needed")
+                item.counts[label] = rating.count
+            elif label in item.choices[rating.rater]:
+                left_out["ratings that stand there twice"] += 1
+            else:
+                item.choices[rating.rater].add(label)
+    if table:
+        _check_missing(said, meant)
+    if table and not joined:
+        _check_separators(said, meant)
+    _check_several(items, several, first, left_out, note)
+    _tell_look_alikes(said, meant, note)
     return items
 
 
-def csv_ratings(path: Path, columns: Columns) -> Iterator[Rating]:
-    """Ratings of a CSV file with a line for each.
+def _check_missing(said: Mapping[str, int], meant: Collection[str]) -> None:
+    missing = [label for label in said if label.lower() in MISSING and label.lower() not in meant]
+    if missing:
+        shown = ", ".join(f"{said[label]} ratings say {label!r}" for label in missing)
+        raise UserError(
+            f"{shown}, which reads like a missing value: --leave-out {missing[0]!r} leaves them out; if it is a label, name a "
+            "task that has it with --task"
+        )
 
-    Raises:
-        UserError: a column is missing, or a line cannot be read; the message names it.
-    """
-    wanted = [name for name in vars(columns).values() if name]
-    for where, record in csv_records(path):
-        for column in wanted:
-            if column not in record:
-                raise UserError(f"{path}: has no column {column!r}, but {', '.join(record)}")
-        yield where, record
+
+def _check_separators(said: Mapping[str, int], meant: Collection[str]) -> None:
+    lower = {label.lower() for label in said}
+    for separator in SEPARATORS:
+        joined = [label for label in said if separator in label and label.lower() not in meant]
+        if separator == "/":  # as in "anger/frustration"
+            joined = [label for label in joined if {part.strip() for part in label.lower().split("/")} <= lower]
+        if joined:
+            count = sum(said[label] for label in joined)
+            raise UserError(
+                f"{count} ratings hold {separator!r}, such as {joined[0]!r}: --choices-separator {separator!r} reads them as "
+                "several labels, --choices-separator '' as one"
+            )
+
+
+def _check_several(
+    items: Mapping[str, _Item], several: str, first: Mapping[tuple[str, str], str], left_out: Counter[str], note: Note
+) -> None:
+    found = [
+        (name, rater, chosen)
+        for name, item in items.items()
+        for rater, chosen in item.choices.items()
+        if len(chosen) > 1
+    ]
+    if not found:
+        return
+    name, rater, chosen = found[0]
+    shown = f"{first[name, rater]} ({', '.join(sorted(chosen))})"
+    if several == "refuse":
+        raise UserError(
+            f"{len(found)} times a rater names several labels for one item, first at {shown}: --several split shares the vote "
+            "among them, --several leave-out leaves it out"
+        )
+    if several == "leave-out":
+        left_out["votes for several labels at once"] += len(found)
+        for name, rater, _ in found:
+            del items[name].choices[rater]
+    else:
+        note(f"{len(found)} votes are shared among several labels, first at {shown}")
+
+
+def _tell_look_alikes(said: Mapping[str, int], meant: Collection[str], note: Note) -> None:
+    """Labels that differ in capitals, and are one; and those one edit apart, which are two."""
+    spelt: dict[str, list[str]] = defaultdict(list)
+    for label in said:
+        spelt[label.lower()].append(label)
+    for forms in spelt.values():
+        if len(forms) > 1:
+            forms = sorted(forms, key=lambda form: -said[form])
+            shown = ", ".join(f"{form!r} ({said[form]})" for form in forms)
+            note(f"labels that differ in capitals alone are one: {shown}")
+    totals = {form: sum(said[label] for label in forms) for form, forms in spelt.items()}
+    words = sorted(totals)
+    for at, one in enumerate(words):
+        for two in words[at + 1 :]:
+            if {one, two} <= set(meant) or max(len(one), len(two)) < 4 or one.isdigit() or two.isdigit():
+                continue
+            if one_edit_apart(one, two) or re.sub(r"\W|_", "", one) == re.sub(r"\W|_", "", two):
+                note(f"labels {one!r} ({totals[one]}) and {two!r} ({totals[two]}) look alike, and count as two")
+
+
+# Rows of a corpus ----------------------------------------------------------------------------------------------------------
 
 
 def task_of(name: str, items: Mapping[str, _Item], modality: str) -> Task:
@@ -141,7 +428,10 @@ def task_of(name: str, items: Mapping[str, _Item], modality: str) -> Task:
 
     Labels that differ in capital letters alone are one, as it is written most often.
     """
-    chosen = Counter(label for item in items.values() for labels in item.choices.values() for label in labels)
+    chosen: Counter[str] = Counter()
+    for item in items.values():
+        for label, mass in item.votes().items():
+            chosen[label] += 1 if mass < 1 else round(mass)
     labels = sorted({label.lower(): label for label, _ in reversed(chosen.most_common())}.values())
     if len(labels) < 2:
         raise UserError(f"all ratings say {labels[0]!r}; two labels or more are needed" if labels else "no ratings")
@@ -164,7 +454,14 @@ def write_task(path: Path, task: Task) -> None:
 
 
 def prepare(
-    items: Mapping[str, _Item], left_out: Counter[str], task: Task, clips: Path | None, seed: int, caveat: str
+    items: Mapping[str, _Item],
+    left_out: Counter[str],
+    task: Task,
+    clips: Path | None,
+    seed: int,
+    caveat: str,
+    channel: int | None = None,
+    note: Note = no_note,
 ) -> Prepared:
     """Rows of a task from what was read.
 
@@ -172,303 +469,70 @@ def prepare(
         items, left_out: of `gather`.
         task: whose labels, or label words, the choices are; capital letters do not matter.
         clips: folder of the sound, with or without folders in it.
-        seed: of the split, where the file has none.
+        seed: of the split, where the file has none. Items with equal sound or equal text stay on one side.
         caveat: to print beside every result.
+        channel: of the sound, for all items that name none.
+        note: told how clips were found, and which items are the same.
 
     Raises:
         UserError: a choice is no label of the task, a split has an unknown name, or two clips have an item's name.
     """
-    known = {label.word.lower(): label.name for label in task.labels}
-    known |= {label.name.lower(): label.name for label in task.labels}  # which count for more than another label's word
-    found = _clips(clips, items) if clips is not None else {}
+    known = {plain_label(label.word).lower(): label.name for label in task.labels}
+    known |= {plain_label(label.name).lower(): label.name for label in task.labels}  # more than another label's word
+    found: dict[str, Path] = {}
+    missing: dict[str, str] = {}  # reasons
+    if clips is not None:
+        wanted = dict.fromkeys(_clip_name(name, item) for name, item in items.items())
+        found, missing = find_sound_files(clips, list(wanted), note)
     durations = dict(zip(found, sound_durations(list(found.values())), strict=True))
-    field = (*task.text_fields(), "text")[0]
+    field_name = (*task.text_fields(), "text")[0]
     rows: list[Row] = []
     left_out = Counter(left_out)
+    examples: dict[str, list[str]] = defaultdict(list)
+
+    def leave(name: str, reason: str) -> None:
+        left_out[reason] += 1
+        examples[reason].append(name)
+
     for name, item in items.items():
-        if clips is not None and name not in found:
-            left_out["items without a sound file"] += 1
+        clip = _clip_name(name, item)
+        if clips is not None and clip not in found:
+            leave(name, missing[clip])
             continue
         votes: dict[str, float] = defaultdict(float)
-        for rater, chosen in item.choices.items():
-            for label in chosen:
-                if label.lower() not in known:
-                    raise UserError(
-                        f"{name}: {rater} chose {label!r}, which is no label of task {task.name} "
-                        f"({', '.join(task.label_names)}); --leave-out {label!r} leaves such ratings out"
-                    )
-                votes[known[label.lower()]] += 1 / len(chosen)
+        for label, mass in item.votes().items():
+            if label.lower() not in known:
+                rater = next((who for who, chosen in item.choices.items() if label in chosen), "somebody")
+                raise UserError(
+                    f"{name}: {rater} chose {label!r}, which is no label of task {task.name} "
+                    f"({', '.join(task.label_names)}); --leave-out {label!r} leaves such ratings out"
+                )
+            votes[known[label.lower()]] += mass
         if not votes:
-            left_out["items without a rating"] += 1
+            leave(name, "items without a rating")
             continue
         split = item.fields.get("split", "train")
         if split.lower() not in SPLITS:
             raise UserError(f"{name}: no split is called {split!r}; use train, dev or test")
         audio = None
         if clips is not None:
-            audio = Audio(found[name].relative_to(clips).as_posix(), 0.0, durations[name])
-        text = {field: item.fields["text"]} if item.fields.get("text") else {}
+            path = found[clip].relative_to(clips).as_posix()
+            audio = Audio(path, 0.0, durations[clip], channel)
+            if item.region is not None:
+                own = channel if item.region.channel is None else item.region.channel
+                audio = Audio(path, item.region.offset, item.region.duration, own)
+        text = {field_name: item.fields["text"]} if item.fields.get("text") else {}
         if audio is None and not text and "text" in item.fields:
-            left_out["items without a text"] += 1
+            leave(name, "items without a text")
             continue
         speaker = item.fields.get("speaker") or None
         rows.append(Row(name, task.name, SPLITS[split.lower()], speaker, audio, text, dict(votes)))
     if rows and not any("split" in item.fields for item in items.values()):
-        split_of = split_by_group([row.speaker or row.id for row in rows], SHARES, seed)
-        rows = [replace(row, split=split_of[row.speaker or row.id]) for row in rows]
-    return Prepared(rows, left_out, caveat, "your own")
+        groups = twin_groups(rows, clips, note)
+        split_of = split_by_group(groups, SHARES, seed)
+        rows = [replace(row, split=split_of[group]) for row, group in zip(rows, groups, strict=True)]
+    return Prepared(rows, left_out, caveat, "your own", dict(examples))
 
 
-def _clips(folder: Path, names: Collection[str]) -> dict[str, Path]:
-    """The sound file of each item that has one: by its path below `folder`, by its file's name, or by that without suffix."""
-    by_name: dict[str, set[Path]] = defaultdict(set)
-    for path in sorted(folder.rglob("*")):
-        if path.suffix.lower() in SUFFIXES and path.is_file():
-            for name in (path.relative_to(folder).as_posix(), path.name, path.stem):
-                by_name[name].add(path)
-    root = folder.resolve()
-    for name in names:
-        for path in by_name.get(name, ()):
-            if not path.resolve().is_relative_to(root):
-                raise UserError(f"{path}: leads out of {folder}; name a folder that holds what it links to")
-    owner: dict[Path, str] = {}
-    for name in names:
-        if len(by_name.get(name, ())) > 1:
-            one, two, *_ = sorted(path.relative_to(folder).as_posix() for path in by_name[name])
-            raise UserError(f"{name}: both {one} and {two} have that name; write the path below {folder}")
-        for path in by_name.get(name, ()):
-            if owner.setdefault(path, name) != name:
-                raise UserError(f"{owner[path]} and {name} are one clip, {path.name}; call it the same in every line")
-    return {name: next(iter(by_name[name])) for name in names if name in by_name}
-
-
-FORMATS = ("csv", "label-studio", "potato")
-_UPLOADED = re.compile(r"^[0-9a-f]{8}-")  # what Label Studio puts before the name of a file that was uploaded
-_NO_CHOICE = (None, False, "", "false")  # how Potato writes a box that was cleared
-
-
-def ratings(path: Path, format: str, columns: Columns, items: Path | None, left_out: Counter[str]) -> Iterator[Rating]:
-    """Ratings out of a file or folder, in the order in which they stand there.
-
-    Args:
-        path: a CSV file; Label Studio's export; Potato's `annotation_output`.
-        format: csv, label-studio or potato.
-        columns: names in it. Of Label Studio, `label` is the control's name and `item`, `text`, `speaker` are keys of
-            `data`; of Potato, `label` is the scheme's name and the others are keys of `items`. What can only be one thing may
-            be empty.
-        items: of Potato, the data file with the texts or clips.
-        left_out: counts what is no rating, by reason.
-
-    Raises:
-        UserError: the file is not what `format` says, or a name must be given.
-    """
-    if format not in FORMATS:
-        raise not_one_of("--from", format, FORMATS)
-    if items is not None and format != "potato":
-        raise UserError("--items: of potato alone")
-    if format == "csv":
-        if not columns.item or not columns.label:
-            raise UserError(f"{path}: name the columns with --item and --label")
-        return csv_ratings(path, columns)
-    if format == "label-studio":
-        return _label_studio(path, columns, left_out)
-    return _potato(path, columns, items, left_out)
-
-
-def _label_studio(path: Path, columns: Columns, left_out: Counter[str]) -> Iterator[Rating]:
-    tasks = read_json(path)
-    if not isinstance(tasks, list) or not all(isinstance(task, dict) for task in tasks):
-        raise UserError(f"{path}: not an export of Label Studio: a list of tasks is needed (JSON or JSON-MIN)")
-    if not tasks:
-        raise UserError(f"{path}: holds no task")
-    small = not any("annotations" in task for task in tasks)
-    if small and not columns.label:
-        raise UserError(f"{path}: JSON-MIN: name the key of the choice with --label; there are {', '.join(tasks[0])}")
-    data = [task if small else task.get("data") or {} for task in tasks]
-    if not all(isinstance(fields, dict) for fields in data):
-        raise UserError(f"{path}: not an export of Label Studio: the `data` of each task must be an object")
-    item = columns.item or _sound_key(data)
-    if item is None and not columns.text:
-        raise UserError(
-            f"{path}: name the key of the clip with --item, or of the text with --text: {', '.join(data[0])}"
-        )
-    control = columns.label if small else columns.label or _only_control(path, tasks)
-    addresses: dict[str, str] = {}
-    for number, (task, fields) in enumerate(zip(tasks, data, strict=True), start=1):
-        where = f"{path}: task {task.get('id', number)}"
-        name = str(task.get("id", number))
-        if item is not None:
-            address = _value(fields, item, where)
-            name = _own_name(addresses, _file_name(address), address, where)
-        head = {kind: _value(fields, key, where) for kind, key in _more(columns)}
-        annotations = [task] if small else task.get("annotations") or []
-        if not annotations:
-            left_out["tasks without an annotation"] += 1
-        for order, annotation in enumerate(annotations, start=1):
-            known = annotation.get("annotator") if small else _rater(annotation.get("completed_by"))
-            rater = str(order if known is None else known)
-            if annotation.get("was_cancelled"):
-                left_out["annotations that were skipped"] += 1
-                continue
-            chosen = _choices(annotation.get(control)) if small else _results(annotation, control)
-            if not chosen:
-                left_out["annotations without a choice"] += 1
-            for label in chosen:
-                yield where, {"item": name, "label": label, "rater": rater, **head}
-
-
-def _sound_key(data: list[Mapping[str, Any]]) -> str | None:
-    """The first key whose values all are names of sound files."""
-    for key in data[0]:
-        if all(str(fields.get(key, "")).split("?d=")[-1].lower().endswith(SUFFIXES) for fields in data):
-            return key
-    return None
-
-
-def _only_control(path: Path, tasks: list[dict[str, Any]]) -> str:
-    found = {
-        result["from_name"]
-        for task in tasks
-        for annotation in task.get("annotations") or []
-        for result in annotation.get("result") or []
-        if result.get("type") == "choices"
-    }
-    if len(found) != 1:
-        raise UserError(
-            f"{path}: name the control with --label: {', '.join(sorted(found)) or 'there is none of choices'}"
-        )
-    return str(found.pop())
-
-
-def _results(annotation: Mapping[str, Any], control: str) -> list[str]:
-    return [
-        str(choice)
-        for result in annotation.get("result") or []
-        if result.get("from_name") == control and result.get("type") == "choices"
-        for choice in result.get("value", {}).get("choices", [])
-    ]
-
-
-def _choices(value: Any) -> list[str]:
-    """Of JSON-MIN: one choice as it is, several under `choices`."""
-    chosen = value.get("choices", []) if isinstance(value, dict) else [value]
-    return [str(choice) for choice in chosen if choice not in (None, "")]
-
-
-def _rater(value: Any) -> Any:
-    return value.get("email") or value.get("id") if isinstance(value, dict) else value
-
-
-def _file_name(address: str) -> str:
-    """A clip's path below its folder, or its name, from the address by which Label Studio serves it.
-
-    >>> _file_name("/data/upload/3/0a1b2c3d-clip%2001.wav"), _file_name("/data/local-files/?d=speech/clip.wav")
-    ('clip 01.wav', 'speech/clip.wav')
-    """
-    parts = urlsplit(address)
-    if local := parse_qs(parts.query).get("d"):
-        return local[0].lstrip("/")
-    name = PurePosixPath(unquote(parts.path)).name
-    return _UPLOADED.sub("", name) if "/data/upload/" in address else name
-
-
-def _own_name(names: dict[str, str], name: str, address: str, where: str) -> str:
-    """The name, which is that of the clip at an address alone; `names` remembers whose each is.
-
-    Raises:
-        UserError: a clip at another address has the same name, so that their votes would be taken together.
-    """
-    if names.setdefault(name, address) != address:
-        raise UserError(f"{where}: {address} and {names[name]} would both be {name}; give the files names of their own")
-    return name
-
-
-def _potato(path: Path, columns: Columns, items: Path | None, left_out: Counter[str]) -> Iterator[Rating]:
-    states = sorted(path.glob("*/user_state.json"))
-    if not states:
-        raise UserError(f"{path}: holds no */user_state.json; name Potato's annotation_output")
-    answers = [(read_json(state), state) for state in states]
-    found = {
-        schema
-        for state, _ in answers
-        for pairs in state.get("instance_id_to_label_to_value", {}).values()
-        for schema, _, _ in _pairs(pairs)
-    }
-    if not columns.label and len(found) != 1:
-        raise UserError(f"{path}: name the scheme with --label: {', '.join(sorted(found)) or 'nothing was answered'}")
-    if columns.label and columns.label not in found:
-        raise UserError(f"{path}: no scheme {columns.label!r} was answered, but {', '.join(sorted(found))}")
-    scheme = columns.label or found.pop()
-    data = _potato_items(items) if items is not None else {}
-    if not items and (columns.item or columns.text or columns.speaker or columns.split):
-        raise UserError("--items: name the data file that was annotated, whose keys --item, --text and --speaker are")
-    addresses: dict[str, str] = {}
-    for state, source in answers:
-        for name, pairs in state.get("instance_id_to_label_to_value", {}).items():
-            where = f"{source}: {name}"
-            if items is not None and name not in data:
-                raise UserError(f"{where}: not in {items}")
-            fields = data.get(name, {})
-            item = name
-            if columns.item:
-                address = _value(fields, columns.item, where)
-                item = _own_name(addresses, PurePosixPath(address).name, address, where)
-            head = {kind: _value(fields, key, where) for kind, key in _more(columns)}
-            chosen = [label for schema, label, value in _pairs(pairs) if schema == scheme and value not in _NO_CHOICE]
-            if not chosen:
-                left_out["annotations without a choice"] += 1
-            for label in chosen:
-                yield (
-                    where,
-                    {"item": item, "label": label, "rater": str(state.get("user_id", source.parent.name)), **head},
-                )
-
-
-def _pairs(answers: Any) -> Iterator[tuple[str, str, Any]]:
-    """(scheme, label, value) of an item's answers: pairs, or mappings as earlier versions wrote them."""
-    if isinstance(answers, dict):
-        for schema, values in answers.items():
-            for name, value in values.get("labels", values).items():
-                yield schema, str(name), value
-    else:
-        for label, value in answers:
-            yield label["schema"], str(label["name"]), value
-
-
-def _potato_items(path: Path) -> dict[str, Mapping[str, Any]]:
-    """Items by id, of JSON, JSON Lines or CSV."""
-    rows: list[Any]
-    if path.suffix == ".csv":
-        rows = [record for _, record in csv_records(path)]
-    else:
-        try:
-            text = path.read_text(encoding="utf-8-sig")
-            lines = [text] if text.lstrip().startswith("[") else [line for line in text.split("\n") if line.strip()]
-            rows = [json.loads(line) for line in lines]
-        except (OSError, UnicodeDecodeError) as error:
-            raise UserError(f"{path}: cannot be read ({error})") from None
-        except json.JSONDecodeError as error:
-            raise UserError(f"{path}: not JSON ({error})") from None
-        rows = rows[0] if rows and isinstance(rows[0], list) else rows
-    if not all(isinstance(row, dict) and "id" in row for row in rows):
-        raise UserError(f"{path}: every item needs an `id`")
-    if twice := [name for name, count in Counter(str(row["id"]) for row in rows).items() if count > 1]:
-        raise UserError(f"{path}: id {twice[0]!r} stands there twice")
-    return {str(row["id"]): row for row in rows}
-
-
-def _more(columns: Columns) -> list[tuple[str, str]]:
-    """Kinds and keys of what an item has besides its name."""
-    return [(kind, key) for kind in ("speaker", "text", "split") if (key := getattr(columns, kind))]
-
-
-def _value(fields: Mapping[str, Any], key: str, where: str) -> str:
-    if fields.get(key) is None:
-        raise UserError(f"{where}: has no {key!r}, but {', '.join(fields) or 'nothing'}")
-    return str(fields[key])
-
-
-def export_columns(columns: Columns) -> Columns:
-    """Columns of the records that Label Studio's and Potato's ratings come as."""
-    named = {kind: kind for kind, _ in _more(columns)}
-    return replace(Columns("item", "label", "rater"), **named)
+def _clip_name(name: str, item: _Item) -> str:
+    return name if item.region is None else item.region.clip

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import hashlib
 import random
-from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections import Counter, defaultdict
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
 
+from shala_audio.corpora.tables import plain_label
 from shala_audio.errors import UserError
 from shala_audio.manifest import Row
 
@@ -75,6 +78,88 @@ def fold_split(
     rest = [group for group in groups if folds[group] != str(fold)]
     assigned = split_by_group(rest, {"train": 1 - dev_share, "dev": dev_share}, seed, strata)
     return {group: assigned.get(group, "test") for group in groups}
+
+
+def twins(rows: Sequence[Row], root: str | Path | None) -> list[list[int]]:
+    """Rows that are the same to a model: of one sound file, of files with equal bytes, or, without sound, with equal text.
+
+    Args:
+        rows: of any splits.
+        root: that sound lies in; None where files are not to be read.
+
+    Returns:
+        Indices of the rows of each set of two or more.
+    """
+    sets: dict[str, list[int]] = defaultdict(list)
+    size: dict[str, int] = {}
+    for row in rows:
+        if row.audio is not None and root is not None and row.audio.path not in size:
+            try:
+                size[row.audio.path] = (Path(root) / row.audio.path).stat().st_size
+            except OSError:
+                size[row.audio.path] = -1
+    alike = Counter(size.values())
+    digests = {
+        path: _digest(Path(root or ".") / path) for path, bytes in size.items() if alike[bytes] > 1 and bytes >= 0
+    }
+    for index, row in enumerate(rows):
+        if row.audio is not None:
+            sets[f"sound {digests.get(row.audio.path, row.audio.path)}"].append(index)
+        else:
+            text = "\n".join(f"{name}={plain_label(value).casefold()}" for name, value in sorted(row.text.items()))
+            sets[f"text {text}"].append(index)
+    return [members for members in sets.values() if len(members) > 1]
+
+
+def _digest(path: Path) -> str:
+    try:
+        with open(path, "rb") as file:
+            return hashlib.file_digest(file, "sha256").hexdigest()
+    except OSError:
+        return str(path)
+
+
+def twin_groups(rows: Sequence[Row], root: str | Path | None, note: Callable[[str], None]) -> list[str]:
+    """The group of each row, which a split must keep on one side: its speaker, or else itself; with those of its twins.
+
+    Args:
+        rows, root: as of `twins`.
+        note: told of twins, with an example.
+    """
+    groups = [row.speaker or row.id for row in rows]
+    leader = {group: group for group in groups}
+
+    def find(group: str) -> str:
+        while leader[group] != group:
+            group = leader[group]
+        return group
+
+    found = twins(rows, root)
+    for members in found:
+        first = min(find(groups[member]) for member in members)
+        for member in members:
+            leader[find(groups[member])] = first
+    if different := [members for members in found if len({_file(rows[member]) for member in members}) > 1]:
+        one, two, *_ = (rows[member].id for member in different[0])
+        what = "sound" if rows[different[0][0]].audio is not None else "text"
+        count = sum(len(members) for members in different)
+        note(f"{count} items share their {what} with others, such as {one} and {two}; those stay in one split")
+    return [find(group) for group in groups]
+
+
+def _file(row: Row) -> str:
+    return row.audio.path if row.audio is not None else row.id
+
+
+def crossing_twins(rows: Sequence[Row], root: str | Path | None) -> list[tuple[Row, Row]]:
+    """Pairs of rows that are the same to a model and stand in different splits; of each set of twins the first such pair."""
+    pairs = []
+    for members in twins(rows, root):
+        first = rows[members[0]]
+        other = next((rows[member] for member in members if rows[member].split != first.split), None)
+        if other is not None:
+            pairs.append((first, other))
+    return pairs
 
 
 def check_speakers(rows: Sequence[Row]) -> None:

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import numpy as np
 
-from shala_audio.corpora.ratings import csv_records
+from shala_audio.corpora.tables import csv_records
 from shala_audio.distribution import Floats, LabelDistribution
 from shala_audio.errors import UserError
 from shala_audio.io import atomic_write, readable

@@ -7,8 +7,9 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
+from shala_audio.audio.clips import Clip
 from shala_audio.distribution import LabelDistribution
-from shala_audio.inference.predictor import Clip, Predictor, as_pair
+from shala_audio.inference.predictor import Predictor, as_pair
 from shala_audio.inference.windows import Moment
 from shala_audio.manifest import Row
 
@@ -52,17 +53,17 @@ class DefaultModel(Predictor):
             if members := [row for row in rows if (row.audio is not None) == has_sound]:
                 yield from getattr(self, predictor).predict_batches(members, *arguments, **options)
 
-    def predict_batch(self, inputs: Iterable[Any]) -> list[LabelDistribution]:
+    def predict_batch(self, inputs: Iterable[Any], channel: int | None = None) -> list[LabelDistribution]:
         """As `Predictor.predict_batch`; clips and texts may stand side by side."""
         pairs = [as_pair(item) for item in inputs]
         found: dict[int, LabelDistribution] = {}
         for predictor, has_sound in (("sound", True), ("text", False)):
             chosen = [index for index, (clip, _) in enumerate(pairs) if (clip is not None) == has_sound]
             if chosen:
-                answers = getattr(self, predictor).predict_batch([pairs[index] for index in chosen])
+                answers = getattr(self, predictor).predict_batch([pairs[index] for index in chosen], channel)
                 found |= dict(zip(chosen, answers, strict=True))
         return [found[index] for index in range(len(pairs))]
 
-    def timeline(self, clip: Clip, window: float = 4.0, hop: float = 2.0) -> list[Moment]:
+    def timeline(self, clip: Clip, window: float = 4.0, hop: float = 2.0, channel: int | None = None) -> list[Moment]:
         """As `Predictor.timeline`."""
-        return self.sound.timeline(clip, window, hop)
+        return self.sound.timeline(clip, window, hop, channel)

@@ -22,8 +22,10 @@ from torch import Tensor
 from transformers import ByT5Tokenizer, PreTrainedModel, SequenceFeatureExtractor
 from transformers.configuration_utils import PreTrainedConfig
 from transformers.modeling_outputs import SequenceClassifierOutput
+from transformers.pipelines.audio_classification import AudioClassificationPipeline
 
-from shala_audio.audio.io import SAMPLE_RATE
+from shala_audio.audio.clips import is_array, samples_of
+from shala_audio.audio.io import SAMPLE_RATE, scale
 from shala_audio.io import atomic_write
 from shala_audio.models.folder import MODEL_TYPE, TRAINED
 
@@ -68,10 +70,20 @@ class SoundExtractor(SequenceFeatureExtractor):
         if sampling_rate not in (None, self.sampling_rate):
             raise ValueError(f"sound at {sampling_rate} Hz: resample it to {self.sampling_rate} Hz first")
         one = isinstance(clips, np.ndarray) and clips.ndim == 1
-        values = [np.asarray(clip, dtype=np.float32) for clip in ([clips] if one else clips)]
+        values = [scale(np.asarray(clip)) for clip in ([clips] if one else clips)]
         return self.pad(
             {"input_values": values}, padding=True, return_attention_mask=True, return_tensors=return_tensors
         )
+
+
+class SoundPipeline(AudioClassificationPipeline):
+    """transformers' pipeline; of our models it takes every form of a clip that `predict` takes, and reads it in the same way."""
+
+    def preprocess(self, inputs: Any, **options: Any) -> Any:
+        if not isinstance(self.feature_extractor, SoundExtractor):
+            return super().preprocess(inputs, **options)
+        clip = (inputs, SAMPLE_RATE) if is_array(inputs) else inputs
+        return self.feature_extractor(samples_of(clip), sampling_rate=SAMPLE_RATE, return_tensors="pt")
 
 
 class DistributionModel(PreTrainedModel):
@@ -178,6 +190,7 @@ def register() -> None:
     from transformers.models.auto.configuration_auto import AutoConfig
     from transformers.models.auto.feature_extraction_auto import AutoFeatureExtractor
     from transformers.models.auto.tokenization_auto import AutoTokenizer
+    from transformers.pipelines import SUPPORTED_TASKS
 
     AutoConfig.register(MODEL_TYPE, DistributionConfig, exist_ok=True)
     for auto in (
@@ -191,3 +204,4 @@ def register() -> None:
     modeling_auto.MODEL_FOR_SEQUENCE_CLASSIFICATION_MAPPING_NAMES[MODEL_TYPE] = DistributionModel.__name__
     AutoFeatureExtractor.register(DistributionConfig, SoundExtractor, exist_ok=True)
     AutoTokenizer.register(DistributionConfig, ByT5Tokenizer, exist_ok=True)
+    SUPPORTED_TASKS["audio-classification"]["impl"] = SoundPipeline  # as it was, for the models of others

@@ -2,28 +2,21 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable, Container, Iterable, Iterator, Mapping, Sequence, Sized
 from itertools import islice
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
 from tqdm import tqdm
 
+from shala_audio.audio.clips import Clip, is_recording, samples_of
 from shala_audio.audio.encoders import AudioEncoder, load_encoder
 from shala_audio.audio.features import FeatureStore
-from shala_audio.audio.io import (
-    SAMPLE_RATE,
-    Samples,
-    frame_levels,
-    read_row_audio,
-    read_sound,
-    to_mono_16k,
-    trim_silence,
-    voiced_share,
-)
+from shala_audio.audio.io import SAMPLE_RATE, Samples, frame_levels, read_row_audio, trim_silence, voiced_share
 from shala_audio.devices import accelerator_computes_bf16, default_device
 from shala_audio.distribution import LabelDistribution
 from shala_audio.errors import UserError, not_one_of
@@ -40,7 +33,8 @@ from shala_audio.models.readouts.label_token import LabelTree, label_states
 from shala_audio.models.speech_lm import SpeechLM
 from shala_audio.task import Task
 
-Clip = str | Path | BinaryIO | tuple[np.ndarray, int]
+log = logging.getLogger(__name__)
+
 Text = str | Mapping[str, str]
 BATCHES_HELD = 64  # among whose rows those of similar length are put together
 NO_TREE = LabelTree([(0,), (1,)])  # of two words that part at once: nothing after the prompt is computed
@@ -117,33 +111,38 @@ class Predictor:
             raise UserError("only a model that was loaded from a folder can be put on the hub; save it first")
         return push(self.folder, repo_id, private)
 
-    def predict(self, clip: Clip | None = None, text: Text | None = None) -> LabelDistribution:
+    def predict(
+        self, clip: Clip | None = None, text: Text | None = None, channel: int | None = None
+    ) -> LabelDistribution:
         """The distribution of human judgement of one clip or text.
 
         Args:
-            clip: path, open binary file, or (samples, sampling rate). Sound longer than the encoder takes at once
-                (30 s) is cut into windows of that length, whose distributions are averaged.
+            clip: path, bytes, open binary file, (samples, sampling rate), or `datasets`' dict (`clips.samples_of` has all
+                forms). Sound longer than the encoder takes at once (30 s) is cut into windows of that length, whose
+                distributions are averaged.
             text: the text, or its fields by name where the task has several.
+            channel: of the sound, from 0; the mean of all where None.
 
         Raises:
             UserError: the input is missing, unreadable or not what the task takes.
         """
-        return self.predict_batch([(clip, text)])[0]
+        return self.predict_batch([(clip, text)], channel)[0]
 
-    def timeline(self, clip: Clip, window: float = 4.0, hop: float = 2.0) -> list[Moment]:
+    def timeline(self, clip: Clip, window: float = 4.0, hop: float = 2.0, channel: int | None = None) -> list[Moment]:
         """Distributions of windows over a long clip, which together cover all of it.
 
         Args:
             clip: as of `predict`.
             window: seconds of each, 0.025 to what the encoder takes at once (30).
             hop: seconds from one to the next, at most `window`.
+            channel: as of `predict`.
 
         Raises:
             UserError: as of `predict`, or a window or hop beyond these bounds.
         """
         if window > self.encoder.longest:
             raise UserError(f"window {window:g} s: {self.encoder.longest:g} s at most are encoded at once")
-        samples = samples_of(clip)
+        samples = samples_of(clip, channel, log.warning)
         bounds = window_bounds(len(samples), window, hop)
         loudest = float(frame_levels(samples).max())
         answers: list[LabelDistribution] = []
@@ -262,10 +261,16 @@ class Predictor:
             return (row.audio.duration if row.audio else None) or 0.0  # no sound at all is said where it is read
         return sum(map(len, row.text.values()))
 
-    def predict_batch(self, inputs: Iterable[Clip | tuple[Clip | None, Text | None]]) -> list[LabelDistribution]:
+    def predict_batch(
+        self, inputs: Iterable[Clip | tuple[Clip | None, Text | None]], channel: int | None = None
+    ) -> list[LabelDistribution]:
         """Distributions of several inputs: clips, or (clip, text) pairs with None for what is absent.
 
         They are gone through once, and the sound of one and a batch of windows are held.
+
+        Args:
+            inputs: clips as of `predict`.
+            channel: of all clips, as of `predict`.
 
         Raises:
             UserError: as of `predict`.
@@ -276,7 +281,7 @@ class Predictor:
         moments: list[list[Moment]] = []
         for index, item in enumerate(inputs):
             moments.append([])
-            for samples, fields, seconds in self.parts(*as_pair(item)):
+            for samples, fields, seconds in self.parts(*as_pair(item), channel):
                 parts.append((index, seconds))
                 waiting.append((samples, fields))
                 if len(waiting) == self.batch_size:
@@ -288,7 +293,9 @@ class Predictor:
             moments[index].append(Moment(0.0, seconds, answer))
         return [average(mine) for mine in moments]
 
-    def parts(self, clip: Clip | None, text: Text | None) -> Iterable[tuple[Samples | None, Mapping[str, str], float]]:
+    def parts(
+        self, clip: Clip | None, text: Text | None, channel: int | None = None
+    ) -> Iterable[tuple[Samples | None, Mapping[str, str], float]]:
         """Sound, text fields and seconds of an input; several of them where the clip is long."""
         if clip is None and self.task.has_audio:
             raise UserError(f"task {self.task.name} needs sound")
@@ -297,7 +304,7 @@ class Predictor:
         fields = named_fields(self.task, text)
         if clip is None:
             return [(None, fields, 1.0)]
-        samples = samples_of(clip)
+        samples = samples_of(clip, channel, log.warning)
         longest = self.encoder.longest
         bounds = window_bounds(len(samples), longest, longest)
         if len(bounds) == 1:
@@ -390,18 +397,15 @@ def _complain(error: UserError, row: Row, complain: Callable[[UserError], None] 
 
 
 def as_pair(item: Any) -> tuple[Clip | None, Text | None]:
-    """(clip, text) of an input, which may be a clip alone; (samples, rate) is a clip."""
-    if isinstance(item, tuple) and not isinstance(item[0], np.ndarray):
+    """(clip, text) of an input, which may be a clip alone; samples and their rate are a clip."""
+    if isinstance(item, tuple) and not is_recording(item):
+        if len(item) != 2:
+            raise UserError(f"a tuple of {len(item)}: give (clip, text), or (samples, sampling rate)")
         clip, text = item
+        if not isinstance(text, (str, Mapping, type(None))):
+            raise UserError(f"a text of type {type(text).__name__}: a string, or the text's fields by name, is needed")
         return clip, text
     return item, None
-
-
-def samples_of(clip: Clip) -> Samples:
-    """A clip's sound, mono at 16 kHz."""
-    if isinstance(clip, tuple):
-        return to_mono_16k(*clip)
-    return read_sound(clip)
 
 
 def named_fields(task: Task, text: Text | None) -> Mapping[str, str]:

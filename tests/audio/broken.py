@@ -51,7 +51,7 @@ NAN = np.where(np.arange(8000) == 4000, np.nan, voice()).astype(np.float32)
 # name: how it is made, and why it cannot be used
 BROKEN: dict[str, tuple[Maker, str]] = {
     "empty.wav": (lambda path: path.write_bytes(b"") and None, "the file is empty"),
-    "text.wav": (lambda path: path.write_text("not sound " * 50) and None, "cannot be read as sound"),
+    "text.wav": (lambda path: path.write_text("not sound " * 50) and None, "is text, not sound"),
     "length 0.wav": (wav_with_a_length_of_0, "the header says that there is no sound in it"),
     "no samples.wav": (write(np.zeros(0, np.float32)), "lasts 0.0 ms"),
     "cut.wav": (cut, "cut short: 16000 bytes of sound are promised, 7978 are there"),

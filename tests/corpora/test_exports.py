@@ -7,8 +7,10 @@ from collections import Counter
 
 import pytest
 
-from shala_audio.corpora.ratings import Columns, export_columns, gather, ratings
+from shala_audio.corpora.exports import label_studio_ratings, potato_ratings
+from shala_audio.corpora.ratings import Columns, gather
 from shala_audio.errors import UserError
+from tests.cli.test_cli import invoke
 
 
 def task(number, data, *annotations):
@@ -46,12 +48,16 @@ LABEL_STUDIO = [
 ]
 
 
-def collect(path, format, columns, items=None):
+def collect(path, format, columns, items=None, several="split", notes=None):
     left_out: Counter[str] = Counter()
-    found = gather(ratings(path, format, columns, items, left_out), export_columns(columns), left_out)
-    return {
-        name: {rater: sorted(choices) for rater, choices in item.choices.items()} for name, item in found.items()
-    }, left_out
+    note = (notes if notes is not None else []).append
+    if format == "potato":
+        ratings = potato_ratings(path, columns, items, left_out, note)
+    else:
+        ratings = label_studio_ratings(path, columns, left_out, note)
+    found = gather(ratings, left_out, several=several, table=False, note=note)
+    chosen = {name: {rater: sorted(labels) for rater, labels in item.choices.items()} for name, item in found.items()}
+    return {name: raters for name, raters in chosen.items() if raters}, left_out
 
 
 def write(path, content):
@@ -178,8 +184,8 @@ def test_potatos_texts_are_as_they_are_written(potato, name):
     table = f'id,text,audio\ni1,"{said}",1.wav\ni2,"{said}",2.wav\n'
     (potato / name).write_text("\ufeff" + (table if name.endswith("csv") else "\n".join(lines)), encoding="utf-8")
     columns = Columns("audio", "emotion", text="text")
-    found = list(ratings(potato / "annotation_output", "potato", columns, potato / name, Counter()))
-    assert found and {record["text"] for _, record in found} == {said}
+    found = list(potato_ratings(potato / "annotation_output", columns, potato / name, Counter(), print))
+    assert found and {rating.fields["text"] for rating in found} == {said}
 
 
 def test_potato_refuses_two_clips_of_one_name(potato):
@@ -208,4 +214,4 @@ def test_potato_says_what_is_missing(potato):
     with pytest.raises(UserError, match=r"holds no \*/user_state\.json"):
         collect(potato, "potato", Columns("", ""))
     with pytest.raises(UserError, match="--from is 'prodigy'"):
-        collect(potato, "prodigy", Columns("", ""))
+        invoke("data", "votes", potato, "--from", "prodigy", "--text", "text", "--out", potato / "data")

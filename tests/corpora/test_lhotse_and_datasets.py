@@ -74,19 +74,6 @@ def test_lhotse_of_others_becomes_rows_to_predict(corpus, tmp_path):
         segment = SupervisionSegment("u", recording.id, 0.1, 0.4, channel=channel, text="Hello", speaker="p")
         SupervisionSet.from_segments([segment]).to_file(tmp_path / "theirs" / "x_supervisions_dev.jsonl.gz")
 
-    write(0)
-    with pytest.raises(UserError, match="of channel 0 of 2; all channels of a file are encoded together"):
-        invoke(
-            "data",
-            "convert",
-            tmp_path / "theirs",
-            "--from",
-            "lhotse",
-            "--task",
-            "crema_d",
-            "--out",
-            tmp_path / "n.jsonl",
-        )
     write([0, 1])
     with pytest.raises(UserError, match="names no task; give one with --task"):
         invoke("data", "convert", tmp_path / "theirs", "--from", "lhotse", "--out", tmp_path / "n.jsonl")
@@ -96,6 +83,23 @@ def test_lhotse_of_others_becomes_rows_to_predict(corpus, tmp_path):
     invoke(*command, "--audio-root", folder / "clips")
     (row,) = read_manifest(tmp_path / "n.jsonl")
     assert row == Row("u", "crema_d", "predict", "p", Audio("one.wav", 0.1, 0.4), {"transcript": "Hello"})
+    write(1)  # one side of a call
+    invoke(*command, "--audio-root", folder / "clips")
+    (row,) = read_manifest(tmp_path / "n.jsonl")
+    assert row.audio == Audio("one.wav", 0.1, 0.4, channel=1)
+    invoke(
+        "data",
+        "convert",
+        tmp_path / "n.jsonl",
+        "--to",
+        "lhotse",
+        "--audio-root",
+        folder / "clips",
+        "--out",
+        tmp_path / "m",
+    )
+    (segment,) = SupervisionSet.from_file(tmp_path / "m" / "supervisions.jsonl.gz")
+    assert segment.channel == 1
 
 
 @pytest.mark.parametrize("subtype", ["PCM_16", "PCM_24", "FLOAT", "DOUBLE"])

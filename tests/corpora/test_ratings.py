@@ -9,7 +9,7 @@ import soundfile
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from shala_audio.corpora.ratings import Columns, csv_ratings, gather, prepare, task_of
+from shala_audio.corpora.ratings import Columns, gather, prepare, table_ratings, task_of
 from shala_audio.errors import UserError
 from shala_audio.io import read_json
 from shala_audio.manifest import read_manifest
@@ -29,9 +29,9 @@ LINES = [
 ]
 
 
-def read_ratings(path, columns):
+def read_ratings(path, columns, several="split", **options):
     left_out: Counter[str] = Counter()
-    return gather(csv_ratings(path, columns), columns, left_out), left_out
+    return gather(table_ratings(path, columns, left_out), left_out, several=several, **options), left_out
 
 
 COLUMNS = ("--item", "file", "--label", "feels", "--rater", "who", "--speaker", "speaker")
@@ -53,7 +53,7 @@ def test_votes_of_a_table(lab):
         "name: mood\nmodality: audio\nlabels: [{name: joy, word: happy}, calm]\nprompt: '{{ audio }} How?'\nanswer: It is\n"
     )
     out = lab / "data"
-    options = ("--out", out, *COLUMNS, "--clips", lab / "clips", "--task", task)
+    options = ("--out", out, *COLUMNS, "--clips", lab / "clips", "--task", task, "--several", "split")
     with pytest.raises(
         UserError, match=r"b: r2 chose 'unsure', which is no label of task mood \(joy, calm\); --leave-out"
     ):
@@ -74,6 +74,7 @@ def test_votes_of_a_table(lab):
 
 def test_a_task_is_made_that_can_be_used(lab):
     options = ("--out", lab / "moods", *COLUMNS, "--text", "said", "--clips", lab / "clips", "--leave-out", "unsure")
+    options = (*options, "--several", "split")
     (lab / "votes.csv").write_text((lab / "votes.csv").read_text().replace("Calm", "calm"))
     invoke("data", "votes", lab / "votes.csv", *options)
     task = load_task(str(lab / "moods" / "task.yaml"))
@@ -130,14 +131,14 @@ def test_items_without_a_text_are_left_out_and_counted(tmp_path):
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ("file,feels\n", "no ratings"),
+        ("file,feels\n", "has no line below the header"),
         ("file,feels\na,x\n", "all ratings say 'x'"),
         ("clip,feels\na,x\n", "has no column 'file', but clip, feels"),
         ("file,feels\na,x\nb\n", ":3: not as many values"),
         ("file,feels\na,x\nb,y,z\n", ":3: not as many values"),
         ("file,feels\na,x\n,y\n", ":3: file is empty"),
         ("file,feels\na,x\nb, \n", ":3: feels is empty"),
-        ("file,feels\na,\xff\n", "cannot be read as CSV in UTF-8"),
+        ("file,feels\na,\x81\n", ":2: neither UTF-8 nor cp1252"),
         ('file,feels\na,x\nb,"y\nc,z\nd,x\n', "cannot be read as CSV"),  # a quote that nobody closes
     ],
 )
@@ -166,7 +167,7 @@ def test_contradictions_and_unknown_splits_are_named(tmp_path):
     columns = Columns("file", "feels", split="part", speaker="who")
     path = tmp_path / "v.csv"
     path.write_text("file,feels,part,who\na,x,train,s\na,y,test,s\n")
-    with pytest.raises(UserError, match=":3: part of a is 'test', and 'train' before"):
+    with pytest.raises(UserError, match=":3: split of a is 'test', and 'train' before"):
         read_ratings(path, columns)
     path.write_text("file,feels,part,who\na,x,train,s\nb,y,eval,s\n")
     items, left_out = read_ratings(path, columns)
@@ -176,7 +177,7 @@ def test_contradictions_and_unknown_splits_are_named(tmp_path):
 
 def test_two_clips_of_one_name_are_named(lab):
     soundfile.write(lab / "clips" / "b.wav", np.ones(1_000), 16_000)
-    options = ("--out", lab / "data", *COLUMNS, "--clips", lab / "clips", "--leave-out", "unsure")
+    options = ("--out", lab / "data", *COLUMNS, "--clips", lab / "clips", "--leave-out", "unsure", "--several", "split")
     with pytest.raises(UserError, match=r"b: both b\.wav and deep/b\.flac have that name"):
         invoke("data", "votes", lab / "votes.csv", *options)
 

@@ -23,6 +23,7 @@ if TYPE_CHECKING:
 
 _LABEL = r'[^"\\]{1,64}'
 _PAIR = re.compile(rf'\s*"({_LABEL})"\s*:\s*(\d{{1,3}}(?:\.\d{{1,6}})?)\s*%?\s*(,|\}})', re.ASCII)
+_FENCE = re.compile(r"```[A-Za-z]*\n?(.*?)```", re.DOTALL)
 LONGEST_ANSWER = 20_000  # characters
 
 
@@ -133,22 +134,31 @@ def write_answer(p: Sequence[float], labels: Sequence[str]) -> str:
 def parse_answer(answer: str, labels: Sequence[str]) -> Floats | None:
     """The distribution (K,) that an answer states, or None where it states none.
 
-    Valid is: one object of label and number pairs, after it nothing but space; every label known and named once; labels
-    that are not named count as 0; the sum is above 0. Numbers need not sum to 100: they are normalised.
+    Valid is: one object of label and number pairs, after it nothing but space; every label known and named once, in capitals
+    or not; labels that are not named count as 0; the sum is above 0. Numbers need not sum to 100: they are normalised. The
+    object may stand in a code fence, and after a thought that has ended.
 
     >>> parse_answer('{"a": 30, "b": 10}', ["a", "b"]).tolist()
+    [0.75, 0.25]
+    >>> parse_answer('<think>Hm.</think> ```json\\n{"A": 30, "b": 10}\\n```', ["a", "b"]).tolist()
     [0.75, 0.25]
     >>> parse_answer('{"a": 30, "a": 10}', ["a", "b"]) is None
     True
     """
-    answer = answer.strip()
+    answer = answer.rpartition("</think>")[2].strip()
+    if fenced := _FENCE.fullmatch(answer):
+        answer = fenced[1].strip()
     if not answer.startswith("{") or len(answer) > LONGEST_ANSWER:
         return None
+    folded = [label.casefold() for label in labels]
+    known = {low: label for low, label in zip(folded, labels, strict=True) if folded.count(low) == 1}
+    known |= {label: label for label in labels}
     values: dict[str, float] = {}
     position, closed = 1, False
     while match := _PAIR.match(answer, position):
-        label, number, end = match.groups()
-        if label not in labels or label in values:
+        said, number, end = match.groups()
+        label = known.get(said, known.get(said.casefold(), ""))
+        if not label or label in values:
             return None
         values[label] = float(number)
         position = match.end()
