@@ -65,16 +65,21 @@ def test_two_csv_files_are_scored_as_the_measures_say(tmp_path, monkeypatch):
     assert "mine against" in Path("RESULTS.md").read_text()
 
 
+BLOCKS = [
+    pytest.param(block, id=f"{path.name} {number}")
+    for path in (ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").glob("*.md")))
+    for number, block in enumerate(blocks(path), start=1)
+]
+
+
 @with_models
-def test_the_examples_of_the_tour_and_the_readme_run(tmp_path):
-    for name in ("clip", "a", "b"):
-        soundfile.write(tmp_path / f"{name}.wav", 0.1 * np.random.default_rng(0).standard_normal(32_000), 16_000)
-    soundfile.write(tmp_path / "long.wav", 0.1 * np.random.default_rng(0).standard_normal(96_000), 16_000)
-    readme = blocks(ROOT / "README.md")[0].replace("recipes/mini/data/seed0/audio/mini_00000.wav", "clip.wav")
-    code = "\n".join([*blocks(ROOT / "docs" / "tour.md"), readme])
-    done = subprocess.run([sys.executable, "-c", code], cwd=tmp_path, capture_output=True, text=True)
+@pytest.mark.parametrize("block", BLOCKS)
+def test_every_block_of_python_runs_by_itself(block, tmp_path):
+    """The tour's third one did not, because it imported transformers first."""
+    for name, samples in (("clip", 32_000), ("a", 32_000), ("b", 32_000), ("long", 96_000)):
+        soundfile.write(tmp_path / f"{name}.wav", 0.1 * np.random.default_rng(0).standard_normal(samples), 16_000)
+    done = subprocess.run([sys.executable, "-c", block], cwd=tmp_path, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
-    assert "'label': 'gratitude'" in done.stdout
 
 
 @with_models

@@ -268,6 +268,7 @@ def potato_ratings(
             choices = [label for one in chosen for label in choices_of(one)]
             if not choices:
                 left_out["annotations without a choice"] += 1
+                continue
             yield Rating(where, item, choices, str(state.get("user_id", source.parent.name)), fields=head)
 
 

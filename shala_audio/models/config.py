@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass, field, fields
 from typing import Any
 
 from shala_audio.errors import UserError
@@ -27,7 +27,9 @@ class ModelConfig:
         frame_stack: encoder frames that become one token.
         projector_width: hidden width of the projector.
         lora_r, lora_alpha: LoRA on every linear layer of the language model; r = 0 leaves it frozen.
-        system_prompt: system message; None for language models that take none.
+        system_prompt: system message; "" keeps a chat template from putting in one of its own, where it has a place for it;
+            None leaves it to the template.
+        chat_template_kwargs: variables of the chat template, such as `enable_thinking`, which is false where not given.
     """
 
     lm: str
@@ -43,6 +45,7 @@ class ModelConfig:
     lora_r: int = 16
     lora_alpha: int = 32
     system_prompt: str | None = None
+    chat_template_kwargs: Mapping[str, Any] = field(default_factory=dict)
 
     def cached_layers(self) -> list[int]:
         """Layers whose output the feature cache keeps: those that are mixed, and what enters the first trained one.
@@ -59,7 +62,10 @@ class ModelConfig:
         return {"encoder": self.encoder, "layers": self.cached_layers(), "trim_db": self.trim_db, "weights": weights}
 
     def to_dict(self) -> dict[str, Any]:
-        return {**asdict(self), "encoder_layers": list(self.encoder_layers)}
+        values = {**asdict(self), "encoder_layers": list(self.encoder_layers)}
+        if not self.chat_template_kwargs:
+            del values["chat_template_kwargs"]
+        return values
 
 
 PROJECTORS = ("stack", "conv", "qformer")
@@ -71,7 +77,7 @@ def model_config_from_dict(values: Mapping[str, Any], source: str) -> ModelConfi
     Raises:
         UserError: a field is unknown, missing or wrong; the message names `source`.
     """
-    known = {field.name for field in fields(ModelConfig)}
+    known = {one.name for one in fields(ModelConfig)}
     if unknown := sorted(set(values) - known):
         raise UserError(f"{source}: unknown fields {', '.join(unknown)}; known are {', '.join(sorted(known))}")
     if not isinstance(values.get("lm"), str):
@@ -86,6 +92,13 @@ def model_config_from_dict(values: Mapping[str, Any], source: str) -> ModelConfi
             raise UserError(f"{source}: {name} is {getattr(config, name)!r}; a whole number of {low} or more is needed")
     if type(config.spec_augment) is not bool:
         raise UserError(f"{source}: spec_augment is {config.spec_augment!r}; use true or false")
+    kwargs = config.chat_template_kwargs
+    if not isinstance(kwargs, Mapping) or not all(isinstance(name, str) for name in kwargs):
+        raise UserError(f"{source}: chat_template_kwargs is {kwargs!r}; names and values are needed")
+    if taken := sorted({"messages", "add_generation_prompt", "tokenize", "strftime_now"} & set(kwargs)):
+        raise UserError(f"{source}: chat_template_kwargs: {taken[0]} is not to be set")
+    if not isinstance(config.system_prompt, (str, type(None))):
+        raise UserError(f"{source}: system_prompt is {config.system_prompt!r}; a text is needed")
     if config.encoder and not config.encoder_layers:
         raise UserError(f"{source}: encoder_layers is empty; name the layers to mix")
     if config.projector not in PROJECTORS:

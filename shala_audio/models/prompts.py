@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from datetime import datetime
 from typing import Any
 
 from jinja2 import TemplateError
@@ -13,6 +14,27 @@ from shala_audio.errors import UserError
 from shala_audio.models.speech_lm import SpeechLM
 from shala_audio.task import AUDIO_TOKEN
 from shala_audio.votes import to_distribution
+
+DAY = datetime(2024, 7, 26)  # that templates write as today's: an answer must not change with the date
+ALWAYS: dict[str, Any] = {
+    "enable_thinking": False,  # the answer follows at once
+    "date_string": DAY.strftime("%d %b %Y"),
+    "strftime_now": DAY.strftime,
+}
+OPEN_THOUGHTS = {"<think>": "</think>", "<thinking>": "</thinking>", "<|START_THINKING|>": "<|END_THINKING|>"}
+
+
+def _holds(prompt: str, text: str) -> bool:
+    """Whether a text stands in a prompt, whatever became of the space in it."""
+    return "".join(text.split()) in "".join(prompt.split())
+
+
+def _without_open_thought(prompt: str) -> str:
+    """A prompt whose template has begun a thought, with the thought ended."""
+    for begin, end in OPEN_THOUGHTS.items():
+        if prompt.rstrip().endswith(begin):
+            return f"{prompt.rstrip()}\n\n{end}\n\n"
+    return prompt
 
 
 class PromptBuilder:
@@ -27,6 +49,7 @@ class PromptBuilder:
         self.task, self.readout, self.examples = model.task, model.readout, model.examples
         self.audio_adapter = model.model.audio_adapter
         self.system_prompt = model.model_config.system_prompt
+        self.template_kwargs = model.model_config.chat_template_kwargs
         self.control_tokens = sorted({*self.tokenizer.all_special_tokens, AUDIO_TOKEN})
         self.longest = getattr(model.config.get_text_config(), "max_position_embeddings", None)
 
@@ -37,15 +60,12 @@ class PromptBuilder:
             text: the row's text fields.
             frames: encoder frames T of its sound, if the task has sound.
         """
-        messages = [] if self.system_prompt is None else [{"role": "system", "content": self.system_prompt}]
+        turns: list[tuple[str, str]] = []
         for example in self.examples:
             answer = self.readout.write(to_distribution(example["votes"], self.task.label_names))
-            messages += [self._user(example["text"]), {"role": "assistant", "content": answer}]
-        messages.append(self._user(text))
-        try:
-            prompt = self.tokenizer.apply_chat_template(messages, add_generation_prompt=True, tokenize=False)
-        except (TemplateError, ValueError) as error:  # there is none, or it does something forbidden
-            raise UserError(f"the language model's chat template cannot be used ({error})") from None
+            turns += [("user", self._question(example["text"])), ("assistant", answer)]
+        turns.append(("user", self._question(text)))
+        prompt = self._rendered(turns)
         if frames is not None:
             if (times := prompt.count(AUDIO_TOKEN)) != 1:
                 raise UserError(f"task {self.task.name}: the prompt places the sound {times} times; once is needed")
@@ -57,9 +77,50 @@ class PromptBuilder:
         assert self.audio_adapter is not None
         return AUDIO_TOKEN * self.audio_adapter.token_count(frames)
 
-    def _user(self, text: Mapping[str, str]) -> dict[str, str]:
+    def _question(self, text: Mapping[str, str]) -> str:
         question = self.task.question({name: self._plain(value) for name, value in text.items()})
-        return {"role": "user", "content": self.readout.question(question)}
+        return self.readout.question(question)
+
+    def _rendered(self, turns: Sequence[tuple[str, str]]) -> str:
+        """Turns in the chat format of the language model, up to where it answers; as plain text for one that has none.
+
+        Raises:
+            UserError: the template cannot be used, or leaves out what was asked.
+        """
+        if not self.tokenizer.chat_template:  # a base model
+            before = f"{self.system_prompt}\n\n" if self.system_prompt else ""
+            return before + "".join(f"{text}\n" if role == "user" else f"{text}\n\n" for role, text in turns)
+        system_prompt = self.system_prompt
+        reason = ""
+        # As strings, and as lists of parts, which templates of multimodal models want; an empty system message is left out
+        # where there is no place for any.
+        for system in dict.fromkeys([system_prompt, None if system_prompt == "" else system_prompt]):
+            for in_parts in (False, True):
+                try:
+                    prompt = self._by_template(([] if system is None else [("system", system)]) + list(turns), in_parts)
+                except (
+                    TemplateError,
+                    ValueError,
+                    TypeError,
+                ) as error:  # it does something forbidden, or refuses the roles
+                    reason = reason or f"cannot be used ({error})"
+                    continue
+                if all(_holds(prompt, text) for text in (system or "", *(text for _, text in turns))):
+                    return _without_open_thought(prompt)
+                reason = reason or "leaves out what is asked, which would be the same for every row"
+        remedy = "take a model of another template, or put one into its folder"
+        if system_prompt and "system" in reason.lower():
+            remedy = "set system_prompt: '' in the model's YAML"
+        raise UserError(f"the language model's chat template {reason}; {remedy}")
+
+    def _by_template(self, turns: Sequence[tuple[str, str]], in_parts: bool) -> str:
+        messages = [
+            {"role": role, "content": [{"type": "text", "text": text}] if in_parts else text} for role, text in turns
+        ]
+        prompt: str = self.tokenizer.apply_chat_template(
+            messages, add_generation_prompt=True, tokenize=False, **{**ALWAYS, **self.template_kwargs}
+        )
+        return prompt
 
     def _plain(self, text: str) -> str:
         """Text in which no control token stands: a row must not end its own turn or make room for sound."""
