@@ -57,6 +57,7 @@ def label_studio_ratings(path: Path, columns: Columns, left_out: Counter[str], n
     control = columns.label if small else columns.label or _only_control(path, tasks)
     addresses: dict[str, str] = {}
     regions, shared = 0, 0
+    seen: Counter[tuple[str, str]] = Counter()
     for number, (task, fields) in enumerate(zip(tasks, data, strict=True), start=1):
         where = f"{path}: task {task.get('id', number)}"
         name = str(task.get("id", number))
@@ -67,16 +68,15 @@ def label_studio_ratings(path: Path, columns: Columns, left_out: Counter[str], n
         annotations = [task] if small else task.get("annotations") or []
         if not annotations:
             left_out["tasks without an annotation"] += 1
-        seen: Counter[str] = Counter()
         for order, annotation in enumerate(annotations, start=1):
             if annotation.get("was_cancelled"):
                 left_out["annotations that were skipped"] += 1
                 continue
             rater = _rater(annotation, fields, columns.rater, order, small, where)
-            seen[rater] += 1
-            if seen[rater] > 1:  # several people on one account, or one who judged twice
+            seen[name, rater] += 1
+            if (times := seen[name, rater]) > 1:  # several people on one account, or one who judged twice
                 shared += 1
-                rater = f"{rater} #{seen[rater]}"
+                rater = f"{rater} #{times}"
             found = _small_answers(annotation.get(control), where) if small else _answers(annotation, control, where)
             if not found:
                 left_out["annotations without a choice"] += 1

@@ -5,11 +5,14 @@ from __future__ import annotations
 import json
 from collections import Counter
 
+import numpy as np
 import pytest
+import soundfile
 
 from shala_audio.corpora.exports import label_studio_ratings, potato_ratings
 from shala_audio.corpora.ratings import Columns, gather
 from shala_audio.errors import UserError
+from shala_audio.manifest import Audio, read_manifest
 from tests.cli.test_cli import invoke
 
 
@@ -83,6 +86,89 @@ def test_label_studio_json_min(tmp_path):
     assert left_out == {"annotations without a choice": 1}
     with pytest.raises(UserError, match="name the key of the choice with --label; there are id, audio, emotion"):
         collect(tmp_path / "min.json", "label-studio", Columns("", ""))
+
+
+def region(start, end, label, channel=None, kind="choices", number=0):
+    value = {"start": start, "end": end, kind: [label], **({} if channel is None else {"channel": channel})}
+    return {"id": f"r{number}", "type": kind, "from_name": "emotion", "to_name": "audio", "value": value}
+
+
+@pytest.mark.parametrize("kind", ["choices", "labels"])
+def test_regions_of_a_clip_are_items_of_their_own(tmp_path, kind):
+    """They were one vote of the whole clip."""
+    results = [region(0.5, 1.25, "Happy", kind=kind), region(1.5, 2.0, "Calm", 1, kind)]
+    tasks = [
+        {
+            "id": 1,
+            "data": {"audio": "/data/local-files/?d=a.wav"},
+            "annotations": [{"completed_by": 7, "result": results}],
+        }
+    ]
+    export, notes, left_out = write(tmp_path / "p.json", tasks), [], Counter()
+    found = gather(label_studio_ratings(export, Columns("", ""), left_out, notes.append), left_out, table=False)
+    assert {name: (item.region.offset, item.region.duration, item.region.channel) for name, item in found.items()} == {
+        "a.wav 0.5-1.25": (0.5, 0.75, None),
+        "a.wav 1.5-2 channel 1": (1.5, 0.5, 1),
+    }
+    assert [dict(item.choices) for item in found.values()] == [{"7": {"Happy"}}, {"7": {"Calm"}}]
+    assert "2 answers are on parts of clips" in notes[0]
+    small = [{"id": 1, "audio": "a.wav", "emotion": [{"start": 0.5, "end": 1.25, kind: ["Happy"]}], "annotator": 7}]
+    assert list(collect(write(tmp_path / "m.json", small), "label-studio", Columns("", "emotion"))[0]) == [
+        "a.wav 0.5-1.25"
+    ]
+
+
+def test_regions_become_rows_with_offset_duration_and_channel(tmp_path):
+    (tmp_path / "clips").mkdir()
+    soundfile.write(tmp_path / "clips" / "a.wav", np.random.default_rng(0).uniform(-1, 1, (48_000, 2)), 16_000)
+    results = [region(0.5, 1.25, "Happy"), region(1.5, 2.0, "Calm", 1)]
+    tasks = [{"id": 1, "data": {"audio": "a.wav"}, "annotations": [{"completed_by": 7, "result": results}]}]
+    export = write(tmp_path / "p.json", tasks)
+    out = tmp_path / "data"
+    invoke("data", "votes", export, "--from", "label-studio", "--clips", tmp_path / "clips", "--out", out)
+    rows = read_manifest(out / "manifest.jsonl")
+    assert {row.audio for row in rows} == {Audio("a.wav", 0.5, 0.75), Audio("a.wav", 1.5, 0.5, 1)}
+    assert len({row.split for row in rows}) == 1, "parts of one recording stay together"
+    invoke("data", "validate", out / "manifest.jsonl", "--audio-root", tmp_path / "clips", "--task", out / "task.yaml")
+
+
+def test_a_part_of_a_text_is_refused_and_its_task_named(tmp_path):
+    result = {"type": "labels", "from_name": "emotion", "value": {"start": 3, "end": 9, "labels": ["Happy"]}}
+    tasks = [{"id": 4, "data": {"comment": "Oh, good."}, "annotations": [{"completed_by": 7, "result": [result]}]}]
+    with pytest.raises(UserError, match=r"p\.json: task 4: a part of a text was judged"):
+        collect(write(tmp_path / "p.json", tasks), "label-studio", Columns("", "", text="comment"))
+
+
+def test_stars_and_earlier_versions_of_label_studio(tmp_path):
+    stars = {"type": "rating", "from_name": "arousal", "value": {"rating": 4}}
+    tasks = [
+        {
+            "id": 1,
+            "data": {"audio": "a.wav"},
+            "completions": [{"id": 9, "result": [stars]}, {"id": 10, "result": [stars]}],
+        }
+    ]
+    assert collect(write(tmp_path / "p.json", tasks), "label-studio", Columns("", ""))[0] == {
+        "a.wav": {"1": ["4"], "2": ["4"]}
+    }
+
+
+def test_people_who_share_an_account_are_told_and_count_each(tmp_path):
+    """They had one vote together."""
+    answers = [(7, ["Happy"], False), (7, ["Happy"], False), (8, ["Sad"], False)]
+    export, notes = write(tmp_path / "e.json", [task(1, {"audio": "a.wav"}, *answers)]), []
+    found, _ = collect(export, "label-studio", Columns("", ""), notes=notes)
+    assert found == {"a.wav": {"7": ["Happy"], "7 #2": ["Happy"], "8": ["Sad"]}}
+    assert "1 times one account judged a task again" in notes[0]
+
+
+def test_a_named_rater_is_used_or_missed(tmp_path):
+    """--rater was ignored in silence."""
+    tasks = [task(1, {"audio": "a.wav", "who": "ann"}, (7, ["Happy"], False))]
+    export = write(tmp_path / "e.json", tasks)
+    assert collect(export, "label-studio", Columns("", "", rater="who"))[0] == {"a.wav": {"ann": ["Happy"]}}
+    with pytest.raises(UserError, match=r"task 1: has no 'nobody' \(--rater\)"):
+        collect(export, "label-studio", Columns("", "", rater="nobody"))
 
 
 def test_label_studio_texts_are_called_by_their_number(tmp_path):
@@ -174,6 +260,19 @@ def test_potato(potato):
     for items in ("items.jsonl", "items.json", "items.csv"):
         by_file, _ = collect(folder, "potato", Columns("audio", "emotion", text="text"), potato / items)
         assert by_file == {"one.wav": found["i1"], "two.wav": found["i2"]}
+
+
+def test_several_clicks_on_one_radio_button_of_potato(potato):
+    """An old bug of Potato's keeps every click; they shared a vote in silence."""
+    folder = potato / "annotation_output"
+    with pytest.raises(
+        UserError, match=r"1 times a rater names several labels for one item, first at .*bob.*\(calm, happy\)"
+    ):
+        collect(folder, "potato", Columns("", "emotion"), several="refuse")
+    found, left_out = collect(folder, "potato", Columns("", "emotion"), several="leave-out")
+    assert found["i1"] == {"alice": ["happy"], "carol": ["calm"]} and left_out["votes for several labels at once"] == 1
+    with pytest.raises(UserError, match="--rater: Potato's answers say whose they are"):
+        collect(folder, "potato", Columns("", "emotion", rater="user"))
 
 
 @pytest.mark.parametrize("name", ["items.csv", "items.jsonl"])
