@@ -76,7 +76,7 @@ def over_telephone(samples: Samples, band: tuple[float, float] | None = PHONE_BA
         band: Hz that pass; None for all below 4 kHz.
 
     >>> tone = np.sin(np.arange(16_000) / 16_000 * 2 * np.pi * 6_000).astype(np.float32)
-    >>> bool(np.abs(over_telephone(tone)).max() < 0.01)
+    >>> bool(np.abs(over_telephone(tone)[1_000:15_000]).max() < 0.01)
     True
     """
     narrow = soxr.resample(samples, SAMPLE_RATE, PHONE_RATE)

@@ -213,6 +213,10 @@ def show_summary(summary: Mapping[str, Any], out: Path) -> None:
         names = summary.get("left_out_items", {}).get(reason)
         if count:
             console.print(f"left out: {count:g} {reason}" + (f", such as {names[0]}" if names else ""), markup=False)
+    if crossing := summary["twins_across_splits"]:
+        one, other = crossing[0]
+        shown = f"{len(crossing)} items have the same text, or are of the same file, in two splits, such as {one} and {other}"
+        console.print(f"note: {shown}; the split is kept as it was given", markup=False)
     console.print(f"{summary['caveat']} Licence: {summary['licence']}.", highlight=False)
     print(out / "manifest.jsonl")
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated
 
@@ -70,8 +71,10 @@ def features(
     print(f"{out}: {done.new} clips encoded, {done.old} were there")
     if done.unfit:
         print(f"{done.unfit} augmentations became too short or too long, and are left out")
-    for identity, reason in sorted(done.bad.items()):
-        print(f"row {identity}: {reason}", file=sys.stderr)
+    for line in shown_by_reason(done.bad):
+        print(line, file=sys.stderr)
+    if len(done.bad) == len(rows):
+        raise UserError(f"none of the {len(rows)} clips of {audio_root} can be used, for the reasons above")
     if done.bad and not skip_bad:
         raise UserError(
             f"{len(done.bad)} of {len(rows)} clips cannot be used; --skip-bad leaves them out, here and in training"
@@ -80,6 +83,23 @@ def features(
         print(f"{len(done.bad)} of {len(rows)} clips are left out")
     if good is not None:
         write_manifest(good, [row for row in everything if row.id not in done.bad])
+
+
+def shown_by_reason(bad: Mapping[str, str], most: int = 5) -> list[str]:
+    """Lines that name rows and what is wrong with each: the first few of every reason, and how many more there are.
+
+    >>> shown_by_reason({"r1": "a.wav: no such file", "r2": "b.wav: no such file"}, most=1)
+    ['row r1: a.wav: no such file', 'and 1 more: no such file']
+    """
+    by_reason: dict[str, list[str]] = {}
+    for identity, error in sorted(bad.items()):
+        by_reason.setdefault(error.split(": ", 1)[-1], []).append(f"row {identity}: {error}")
+    lines = []
+    for reason, members in by_reason.items():
+        lines += members[:most]
+        if len(members) > most:
+            lines.append(f"and {len(members) - most} more: {reason}")
+    return lines
 
 
 def _in_processes(count: int, manifest: Path, model: str) -> None:

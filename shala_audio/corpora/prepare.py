@@ -14,6 +14,7 @@ import numpy as np
 import soundfile
 from tqdm import tqdm
 
+from shala_audio.corpora.splits import crossing_twins
 from shala_audio.distribution import entropy
 from shala_audio.errors import UserError
 from shala_audio.io import read_json, write_json
@@ -136,6 +137,8 @@ def write_prepared(
 ) -> dict[str, Any]:
     """Write `manifest.jsonl`, `splits.json` and `summary.json` into `out`; return the summary.
 
+    Items of one file, or of one text, that stand in several splits, as in a corpus with a split of its own, are listed there.
+
     Args:
         prepared, task, seed: the rows, their task, and the seed of their split.
         out: the folder.
@@ -159,6 +162,7 @@ def write_prepared(
     left_out = prepared.left_out + Counter({"over --max-rows": len(prepared.rows) - len(kept)})
     prepared = replace(prepared, rows=kept, left_out=left_out)
     summary = {**summarize(prepared, task, seed), "max_rows": max_rows, **options}
+    summary["twins_across_splits"] = [[one.id, other.id] for one, other in crossing_twins(kept, None)]
     groups: dict[str, set[str]] = defaultdict(set)
     for row in kept:
         groups[row.split].add(row.speaker if row.speaker is not None else row.id)

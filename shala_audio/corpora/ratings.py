@@ -155,6 +155,10 @@ def table_ratings(
     layout = layout or _guess_layout(path, columns, records, others, note)
     if layout not in LAYOUTS:
         raise not_one_of("--layout", layout, LAYOUTS)
+    if layout != "long" and columns.rater:
+        raise UserError(
+            f"--rater: of --layout long; with {layout}, {'the columns are the raters' if layout == 'wide' else 'nobody is named'}"
+        )
     if layout == "long" and not columns.label:
         raise UserError(f"{path}: name the column of the choice with --label: {', '.join(others)}")
     chosen = [columns.label] if columns.label in there else others

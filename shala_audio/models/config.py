@@ -95,7 +95,7 @@ def model_config_from_dict(values: Mapping[str, Any], source: str) -> ModelConfi
     kwargs = config.chat_template_kwargs
     if not isinstance(kwargs, Mapping) or not all(isinstance(name, str) for name in kwargs):
         raise UserError(f"{source}: chat_template_kwargs is {kwargs!r}; names and values are needed")
-    if taken := sorted({"messages", "add_generation_prompt", "tokenize", "strftime_now"} & set(kwargs)):
+    if taken := sorted({"messages", "add_generation_prompt", "tokenize", "chat_template"} & set(kwargs)):
         raise UserError(f"{source}: chat_template_kwargs: {taken[0]} is not to be set")
     if not isinstance(config.system_prompt, (str, type(None))):
         raise UserError(f"{source}: system_prompt is {config.system_prompt!r}; a text is needed")

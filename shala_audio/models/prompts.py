@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from datetime import datetime
 from typing import Any
 
 from jinja2 import TemplateError
@@ -15,12 +14,25 @@ from shala_audio.models.speech_lm import SpeechLM
 from shala_audio.task import AUDIO_TOKEN
 from shala_audio.votes import to_distribution
 
-DAY = datetime(2024, 7, 26)  # that templates write as today's: an answer must not change with the date
-ALWAYS: dict[str, Any] = {
-    "enable_thinking": False,  # the answer follows at once
-    "date_string": DAY.strftime("%d %b %Y"),
-    "strftime_now": DAY.strftime,
+# Templates write today's date; an answer must not change with the day. So `strftime_now` is Friday, 26 July 2024, in them.
+DAY = {"%d": "26", "%-d": "26", "%e": "26", "%b": "Jul", "%B": "July", "%m": "07", "%-m": "7", "%Y": "2024", "%y": "24"}
+DAY |= {
+    "%A": "Friday",
+    "%a": "Fri",
+    "%j": "208",
+    "%H": "00",
+    "%I": "12",
+    "%M": "00",
+    "%S": "00",
+    "%p": "AM",
+    "%Z": "UTC",
 }
+FIXED_DAY = (
+    "{%- macro strftime_now(format) -%}{{ format"
+    + "".join(f" | replace('{code}', '{value}')" for code, value in DAY.items())
+    + " }}{%- endmacro -%}"
+)
+ALWAYS = {"enable_thinking": False, "date_string": "26 Jul 2024"}  # variables of templates; the answer follows at once
 OPEN_THOUGHTS = {"<think>": "</think>", "<thinking>": "</thinking>", "<|START_THINKING|>": "<|END_THINKING|>"}
 
 
@@ -118,7 +130,11 @@ class PromptBuilder:
             {"role": role, "content": [{"type": "text", "text": text}] if in_parts else text} for role, text in turns
         ]
         prompt: str = self.tokenizer.apply_chat_template(
-            messages, add_generation_prompt=True, tokenize=False, **{**ALWAYS, **self.template_kwargs}
+            messages,
+            chat_template=FIXED_DAY + self.tokenizer.get_chat_template(),
+            add_generation_prompt=True,
+            tokenize=False,
+            **{**ALWAYS, **self.template_kwargs},
         )
         return prompt
 

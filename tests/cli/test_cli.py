@@ -412,3 +412,23 @@ def test_old_names_of_commands_work_and_say_their_new_ones(tmp_path):
     assert result.exit_code == 0 and "`shala-audio prepare` is now `shala-audio data prepare`" in result.stderr
     assert set(OLD_NAMES) == {"prepare", "votes", "validate", "convert", "score", "compare", "calibrate", "report",
                               "baseline", "choose", "pool", "merge", "push", "neighbours", "new-recipe"}  # fmt: skip
+
+
+def test_a_channel_is_chosen_and_odd_ones_are_noted(experiment, tmp_path):
+    sound = (0.3 * np.random.default_rng(0).standard_normal(16_000)).astype(np.float32)
+    soundfile.write(tmp_path / "phase.wav", np.stack([sound, -sound * 0.999], axis=1), 16_000, subtype="FLOAT")
+    soundfile.write(tmp_path / "mono.wav", sound, 16_000, subtype="FLOAT")
+    clip = tmp_path / "phase.wav"
+    told = CliRunner().invoke(app, ["predict", str(experiment / "model"), str(clip)], catch_exceptions=False)
+    assert f"note: {clip}: the channels cancel out" in told.stderr
+    answers = [
+        json.loads(invoke("predict", experiment / "model", path, "--format", "jsonl", *channel).splitlines()[-1])[
+            "probs"
+        ]
+        for path, channel in ((clip, ("--channel", "0")), (tmp_path / "mono.wav", ()))
+    ]
+    assert answers[0] == pytest.approx(answers[1], abs=1e-6)
+    with pytest.raises(UserError, match=r"phase\.wav: channel 2: use 0 to 1"):
+        invoke("predict", experiment / "model", clip, "--channel", "2")
+    with pytest.raises(UserError, match="--channel: of sound files"):
+        invoke("predict", experiment / "model", tmp_path / "m.jsonl", "--channel", "0")

@@ -190,3 +190,23 @@ def test_the_published_crema_d_folds_are_those_we_make(tmp_path):
         assert {row.speaker for row in rows if row.split == "test"} == {
             a for folds in published.values() for a in folds[fold]
         }
+
+
+def test_goemotions_in_one_file(tmp_path):
+    """As it is passed on elsewhere; and a rater who stands there twice has one vote."""
+    names = load_task("goemotions").label_names
+    with open(tmp_path / "go_emotions_dataset.csv", "w", newline="") as file:
+        writer = csv.writer(file)
+        writer.writerow(["id", "text", "rater_id", "example_very_unclear", *names])
+        for identity, text, rater, label in [
+            ("a", "Oh no.", 1, "joy"),
+            ("a", "Oh no.", 1, "joy"),
+            ("a", "Oh no.", 2, "love"),
+            *((f"t{number}", "thank you" if number % 2 else "Thank  you\u200b", 1, "joy") for number in range(20)),
+        ]:
+            writer.writerow([identity, text, rater, False, *[int(name == label) for name in names]])
+    prepared = goemotions.prepare(tmp_path, seed=0)
+    rows = {row.id: row for row in prepared.rows}
+    assert rows["a"].votes == {"joy": 1, "love": 1}
+    assert prepared.left_out["ratings of a rater who stands there before"] == 1
+    assert len({row.split for row in rows.values() if row.id != "a"}) == 1, "one text, one split"

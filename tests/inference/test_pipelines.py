@@ -212,3 +212,35 @@ def test_a_file_of_sound_is_heard_by_the_default_model_folder(folders, tmp_path)
     classify = pipeline("audio-classification", model=str(folders / "sound"))
     (best,) = classify({"raw": samples, "sampling_rate": rate}, top_k=1)
     assert best["label"] == shala_audio.load(str(folders / "sound")).predict(tmp_path / "a.wav").top
+
+
+def test_a_pipeline_takes_every_form_that_predict_takes_and_says_the_same(folders, tmp_path):
+    """16-bit samples were cast without scaling, and other rates resampled in another way."""
+    predictor = Predictor.from_pretrained(folders / "sound")
+    classify = pipeline("audio-classification", model=str(folders / "sound"), top_k=None)
+    samples = noise(1.2)
+    soundfile.write(tmp_path / "a.wav", samples, 16_000)
+    coarse = np.int16(samples * 32767)
+    for clip in (
+        {"raw": samples, "sampling_rate": 16_000},
+        {"raw": coarse, "sampling_rate": 16_000},
+        {"array": coarse, "sampling_rate": 44_100, "path": None},
+        {"raw": samples.astype(np.float64), "sampling_rate": 8_000},
+        {"raw": np.stack([samples, samples / 2], axis=1), "sampling_rate": 16_000},
+        {"raw": torch.from_numpy(samples)[None], "sampling_rate": 16_000},
+        str(tmp_path / "a.wav"),
+        (tmp_path / "a.wav").read_bytes(),
+    ):
+        scores = {found["label"]: found["score"] for found in classify(clip)}
+        expected = predictor.predict(clip)
+        assert scores == pytest.approx(expected.to_dict(), abs=1e-5)
+    bare = {found["label"]: found["score"] for found in classify(samples)}
+    assert bare == pytest.approx(predictor.predict((samples, 16_000)).to_dict(), abs=1e-5)
+    assert classify({"raw": coarse, "sampling_rate": 16_000})[0]["score"] == pytest.approx(
+        classify(str(tmp_path / "a.wav"))[0]["score"], abs=1e-3
+    )
+    for wrong in (samples * 32768, np.int32(samples * 32768), np.int64(samples * 32768)):
+        with pytest.raises(UserError, match="divide them by 32768"):
+            classify({"raw": wrong, "sampling_rate": 16_000})
+        with pytest.raises(UserError, match="divide them by 32768"):
+            predictor.predict((wrong, 16_000))

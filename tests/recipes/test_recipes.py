@@ -445,7 +445,10 @@ def test_new_recipe_says_what_is_wrong(tmp_path):
         (["2lab", "votes.csv"], "a recipe's name is letters"),
         (["lab", "votes.csv"], "has no TEMPLATE/cmd.sh; go to a clone"),
         (["lab", "votes.csv", "--recipes", str(RECIPES)], "--clips or --text: say where the sound is"),
-        (["lab", "votes.csv", "--text", "b", "--recipes", str(RECIPES)], "name the columns with --item and --label"),
+        (
+            ["lab", "votes.csv", "--text", "b", "--recipes", str(RECIPES)],
+            "name the column of what was judged with --item",
+        ),
     ):
         arguments[1] = str(tmp_path / arguments[1])
         if "--recipes" not in arguments:

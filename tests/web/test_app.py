@@ -112,7 +112,7 @@ def test_a_timeline(client, sound_predictor):
 
 @pytest.mark.parametrize(
     ("content", "status", "says"),
-    [(b"", 422, "empty"), (b"not sound" * 99, 422, "cannot be read"), (wav(3), 422, "at most 2 s")],
+    [(b"", 422, "empty"), (b"not sound" * 99, 422, "is text, not sound"), (wav(3), 422, "at most 2 s")],
 )
 def test_bad_uploads(client, content, status, says, monkeypatch):
     monkeypatch.setattr(module, "LONGEST", 2)

@@ -47,3 +47,25 @@ def test_what_states_no_distribution_is_refused(answer):
 def test_any_text_gives_a_distribution_or_none(text):
     found = parse_answer("{" + text, LABELS)
     assert found is None or (found.sum() == pytest.approx(1) and (found >= 0).all())
+
+
+@pytest.mark.parametrize(
+    "answer",
+    [
+        '```json\n{"anger": 50, "joy": 50}\n```',
+        '```\n{"anger": 50, "joy": 50}```',
+        '<think>Is it {"anger": 100}?</think>\n\n{"anger": 50, "joy": 50}',
+        '<think>\n</think> ```json\n{"Anger": 50, "JOY": 50}\n```\n',
+    ],
+)
+def test_answers_in_fences_after_thoughts_and_in_capitals_are_read(answer):
+    """They earned 0."""
+    assert parse_answer(answer, LABELS).tolist() == [0.5, 0, 0.5]
+
+
+@pytest.mark.parametrize(
+    "answer", ['<think>{"anger": 50}', '```json\n{"anger": 50}', '{"a": 50}', '{"A": 60, "a": 40}']
+)
+def test_no_answer_is_guessed(answer):
+    assert parse_answer(answer, ("anger", "joy")) is None
+    assert parse_answer('{"a": 1, "A": 3}', ("a", "A")).tolist() == [0.25, 0.75], "labels that differ in capitals alone"
