@@ -13,6 +13,7 @@ SPEEDS = (0.9, 1.1)  # Kaldi's three-way speed perturbation is these and the cli
 VOLUME_DB = 10.0  # gain drawn from plus or minus so much
 SNR_DB = (5.0, 30.0)  # signal to noise
 NOISE_COLOUR = (0.0, 2.0)  # exponent of 1 / f: white to brown, with pink between
+PAUSE_SHARE, PAUSE_SECONDS = 0.5, 0.8  # how often; the longest pause before and after
 ROOM_SHARE, ROOM_SECONDS, ROOM_DB = (
     0.3,
     (0.1, 0.6),
@@ -25,8 +26,8 @@ CHANNEL_MASKS, CHANNEL_SHARE = 1, 0.1  # the same for spans of channels
 
 
 def perturb(samples: Samples, seed: int, number: int) -> Samples:
-    """A clip's augmentation 1, 2, ...: faster or slower (pitch moves along), in a room, with noise, over a telephone, louder or
-    softer.
+    """A clip's augmentation 1, 2, ...: faster or slower (pitch moves along), with pauses around it, in a room, with noise, over a
+    telephone, louder or softer.
 
     Speed takes turns between `SPEEDS`; everything else is drawn from the seed and its number.
 
@@ -35,11 +36,13 @@ def perturb(samples: Samples, seed: int, number: int) -> Samples:
         seed: of the draws, another for each clip.
         number: of the augmentation, 1 or more.
 
-    >>> len(perturb(np.ones(16_000, dtype=np.float32), seed=0, number=2))
-    14545
+    >>> len(perturb(np.ones(16_000, dtype=np.float32), seed=1, number=2)) >= 14_545
+    True
     """
     rng = np.random.default_rng((seed, number))
     samples = soxr.resample(samples, SAMPLE_RATE * SPEEDS[(number - 1) % len(SPEEDS)], SAMPLE_RATE)
+    if rng.random() < PAUSE_SHARE:
+        samples = np.pad(samples, tuple(int(seconds * SAMPLE_RATE) for seconds in rng.uniform(0, PAUSE_SECONDS, 2)))
     if rng.random() < ROOM_SHARE:
         samples = _in_room(samples, rng)
     samples = samples + _noise(samples, rng)

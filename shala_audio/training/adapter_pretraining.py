@@ -82,9 +82,10 @@ def pretrain_adapter(model: SpeechLM, dataset: Dataset, batcher: Batcher, config
             for start in range(0, len(order), BATCH):
                 indices = order[start : start + BATCH]
                 rows: list[dict[str, Any]] = [dataset[int(index)] for index in indices]
-                audio = {name: tensor.to(device) for name, tensor in batcher.audio(batcher.augmented(rows)).items()}
+                audio, target, weight = batcher.learnt(batcher.augmented(rows))
+                audio = {name: tensor.to(device) for name, tensor in audio.items()}
                 log_q = (pooled_logits(adapter, audio, words) + bias).log_softmax(dim=-1)
-                loss = soft_cross_entropy(human[indices], log_q).mean()
+                loss = (weight.to(device) * soft_cross_entropy(target.to(device), log_q)).mean()
                 optimizer.zero_grad()
                 loss.backward()
                 nn.utils.clip_grad_norm_(parameters, 1.0)

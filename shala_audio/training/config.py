@@ -295,6 +295,20 @@ class SpeechConfig:
 class DirectConfig(SpeechConfig, TrainingArguments):
     """Settings of learning in which nothing is drawn. A batch counts rows."""
 
+    class_balance: float = field(
+        default=0.0,
+        metadata={"help": "How far rare labels count for more: 0 not at all, 1 as if all labels were as frequent."},
+    )
+    vote_dropping: bool = field(
+        default=False, metadata={"help": "Each pass learns from a random part of a row's raters, half or more."}
+    )
+    mixing: float = field(
+        default=0.0,
+        metadata={"help": "Share of clips that are mixed with another clip of the batch, and their votes with its."},
+    )
+    curriculum: bool = field(
+        default=False, metadata={"help": "The first pass goes from rows that raters agree about to contested ones."}
+    )
     direct_loss: str = field(
         default="divergence",
         metadata={"help": "Of SHALA's direct objective: the JS divergence, or its root, the distance."},
@@ -302,6 +316,9 @@ class DirectConfig(SpeechConfig, TrainingArguments):
 
     def __post_init__(self) -> None:
         self.prepare()
+        for name, most in (("class_balance", 2.0), ("mixing", 1.0)):
+            if not 0 <= getattr(self, name) <= most:
+                raise UserError(f"{name} is {getattr(self, name)}; use 0 to {most:g}")
         if self.direct_loss not in ("divergence", "distance"):
             raise not_one_of("direct_loss", self.direct_loss, ("divergence", "distance"))
         super().__post_init__()

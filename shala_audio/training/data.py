@@ -15,29 +15,36 @@ from torch.utils.data import Sampler
 
 from shala_audio.audio.features import FeatureStore, pad_features
 from shala_audio.corpora.splits import check_speakers
+from shala_audio.distribution import Floats
 from shala_audio.errors import UserError
 from shala_audio.manifest import Row, row_attributes
 from shala_audio.models.prompts import PromptBuilder
 from shala_audio.models.speech_lm import SpeechLM
 from shala_audio.task import AUDIO_TOKEN
+from shala_audio.training.targets import Targets, mix
 from shala_audio.votes import human_distributions, plurality, to_distribution
 
 BATCHES_SORTED = 8  # rows are sorted by length within so many batches: little padding, and still a random order
 
 
-def visit_order(lengths: Sequence[int], batch: int, seed: int, epoch: int) -> list[int]:
+def visit_order(
+    lengths: Sequence[int], batch: int, seed: int, epoch: int, ranks: Sequence[float] | Floats | None = None
+) -> list[int]:
     """Row numbers of one epoch, each once.
 
     Args:
         lengths: of every row, in tokens; neighbours in a batch come to have similar ones.
         batch: rows of one batch.
         seed, epoch: the order depends on both, and on nothing else.
+        ranks: of every row, the lowest first; in random order where None.
 
     >>> visit_order([3, 9, 3, 9], batch=2, seed=0, epoch=0) in ([0, 2, 1, 3], [2, 0, 1, 3], [1, 3, 0, 2], [1, 3, 2, 0])
     True
     """
     rng = np.random.default_rng([seed, epoch])
     rows = rng.permutation(len(lengths))
+    if ranks is not None:
+        rows = rows[np.argsort(np.asarray(ranks)[rows], kind="stable")]
     measured = np.asarray(lengths)
     batches: list[list[int]] = []
     whole = len(rows) - len(rows) % batch  # a batch that is not full comes last
@@ -45,7 +52,8 @@ def visit_order(lengths: Sequence[int], batch: int, seed: int, epoch: int) -> li
         chunk = rows[start : min(start + batch * BATCHES_SORTED, whole)]
         chunk = chunk[np.argsort(measured[chunk], kind="stable")]
         batches += [chunk[at : at + batch].tolist() for at in range(0, len(chunk), batch)]
-    order = [row for index in rng.permutation(len(batches)) for row in batches[index]]
+    visits = rng.permutation(len(batches)) if ranks is None else range(len(batches))
+    order = [row for index in visits for row in batches[index]]
     return order + rows[whole:].tolist()
 
 
@@ -167,11 +175,21 @@ class Batcher:
     Attributes:
         epoch: of training; each pass takes the next one of a clip and its augmentations. None: the clips themselves.
         augmentations: of each clip, of those that the features hold.
+        targets: what a pass learns of each row, in place of its human distribution.
+        mixing: share of clips that are mixed with another one of their batch.
     """
 
-    def __init__(self, model: SpeechLM, features: FeatureStore | None, augmentations: int = 0) -> None:
+    def __init__(
+        self,
+        model: SpeechLM,
+        features: FeatureStore | None,
+        augmentations: int = 0,
+        targets: Targets | None = None,
+        mixing: float = 0.0,
+    ) -> None:
         self.builder = PromptBuilder(model)
         self.features, self.augmentations = features, augmentations
+        self.targets, self.mixing = targets, mixing
         self.epoch: int | None = None
 
     def augmented(self, rows: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
@@ -194,11 +212,27 @@ class Batcher:
         features, lengths = pad_features([self.features[row.get("sound", row["id"])] for row in rows])
         return {"audio_features": features, "audio_lengths": lengths}
 
+    def learnt(self, rows: Sequence[dict[str, Any]]) -> tuple[dict[str, torch.Tensor], torch.Tensor, torch.Tensor]:
+        """Sound of rows as `audio` has it, what is learnt of them (B, K), and how much each counts (B,)."""
+        audio = self.audio(rows)
+        p = torch.tensor([row["human"] for row in rows], dtype=torch.float32)
+        weight = torch.ones(len(rows))
+        if self.targets is not None:
+            p, weight = self.targets.of(np.array([row["row"] for row in rows]), self.epoch or 0)
+        if self.mixing and audio:
+            rng = np.random.default_rng([self.epoch or 0, *(row["row"] for row in rows)])
+            mixed, p = mix(audio["audio_features"], audio["audio_lengths"], p, self.mixing, rng)
+            audio = {**audio, "audio_features": mixed}
+        return audio, p, weight
+
     def __call__(self, rows: Sequence[dict[str, Any]]) -> dict[str, Any]:
         rows = self.augmented(rows)
+        audio, target, weight = self.learnt(rows)
         return {
-            "prompt": {**self.builder.batch([row["prompt"] for row in rows]), **self.audio(rows)},
+            "prompt": {**self.builder.batch([row["prompt"] for row in rows]), **audio},
             "human": torch.tensor([row["human"] for row in rows], dtype=torch.float32),
+            "target": target,
+            "row_weight": weight,
             "attributes": torch.tensor([row["attributes"] for row in rows], dtype=torch.float32),
             "row": torch.tensor([row["row"] for row in rows]),
         }

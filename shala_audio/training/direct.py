@@ -11,10 +11,12 @@ import math
 from collections.abc import Iterator
 from typing import Any
 
+import numpy as np
 import torch
 from datasets import Dataset
 from torch import Tensor
 
+from shala_audio.distribution import entropy
 from shala_audio.models.speech_lm import SpeechLM
 from shala_audio.training.ambiguity import AmbiguityWeights
 from shala_audio.training.callbacks import CheckpointMoments
@@ -46,6 +48,8 @@ class DirectTrainer(SpeechTrainer):
         super().__init__(model, batcher, weights, args=args, train_dataset=train_dataset, data_collator=batcher)
         self.model_accepts_loss_kwargs = True  # losses are divided by the rows of the whole step, below
         self.add_callback(CheckpointMoments(every=1))
+        if args.curriculum:
+            self.ranks = entropy(np.asarray(train_dataset["human"]))
 
     def get_batch_samples(
         self, epoch_iterator: Iterator[Any], num_batches: int, device: torch.device
@@ -72,13 +76,14 @@ class DirectTrainer(SpeechTrainer):
     def _losses(self, inputs: dict[str, Any]) -> tuple[Tensor, Tensor | None]:
         """(B,) weighted losses, and predicted attributes."""
         if self.weights is None:
-            return self.readout.supervised_losses(inputs["prompt"], inputs["human"])
+            losses, attributes = self.readout.supervised_losses(inputs["prompt"], inputs["target"])
+            return inputs["row_weight"] * losses, attributes
         log_q, attributes = self.readout.log_probs(inputs["prompt"])
-        divergence = js_divergence(inputs["human"], log_q)
-        distances = js_distance(divergence.detach())
-        entropy = -(log_q.detach().exp() * log_q.detach()).sum(dim=-1) / math.log(2)
+        divergence = js_divergence(inputs["target"], log_q)
+        distances = js_distance(js_divergence(inputs["human"], log_q.detach()))
+        uncertainty = -(log_q.detach().exp() * log_q.detach()).sum(dim=-1) / math.log(2)
         self._averages["jsd"].append(self.accelerator.gather(distances).mean().item())
-        self._averages["entropy"].append(self.accelerator.gather(entropy).mean().item())
-        weights = self.weigh(inputs["row"], distances)
+        self._averages["entropy"].append(self.accelerator.gather(uncertainty).mean().item())
+        weights = self.weigh(inputs["row"], distances) * inputs["row_weight"]
         self.nothing_to_learn = not weights.any()
         return weights * (js_distance(divergence) if self.args.direct_loss == "distance" else divergence), attributes

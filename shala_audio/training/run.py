@@ -41,6 +41,7 @@ from shala_audio.training.direct import DirectTrainer
 from shala_audio.training.grpo import GrpoTrainer, prompts_at_once
 from shala_audio.training.provenance import fingerprint, revision, run_record
 from shala_audio.training.rewards import earned
+from shala_audio.training.targets import Targets
 from shala_audio.training.trainer import SpeechTrainer
 from shala_audio.votes import human_distributions, vote_counts
 
@@ -133,7 +134,12 @@ def _fit(model: SpeechLM, config: Config) -> tuple[bool, dict[str, Any] | None] 
     features = _features(model, config)
     rows = _rows(model, features, config)
     dataset = build_dataset(rows, model, features)
-    batcher = Batcher(model, features, config.augmentations)
+    targets, mixing = None, 0.0
+    if isinstance(config, DirectConfig):
+        counts = vote_counts(rows, model.task.label_names)
+        targets = Targets(counts, config.class_balance, config.vote_dropping, config.seed)
+        mixing = config.mixing
+    batcher = Batcher(model, features, config.augmentations, targets, mixing)
     run = fingerprint(config, model, features, rows)
     if config.process_index == 0:
         clear_removed(out)

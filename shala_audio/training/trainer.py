@@ -22,6 +22,7 @@ from shala_audio.training.ambiguity import AmbiguityWeights
 from shala_audio.training.callbacks import UNFINISHED, check_loss, checkpoints
 from shala_audio.training.data import Batcher, RowSampler, visit_order
 
+KEPT_EXACT = ("human", "target", "row_weight", "attributes")  # of a batch
 LOGGED_KEPT = 1000  # records in memory and in checkpoints, which would grow with a run of days; log.jsonl has them all
 
 
@@ -55,6 +56,7 @@ class SpeechTrainer(Trainer):
     ) -> None:
         self.batcher, self.weights, self.readout = batcher, weights, model.readout
         self.nothing_to_learn = False
+        self.ranks: Floats | None = None  # of the rows in the first pass
         self._averages: dict[str, list[float]] = defaultdict(list)  # since the last time something was logged
         self._seen: list[tuple[list[int], Floats]] = []  # rows of a step and their losses, not yet in the weights
         self._saving = False
@@ -72,12 +74,12 @@ class SpeechTrainer(Trainer):
     def _order(self, lengths: Sequence[int], batch: int, epoch: int) -> list[int]:
         """Rows of an epoch that begins, from which on its augmentations of clips are used."""
         self.batcher.epoch = epoch
-        return visit_order(lengths, batch, self.args.seed, epoch)
+        return visit_order(lengths, batch, self.args.seed, epoch, self.ranks if epoch == 0 else None)
 
     def _prepare_input(self, data: Any) -> Any:
         """To the device. DeepSpeed rounds all that is not whole to bfloat16, which what people said must not be."""
         if isinstance(data, dict):
-            kept = {name: data[name].to(self.args.device) for name in ("human", "attributes") if name in data}
+            kept = {name: data[name].to(self.args.device) for name in KEPT_EXACT if name in data}
             return {**super()._prepare_input(data), **kept}
         return super()._prepare_input(data)
 

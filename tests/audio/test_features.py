@@ -13,9 +13,10 @@ import torch
 import typer
 
 from shala_audio.audio import features as module
-from shala_audio.audio.augment import mask_features, perturb
+from shala_audio.audio.augment import PAUSE_SECONDS, mask_features, over_telephone, perturb
 from shala_audio.audio.encoders import load_encoder
 from shala_audio.audio.features import FeatureStore, augmented_id, write_features
+from shala_audio.audio.io import SAMPLE_RATE
 from shala_audio.cli.features import _in_processes
 from shala_audio.errors import UserError
 from shala_audio.manifest import Audio, Row, write_manifest
@@ -201,8 +202,21 @@ def test_a_perturbed_copy_is_the_same_each_time(copy):
     clip = voice(1.0)
     first, second = perturb(clip, 3, copy), perturb(clip, 3, copy)
     assert np.array_equal(first, second) and first.dtype == np.float32
-    assert len(first) == pytest.approx(16_000 / (0.9, 1.1, 0.9)[copy - 1], abs=2)
+    least = 16_000 / (0.9, 1.1, 0.9)[copy - 1]
+    assert least - 2 <= len(first) <= least + 2 * PAUSE_SECONDS * SAMPLE_RATE
     assert not np.array_equal(first, perturb(clip, 4, copy))
+
+
+def test_a_telephone_carries_its_band_in_eight_bits():
+    times = np.arange(16_000) / 16_000
+    for hertz, passes in ((100, False), (1_000, True), (3_000, True), (3_800, False), (6_000, False)):
+        tone = (0.5 * np.sin(2 * np.pi * hertz * times)).astype(np.float32)
+        heard = over_telephone(tone)[2_000:-2_000]
+        assert (np.abs(heard).max() > 0.4) == passes, hertz
+    tone = (0.5 * np.sin(2 * np.pi * 1_000 * times)).astype(np.float32)
+    heard = over_telephone(tone)
+    error = np.sqrt(np.mean((heard - tone)[2_000:-2_000] ** 2) / np.mean(tone**2))
+    assert heard.shape == tone.shape and 0.001 < error < 0.03, "A-law's signal to noise is 30 to 40 dB"
 
 
 def test_masks_fall_inside_each_clip():
