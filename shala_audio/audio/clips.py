@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import numbers
 import os
+from array import array
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, BinaryIO
@@ -12,7 +13,7 @@ from typing import Any, BinaryIO
 import numpy as np
 from numpy.typing import NDArray
 
-from shala_audio.audio.io import Note, Samples, no_note, read_sound, to_mono_16k
+from shala_audio.audio.io import SAMPLE_RATE, Note, Samples, no_note, read_sound, to_mono_16k
 from shala_audio.errors import UserError
 
 Clip = str | os.PathLike[str] | bytes | BinaryIO | Mapping[str, Any] | tuple[Any, Any]
@@ -43,15 +44,15 @@ def samples_of(clip: Any, channel: int | None = None, note: Note = no_note, long
         return read_sound(io.BytesIO(bytes(clip)), channel=channel, note=note, longest=longest)
     if is_recording(clip):
         first, second = clip
-        swapped = isinstance(first, numbers.Real)
+        swapped = _is_number(first)
         rate: Any = first if swapped else second
-        return to_mono_16k(_array(second if swapped else first), rate, channel, note)
+        return _of_array(second if swapped else first, rate, channel, note, longest)
     if isinstance(clip, Mapping):
-        return _of_mapping(clip, channel, note)
+        return _of_mapping(clip, channel, note, longest)
     if hasattr(clip, "get_all_samples"):  # torchcodec's and `datasets`' decoders
         clip = clip.get_all_samples()
     if hasattr(clip, "data") and hasattr(clip, "sample_rate"):  # torchcodec's AudioSamples
-        return to_mono_16k(_array(clip.data), clip.sample_rate, channel, note)
+        return _of_array(clip.data, clip.sample_rate, channel, note, longest)
     if hasattr(clip, "samplerate") and callable(getattr(clip, "read", None)):  # soundfile's open file
         return to_mono_16k(clip.read(dtype="float32", always_2d=True), clip.samplerate, channel, note)
     if callable(getattr(clip, "read", None)):
@@ -60,14 +61,25 @@ def samples_of(clip: Any, channel: int | None = None, note: Note = no_note, long
         return read_sound(clip, channel=channel, note=note, longest=longest)
     if is_array(clip):
         raise UserError("an array of samples needs its sampling rate: give (array, rate)")
+    if isinstance(clip, (tuple, list)):
+        shown = ", ".join(type(part).__name__ for part in clip[:3])
+        raise UserError(f"a clip as a {type(clip).__name__} of {len(clip)} ({shown}): give {FORMS}")
     raise UserError(f"a clip of type {type(clip).__name__}: give {FORMS}")
+
+
+def _of_array(value: Any, rate: Any, channel: int | None, note: Note, longest: float | None) -> Samples:
+    rate = rate.item() if hasattr(rate, "item") else rate
+    samples = to_mono_16k(_array(value), rate, channel, note)
+    if longest is not None and len(samples) > longest * SAMPLE_RATE:
+        raise UserError(f"lasts {len(samples) / SAMPLE_RATE:,.0f} s; at most {longest:,.0f} s are taken")
+    return samples
 
 
 def is_array(value: Any) -> bool:
     """Whether a value is an array of samples: numpy's, torch's, or a list of numbers."""
-    if isinstance(value, list):
-        return len(value) > 0 and (isinstance(value[0], numbers.Real) or is_array(value[0]))
-    return isinstance(value, np.ndarray) or (hasattr(value, "shape") and hasattr(value, "dtype"))
+    if isinstance(value, (list, array)):
+        return len(value) > 0 and (isinstance(value[0], (numbers.Real, list)))
+    return hasattr(value, "shape") and hasattr(value, "dtype") and len(value.shape) > 0
 
 
 def is_recording(value: Any) -> bool:
@@ -79,9 +91,12 @@ def is_recording(value: Any) -> bool:
     if not isinstance(value, (tuple, list)) or len(value) != 2:
         return False
     first, second = value
-    return (is_array(first) and isinstance(second, numbers.Real)) or (
-        isinstance(first, numbers.Real) and is_array(second)
-    )
+    return (is_array(first) and _is_number(second)) or (_is_number(first) and is_array(second))
+
+
+def _is_number(value: Any) -> bool:
+    """Whether a value is a number, of Python or in an array of no dimensions."""
+    return isinstance(value, numbers.Real) or (hasattr(value, "item") and getattr(value, "shape", None) == ())
 
 
 def _array(value: Any) -> NDArray:
@@ -92,28 +107,32 @@ def _array(value: Any) -> NDArray:
             value = value.float()
         value = value.numpy()
     try:
-        array = np.asarray(value)
+        samples = np.asarray(value)
     except (ValueError, TypeError) as error:
         raise UserError(f"the samples are no array ({error})") from None
-    if array.dtype == object:
+    if samples.dtype == object:
         raise UserError("the samples are no array of numbers")
-    while array.ndim > 2 and array.shape[0] == 1:  # a batch of one
-        array = array[0]
-    return array
+    while samples.ndim > 2 and samples.shape[0] == 1:  # a batch of one
+        samples = samples[0]
+    return samples
 
 
-def _of_mapping(clip: Mapping[str, Any], channel: int | None, note: Note) -> Samples:
-    for name in ("array", "raw"):
+def _of_mapping(clip: Mapping[str, Any], channel: int | None, note: Note, longest: float | None) -> Samples:
+    if isinstance(clip.get("audio"), Mapping):  # a whole row of `datasets`
+        clip = clip["audio"]
+    for name in ("array", "raw", "waveform"):
         if clip.get(name) is not None:
-            rate = clip.get("sampling_rate", clip.get("sample_rate"))
+            rate = next(
+                (clip[key] for key in ("sampling_rate", "sample_rate", "sr") if clip.get(key) is not None), None
+            )
             if rate is None:
                 raise UserError(f"a clip with `{name}` needs `sampling_rate` beside it")
-            return to_mono_16k(_array(clip[name]), rate, channel, note)
-    if clip.get("bytes") is not None:
+            return _of_array(clip[name], rate, channel, note, longest)
+    if isinstance(clip.get("bytes"), (bytes, bytearray, memoryview)):
         try:
-            return read_sound(io.BytesIO(clip["bytes"]), channel=channel, note=note)
+            return read_sound(io.BytesIO(bytes(clip["bytes"])), channel=channel, note=note, longest=longest)
         except UserError as error:
             raise UserError(f"{clip.get('path') or 'bytes'}: {str(error).removeprefix('sound: ')}") from None
-    if clip.get("path") is not None:
-        return read_sound(clip["path"], channel=channel, note=note)
+    if isinstance(clip.get("path"), (str, os.PathLike)):
+        return read_sound(Path(clip["path"]), channel=channel, note=note, longest=longest)
     raise UserError(f"a clip as a mapping with {', '.join(map(repr, clip)) or 'nothing'}: give {FORMS}")

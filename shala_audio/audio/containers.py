@@ -78,7 +78,7 @@ def not_sound(head: bytes) -> str | None:
     for first, name in _OTHER:
         if head.startswith(first):
             return f"is no sound but {name}"
-    if head and all(byte in b"\t\n\r" or 32 <= byte < 127 for byte in head):
+    if not head.startswith(b"NIST_1A") and head and all(byte in b"\t\n\r" or 32 <= byte < 127 for byte in head):
         shown = head[:40].decode("ascii").strip().splitlines()
         return f"is text, not sound: it begins with {shown[0]!r}" if shown else "is empty text, not sound"
     return None
@@ -103,7 +103,7 @@ def check_header(file: BinaryIO) -> None:
     head = file.read(HEAD)
     try:
         found = _data(file, head)
-    except (struct.error, ValueError, OverflowError):
+    except (struct.error, ValueError, OverflowError, LookupError):
         found = None  # libsndfile says what is wrong
     file.seek(0)
     if found is None:
@@ -132,6 +132,15 @@ def _data(file: BinaryIO, head: bytes) -> _Data | None:
         start, promised, encoding, rate, channels = struct.unpack(">5I", head[4:24])
         width = {1: 1, 2: 1, 3: 2, 4: 3, 5: 4, 6: 4, 7: 8, 27: 1}.get(encoding, 0)
         return _Data(None if promised == 0xFFFFFFFF else promised, size - start, width * rate * channels)
+    if head.startswith(b"NIST_1A"):
+        return _nist(file, size)
+    if head[:4] == b"OggS":
+        _check_ogg(file, size)
+        return None
+    if head[:4] == b"fLaC":
+        return _flac(file, size)
+    if head[:3] == b"ID3" or (head[:1] == b"\xff" and head[1:2] >= b"\xe0"):
+        return _mp3(file, size)
     if head[:4] == b"caff":
         return _caf(file, size)
     if head[:16] == _W64["riff"] and head[24:40] == _W64["wave"]:
@@ -164,7 +173,8 @@ def _riff(file: BinaryIO, end: int, order: str, large: bool) -> _Data | None:
         if kind == b"ds64" and large:
             long_size = struct.unpack("<Q", file.read(16)[8:])[0]
         elif kind == b"fmt ":
-            rate = struct.unpack(f"{order}I", file.read(12)[8:])[0]
+            _, _, per_second, rate, block = struct.unpack(f"{order}2H2IH", file.read(14))
+            rate = rate or per_second * block
         elif kind == b"data":
             there = end - start
             if large and size == 0xFFFFFFFF and long_size is not None:
@@ -229,6 +239,98 @@ def _w64(file: BinaryIO, end: int) -> _Data | None:
             return None
         at += -(-size // 8) * 8
     return None
+
+
+def _nist(file: BinaryIO, end: int) -> _Data | None:
+    file.seek(0)
+    lines = file.read(1024).decode("latin-1").split("\n")
+    fields = {parts[0]: parts[2] for line in lines if len(parts := line.split(None, 2)) == 3}
+    if "pcm" not in fields.get("sample_coding", "pcm") or "shorten" in fields.get("sample_coding", ""):
+        return None
+    width = int(fields["sample_n_bytes"]) * int(fields.get("channel_count", 1))
+    rate = int(fields["sample_rate"]) * width
+    return _Data(int(fields["sample_count"]) * width, end - int(lines[1]), rate)
+
+
+def _check_ogg(file: BinaryIO, end: int) -> None:
+    """Raise where the last page is cut, or where another stream follows the first, which libsndfile does not read."""
+    at, ended = 0, False
+    while at + 27 <= end:
+        file.seek(at)
+        head = file.read(27)
+        if head[:4] != b"OggS":
+            return  # a tag, or damage, of which libsndfile has its own word
+        if head[5] & 2 and ended:
+            raise UserError(
+                "holds several streams one after the other, of which only the first would be read; join them with ffmpeg"
+            )
+        ended = ended or bool(head[5] & 4)
+        at += 27 + head[26] + sum(file.read(head[26]))
+    if at > end:
+        raise UserError(f"cut short: its last page ends {at - end} bytes after the file")
+
+
+def _flac(file: BinaryIO, end: int) -> _Data | None:
+    """Samples that the header tells of, and those that the last frame ends with."""
+    file.seek(8)
+    info = file.read(34)
+    per_second = info[10] << 12 | info[11] << 4 | info[12] >> 4
+    total = (info[13] & 15) << 32 | int.from_bytes(info[14:18], "big")
+    block = int.from_bytes(info[:2], "big")
+    if not total or not per_second:
+        return None
+    file.seek(max(0, end - (1 << 17)))
+    tail = file.read()
+    at = len(tail)
+    while (at := tail.rfind(b"\xff", 0, at)) >= 0:
+        if (found := _flac_frame(tail[at : at + 16], block)) is not None:
+            return None if found <= total + EXTRA * per_second else _Data(total, found, per_second)
+    return None
+
+
+def _flac_frame(head: bytes, block: int) -> int | None:
+    """The first sample of the frame that begins with these bytes; None where they begin none."""
+    if len(head) < 8 or head[1] not in (0xF8, 0xF9) or head[2] >> 4 == 0 or head[2] & 15 == 15 or head[3] >> 4 > 10:
+        return None
+    ones = next((bit for bit in range(8) if not head[4] >> (7 - bit) & 1), 8)
+    count = max(1, ones)
+    if ones == 1 or ones > 7 or len(head) < 5 + count:
+        return None
+    number = head[4] & (0x7F if not ones else (1 << (7 - ones)) - 1)
+    for byte in head[5 : 4 + count]:
+        number = number << 6 | byte & 0x3F
+    at = 4 + count
+    at += {6: 1, 7: 2}.get(head[2] >> 4, 0) + {12: 1, 13: 2, 14: 2}.get(head[2] & 15, 0)
+    if len(head) <= at:
+        return None
+    check = 0
+    for byte in head[:at]:
+        check ^= byte
+        for _ in range(8):
+            check = (check << 1 ^ 0x07) & 0xFF if check & 0x80 else check << 1
+    if check != head[at]:
+        return None
+    return number if head[1] & 1 else number * block
+
+
+def _mp3(file: BinaryIO, end: int) -> _Data | None:
+    """Bytes of which a Xing or Info header tells."""
+    file.seek(0)
+    head = file.read(10)
+    start = 0
+    if head[:3] == b"ID3":
+        start = 10 + (head[6] << 21 | head[7] << 14 | head[8] << 7 | head[9])
+    file.seek(start)
+    frame = file.read(200)
+    at = max(frame.find(b"Xing"), frame.find(b"Info"))
+    if at < 0:
+        return None
+    flags = int.from_bytes(frame[at + 4 : at + 8], "big")
+    if not flags & 2:
+        return None
+    place = at + 8 + (4 if flags & 1 else 0)
+    promised = int.from_bytes(frame[place : place + 4], "big")
+    return _Data(promised, min(end - start, promised), 0.0) if promised and end - start < 0.98 * promised else None
 
 
 def through_ffmpeg(source: str | os.PathLike[str] | BinaryIO, what: str) -> BinaryIO:

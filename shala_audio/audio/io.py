@@ -30,7 +30,7 @@ CLIPPED = 0.001  # share of such samples from which on a clip is called clipped
 LOUDEST = 100.0  # of a floating-point sample: no gain makes so much of sound between -1 and 1
 FEWEST_BITS = 8  # that integers of 32 bits or more may leave unused: -48 dB of full scale
 CANCELLED_DB = 10.0  # by how much the mean of the channels may be softer than the loudest
-UNLIKE = 0.1  # correlation of two channels, below which they hold different sound
+UNLIKE = 0.5  # correlation of two channels, below which they hold different sound
 
 Samples = NDArray[np.float32]
 Note = Callable[[str], None]
@@ -48,7 +48,7 @@ def to_mono_16k(samples: NDArray, rate: float, channel: int | None = None, note:
             -1 to 1, or integers, which are divided by their type's range.
         rate: samples a second.
         channel: which, from 0; the mean of all where None.
-        note: told what is odd about the channels (`channel_remark`).
+        note: told what is odd about the channels.
 
     Raises:
         UserError: nothing to encode: shorter than 25 ms, all zeros, values that are not numbers, or whose scale cannot be
@@ -59,8 +59,7 @@ def to_mono_16k(samples: NDArray, rate: float, channel: int | None = None, note:
     levels = _Levels(scaled.shape[1])
     levels.add(scaled)
     mono = _channel(scaled, channel)
-    if channel is None and (remark := levels.remark()):
-        note(remark)
+    _tell(levels, channel, mono, note)
     return _heard(mono if rate == SAMPLE_RATE else soxr.resample(mono, rate, SAMPLE_RATE))
 
 
@@ -104,22 +103,24 @@ def scale(samples: NDArray) -> Samples:
     kind = samples.dtype
     if np.issubdtype(kind, np.integer):
         bits, most = kind.itemsize * 8, np.iinfo(kind).max
-        largest = max(int(samples.max()), -int(samples.min())) if samples.size else 0
-        if bits >= 32 and 0 < largest < 2 ** (bits - 1 - FEWEST_BITS):
+        middle = 0 if np.issubdtype(kind, np.signedinteger) else int(most) // 2 + 1
+        largest = max(int(samples.max()) - middle, middle - int(samples.min())) if samples.size else 0
+        narrow = int(samples.max(initial=0)) < 2 ** (bits - FEWEST_BITS) if middle else False  # all near the lower end
+        if bits >= 32 and (narrow or 0 < largest <= 2 ** (bits - 1 - FEWEST_BITS)):
             raise UserError(
                 f"{kind} samples no larger than {largest}: these look like samples of fewer bits in a wide type; divide them by "
                 f"{2 ** (15 if largest <= 2**15 else 23 if largest <= 2**23 else 31)}"
             )
-        if np.issubdtype(kind, np.unsignedinteger):
-            middle = (most + 1) / 2
-            return ((samples - middle) / middle).astype(np.float32)
+        if middle:
+            return ((samples - float(middle)) / middle).astype(np.float32)
         return (samples / (most + 1)).astype(np.float32)
     if not np.issubdtype(kind, np.floating):
         raise UserError(f"samples of type {kind}: integers or real numbers are needed")
     samples = np.asarray(samples, dtype=np.float32)
     if not np.isfinite(samples).all():
         raise UserError("the sound holds values that are not numbers (NaN or infinity)")
-    if samples.size and (peak := float(np.abs(samples).max())) > LOUDEST:
+    peak = float(np.abs(samples).max()) if samples.size else 0.0
+    if peak > LOUDEST or (peak > 2 and np.array_equal(samples, np.round(samples))):  # whole numbers were integers once
         raise UserError(
             f"samples as large as {peak:.0f}, where -1 to 1 is full scale; divide them by 32768 if they are of 16 bits"
         )
@@ -129,6 +130,8 @@ def scale(samples: NDArray) -> Samples:
 def _channel(samples: Samples, channel: int | None) -> Samples:
     """(samples,) of a channel, or the mean of all."""
     count = samples.shape[1]
+    if channel is not None and (isinstance(channel, bool) or not isinstance(channel, (int, np.integer))):
+        raise UserError(f"channel {channel!r}: a whole number from 0 on is needed")
     if channel is None:
         return samples[:, 0] if count == 1 else samples.mean(axis=1)
     if not 0 <= channel < count:
@@ -138,17 +141,27 @@ def _channel(samples: Samples, channel: int | None) -> Samples:
     return samples[:, channel]
 
 
+def _tell(levels: _Levels, channel: int | None, mono: Samples, note: Note) -> None:
+    """Note what is odd about the channels; raise UserError where nothing is left of them."""
+    if channel is None and (remark := levels.remark()):
+        if not mono.any():
+            raise UserError(remark)
+        note(remark)
+
+
 class _Levels:
     """Power of the channels of sound that comes block by block, of their mean, and of how alike they are."""
 
     def __init__(self, channels: int) -> None:
         self.products = np.zeros((channels, channels))
+        self.sums, self.count = np.zeros(channels), 0
         self.mean = 0.0
 
     def add(self, block: Samples) -> None:
         if len(self.products) > 1:
             exact = block.astype(np.float64)
             self.products += exact.T @ exact
+            self.sums, self.count = self.sums + exact.sum(axis=0), self.count + len(exact)
             self.mean += float(np.square(exact.mean(axis=1)).sum())
 
     def remark(self) -> str | None:
@@ -165,8 +178,9 @@ class _Levels:
             )
         sounding = np.flatnonzero(powers > loudest * 1e-6)
         if len(sounding) > 1:
-            spread = np.sqrt(powers[sounding])
-            alike = np.abs(self.products[np.ix_(sounding, sounding)] / np.outer(spread, spread))
+            around = self.products - np.outer(self.sums, self.sums) / self.count  # the mean, which is no sound
+            spread = np.sqrt(np.maximum(around.diagonal()[sounding], 1e-12))
+            alike = np.abs(around[np.ix_(sounding, sounding)] / np.outer(spread, spread))
             if alike[np.triu_indices(len(sounding), 1)].min() < UNLIKE:
                 return (
                     "the channels hold different sound, perhaps two speakers; their mean is judged: choose one with --channel "
@@ -209,6 +223,9 @@ def read_sound(
     """
     name = source if isinstance(source, (str, Path)) else getattr(source, "name", "sound")
     name = repr(str(name))[1:-1] if isinstance(name, (str, Path)) else "sound"  # some open files have numbers for names
+    name = name if len(name) < 500 else f"{name[:60]}..."
+    if name.startswith(("http:/", "https:/", "s3:/", "gs:/", "data:")):
+        raise UserError(f"{name}: is an address, and not a file; download it first")
     if not isinstance(source, (str, Path)) and not source.seekable():
         source = io.BytesIO(source.read())
     try:
@@ -295,9 +312,9 @@ def _read(
             raise UserError(f"ends {(wanted - read) / rate:.2f} s before the segment that was asked for")
         if not guessed:
             raise UserError(f"cut short: {wanted / rate:.2f} s of sound are promised, {read / rate:.2f} are there")
-    if channel is None and (remark := levels.remark()):
-        note(remark)
-    return np.concatenate(parts) if parts else np.zeros(0, dtype=np.float32)
+    samples = np.concatenate(parts) if parts else np.zeros(0, dtype=np.float32)
+    _tell(levels, channel, samples, note)
+    return samples
 
 
 def read_row_audio(audio: Audio, root: str | Path, note: Note = no_note) -> Samples:

@@ -61,6 +61,10 @@ Separator = Annotated[
         help="What stands between several labels in one cell, such as ','; '' where a label holds it.",
     ),
 ]
+Encoding = Annotated[
+    str | None,
+    typer.Option(help="Of a CSV file, such as cp1251 or shift_jis; UTF-8, UTF-16 and cp1252 are recognised."),
+]
 Several = Annotated[
     str,
     typer.Option(
@@ -93,6 +97,7 @@ def read_votes(
     layout: str | None,
     separator: str | None,
     several: str,
+    encoding: str | None,
     known: tuple[str, ...] = (),
 ) -> tuple[dict[str, Any], Counter[str]]:
     """What was judged, and what was left out by reason: see `corpora.ratings.gather`.
@@ -111,8 +116,9 @@ def read_votes(
         raise not_one_of("--from", source, SOURCES_OF_VOTES)
     if items is not None and source != "potato":
         raise UserError("--items: of potato alone")
-    if source != "csv" and (layout or separator):
-        raise UserError(f"--{'layout' if layout else 'choices-separator'}: of a table (--from csv) alone")
+    of_tables = {"--layout": layout, "--choices-separator": separator, "--encoding": encoding}
+    if source != "csv" and (given := [option for option, value in of_tables.items() if value is not None]):
+        raise UserError(f"{given[0]}: of a table (--from csv) alone")
     left_out: Counter[str] = Counter()
     if source == "label-studio":
         found = label_studio_ratings(path, columns, left_out, say)
@@ -121,7 +127,7 @@ def read_votes(
     elif not columns.item:
         raise UserError(f"{path}: name the column of what was judged with --item")
     else:
-        found = table_ratings(path, columns, left_out, layout, separator, say)
+        found = table_ratings(path, columns, left_out, layout, separator, encoding, say)
     is_table = source == "csv"
     return gather(found, left_out, leave_out or (), several, known, is_table, separator is not None, say), left_out
 
@@ -188,7 +194,7 @@ def prepare(
             prepared = crema_d.prepare(source, seed, fold)
         else:
             prepared = msp_podcast.prepare(source, seed, task or corpus, secondary)
-    options = {"part": part, "fold": fold, "secondary": secondary or None}
+    options: dict[str, Any] = {"part": part, "fold": fold, "secondary": secondary or None}
     summary = write_prepared(prepared, load_task(task or corpus), out, seed, max_rows, **options)
     show_summary(summary, out)
 
@@ -241,6 +247,7 @@ def votes(
     layout: Layout = None,
     choices_separator: Separator = None,
     several: Several = "refuse",
+    encoding: Encoding = None,
     channel: Channel = None,
     seed: Annotated[int, typer.Option(help="Seed of the split.")] = 0,
     max_rows: Annotated[
@@ -267,14 +274,14 @@ def votes(
     asked = load_task(task) if task else None
     known = tuple(word for label in asked.labels for word in (label.name, label.word)) if asked else ()
     found, left_out = read_votes(
-        table, source, columns, clips, items, leave_out, layout, choices_separator, several, known
+        table, source, columns, clips, items, leave_out, layout, choices_separator, several, encoding, known
     )
     made = asked or task_of(out.resolve().name, found, modality_of(clips, text))
     if made.has_audio != (clips is not None):
         raise UserError(f"task {made.name} takes {made.modality}; {'name' if made.has_audio else 'leave out'} --clips")
     caveat = "The split is ours, by speaker." if speaker else "The split is ours, by item."
     prepared = prepare(found, left_out, made, clips, seed, "" if split else caveat, channel, say)
-    summary = write_prepared(prepared, made, out, seed, max_rows)
+    summary = write_prepared(prepared, made, out, seed, max_rows, clips)
     if task is None:
         write_task(out / "task.yaml", made)
         print(out / "task.yaml")

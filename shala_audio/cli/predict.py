@@ -426,14 +426,17 @@ def _clips(
     predictor: Any, names: Iterable[str], fields: dict[str, str], complain: Any, channel: int | None
 ) -> Iterator[Prediction]:
     """Clips a batch at a time; a bad one is complained of and does not spoil its batch."""
-    from shala_audio.audio.io import SAMPLE_RATE, read_sound
+    from shala_audio.audio.io import SAMPLE_RATE, read_sound, remarks
 
     source, read = iter(names), deque[str]()
 
     def readable(batch: list[str]) -> Iterator[Any]:
         for name in batch:
             try:
-                clip = read_sound(name, channel=channel, note=noted(name)), SAMPLE_RATE
+                samples = read_sound(name, channel=channel, note=noted(name))
+                for remark in remarks(samples):
+                    noted(name)(remark)
+                clip = samples, SAMPLE_RATE
             except UserError as error:
                 complain(error)
             else:

@@ -34,6 +34,7 @@ def new_recipe(
     layout: given.Layout = None,
     choices_separator: given.Separator = None,
     several: given.Several = "refuse",
+    encoding: given.Encoding = None,
     channel: given.Channel = None,
     recipes: Annotated[Path, typer.Option(help="Folder of the recipes, in a clone of the toolkit.")] = Path("recipes"),
 ) -> None:
@@ -55,7 +56,9 @@ def new_recipe(
     if target.exists():
         raise UserError(f"{target}: is there already; choose another name")
     columns = Columns(item or "", label or "", rater, speaker, text, split)
-    found, _ = given.read_votes(table, source, columns, clips, items, leave_out, layout, choices_separator, several)
+    found, _ = given.read_votes(
+        table, source, columns, clips, items, leave_out, layout, choices_separator, several, encoding
+    )
     modality = given.modality_of(clips, text)
     task = task_of(name, found, modality)
 
@@ -72,6 +75,7 @@ def new_recipe(
         "--layout": layout,
         "--choices-separator": choices_separator,
         "--several": several if several != "refuse" else None,
+        "--encoding": encoding,
         "--channel": None if channel is None else str(channel),
     }
     options = [

@@ -43,6 +43,13 @@ def label_studio_ratings(path: Path, columns: Columns, left_out: Counter[str], n
         raise UserError(f"{path}: holds no task")
     if any("completions" in task for task in tasks):  # before version 1.0
         tasks = [{**task, "annotations": task.get("annotations") or task.get("completions")} for task in tasks]
+    for task in tasks:
+        annotations = task.get("annotations")
+        if annotations and not (isinstance(annotations, list) and all(isinstance(one, dict) for one in annotations)):
+            raise UserError(
+                f"{path}: task {task.get('id')}: its annotations are {str(annotations)[:40]}; export the project as JSON with "
+                "annotations, or as JSON-MIN"
+            )
     small = not any("annotations" in task for task in tasks)
     if small and not columns.label:
         raise UserError(f"{path}: JSON-MIN: name the key of the choice with --label; there are {', '.join(tasks[0])}")
@@ -55,6 +62,11 @@ def label_studio_ratings(path: Path, columns: Columns, left_out: Counter[str], n
             f"{path}: name the key of the clip with --item, or of the text with --text: {', '.join(data[0])}"
         )
     control = columns.label if small else columns.label or _only_control(path, tasks)
+    there = set().union(*tasks) if small else {name for names in _controls(path, tasks).values() for name in names}
+    if control not in there:
+        raise UserError(
+            f"{path}: nothing was answered with {control!r} (--label), but with {', '.join(sorted(there)) or 'nothing'}"
+        )
     addresses: dict[str, str] = {}
     regions, shared = 0, 0
     seen: Counter[tuple[str, str]] = Counter()
@@ -69,7 +81,7 @@ def label_studio_ratings(path: Path, columns: Columns, left_out: Counter[str], n
         if not annotations:
             left_out["tasks without an annotation"] += 1
         for order, annotation in enumerate(annotations, start=1):
-            if annotation.get("was_cancelled"):
+            if annotation.get("was_cancelled") or annotation.get("skipped"):
                 left_out["annotations that were skipped"] += 1
                 continue
             rater = _rater(annotation, fields, columns.rater, order, small, where)
@@ -115,12 +127,18 @@ def _results(annotation: Mapping[str, Any], where: str) -> list[Mapping[str, Any
     return results
 
 
-def _only_control(path: Path, tasks: Sequence[Mapping[str, Any]]) -> str:
+def _controls(path: Path, tasks: Sequence[Mapping[str, Any]]) -> dict[str, set[str]]:
+    """Names of the controls that something was answered with, by type."""
     kinds: dict[str, set[str]] = {}
     for task in tasks:
         for annotation in task.get("annotations") or []:
-            for result in _results(annotation, str(path)):
+            for result in _results(annotation, f"{path}: task {task.get('id')}"):
                 kinds.setdefault(str(result.get("type")), set()).add(str(result.get("from_name")))
+    return kinds
+
+
+def _only_control(path: Path, tasks: Sequence[Mapping[str, Any]]) -> str:
+    kinds = _controls(path, tasks)
     for kind in _KINDS[:3]:  # a remark that somebody wrote beside a choice is no label
         if len(found := kinds.get(kind, set())) == 1:
             return next(iter(found))
@@ -140,6 +158,8 @@ def _answers(annotation: Mapping[str, Any], control: str, where: str) -> list[tu
         if result.get("from_name") != control:
             continue
         value, kind = result.get("value") or {}, str(result.get("type"))
+        if not isinstance(value, dict):
+            raise UserError(f"{where}: the answer of {control} is {str(value)[:40]!r}; an object is needed")
         if kind not in _KINDS:
             raise UserError(f"{where}: control {control} is of type {kind}; {', '.join(_KINDS)} are read")
         said = value.get("text" if kind == "textarea" else kind)
@@ -165,6 +185,8 @@ def _span(value: Mapping[str, Any], where: str) -> Span | None:
     start, end = value.get("start"), value.get("end")
     if start is None and end is None:
         return None
+    if isinstance(start, str) or isinstance(end, str):  # as parts of texts are told
+        raise UserError(f"{where}: a part of a text was judged; whole texts and parts of clips are read")
     try:
         first, last = round(float(start), 4), round(float(end), 4)  # type: ignore[arg-type]
         channel = None if value.get("channel") is None else int(value["channel"])
@@ -237,7 +259,7 @@ def potato_ratings(
     states = sorted(path.glob("*/user_state.json"))
     if not states:
         raise UserError(f"{path}: holds no */user_state.json; name Potato's annotation_output")
-    answers = [(read_json(state), state) for state in states]
+    answers = [(_state(state), state) for state in states]
     found = {
         schema
         for state, _ in answers
@@ -264,12 +286,35 @@ def potato_ratings(
                 address = _value(fields, columns.item, where)
                 item = _own_name(addresses, plain_text(PurePosixPath(address).name), address, where)
             head = {kind: plain_text(_value(fields, key, where)) for kind, key in _more(columns)}
-            chosen = [label for schema, label, value in _pairs(pairs) if schema == scheme and value not in _NO_CHOICE]
-            choices = [label for one in chosen for label in choices_of(one)]
+            said = [_said(label, value) for schema, label, value in _pairs(pairs) if schema == scheme]
+            choices = [label for one in said for label in choices_of(one)]
             if not choices:
                 left_out["annotations without a choice"] += 1
                 continue
             yield Rating(where, item, choices, str(state.get("user_id", source.parent.name)), fields=head)
+
+
+def _state(path: Path) -> dict[str, Any]:
+    """A person's answers, checked."""
+    state = read_json(path)
+    answers = state.get("instance_id_to_label_to_value", {}) if isinstance(state, dict) else None
+    if not isinstance(answers, dict):
+        raise UserError(f"{path}: not a state of Potato's: `instance_id_to_label_to_value` must be an object")
+    try:
+        for pairs in answers.values():
+            list(_pairs(pairs))
+    except (TypeError, ValueError, KeyError, AttributeError):
+        raise UserError(
+            f"{path}: holds answers that are no pairs of a label and a value, as Potato writes them"
+        ) from None
+    return state
+
+
+def _said(label: str, value: Any) -> str:
+    """What was chosen: the label of a box that is ticked; of sliders, lists and fields, the value."""
+    if value in _NO_CHOICE or (str(value) == "0" and label != "0"):
+        return ""
+    return label if str(value).lower() in ("true", "on", "1", label.lower()) else str(value)
 
 
 def _pairs(answers: Any) -> Iterator[tuple[str, str, Any]]:

@@ -82,14 +82,14 @@ def _from_raters(files: Sequence[Path], splits: Path) -> Prepared:
     for path in files:
         for where, record in csv_records(path):
             try:
-                chosen = [label for label in names if int(record[label])]
+                chosen = [label for label in names if _is_chosen(record[label])]
                 identity, comment = record["id"], record["text"]
             except (KeyError, ValueError) as error:
                 raise UserError(f"{where}: not a GoEmotions row ({error!r})") from None
             if not chosen:
                 left_out["ratings without a label (very unclear)"] += 1
                 continue
-            if (rater := record.get("rater_id")) is not None:
+            if rater := record.get("rater_id", "").strip():
                 if (identity, rater) in raters:
                     left_out["ratings of a rater who stands there before"] += 1
                     continue
@@ -122,6 +122,11 @@ def _from_raters(files: Sequence[Path], splits: Path) -> Prepared:
         "ones.",
         licence=SOURCES["goemotions"].licence,
     )
+
+
+def _is_chosen(cell: str) -> bool:
+    """Of 0 and 1, or as other programs save them: 0.0, False."""
+    return cell.strip().lower() == "true" if cell.strip().lower() in ("true", "false") else bool(float(cell))
 
 
 def _bucket(identity: str) -> int:

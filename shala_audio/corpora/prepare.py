@@ -51,6 +51,7 @@ class Prepared:
     caveat: str = ""
     licence: str = ""
     left_out_items: Mapping[str, Sequence[str]] = field(default_factory=dict)
+    found_otherwise: Mapping[str, str] = field(default_factory=dict)  # names of clips that were not those of files
 
 
 def need_file(folder: Path, *names: str) -> Path:
@@ -126,6 +127,7 @@ def summarize(prepared: Prepared, task: Task, seed: int) -> dict[str, Any]:
         "split_sha256": hashlib.sha256(membership.encode()).hexdigest(),
         "splits": splits,
         "left_out": dict(prepared.left_out),
+        "found_otherwise": dict(prepared.found_otherwise),
         "left_out_items": {reason: list(names) for reason, names in prepared.left_out_items.items()},
         "caveat": prepared.caveat,
         "licence": prepared.licence,
@@ -133,7 +135,13 @@ def summarize(prepared: Prepared, task: Task, seed: int) -> dict[str, Any]:
 
 
 def write_prepared(
-    prepared: Prepared, task: Task, out: Path, seed: int, max_rows: int | None = None, **options: Any
+    prepared: Prepared,
+    task: Task,
+    out: Path,
+    seed: int,
+    max_rows: int | None = None,
+    root: Path | None = None,
+    **options: Any,
 ) -> dict[str, Any]:
     """Write `manifest.jsonl`, `splits.json` and `summary.json` into `out`; return the summary.
 
@@ -143,6 +151,7 @@ def write_prepared(
         prepared, task, seed: the rows, their task, and the seed of their split.
         out: the folder.
         max_rows: how many rows to keep, of every split its share; all where None.
+        root: of the sound, where it is to be compared.
         options: what else decides the rows (`part` of the corpus, `fold`, `secondary`), for the summary.
 
     Raises:
@@ -162,7 +171,7 @@ def write_prepared(
     left_out = prepared.left_out + Counter({"over --max-rows": len(prepared.rows) - len(kept)})
     prepared = replace(prepared, rows=kept, left_out=left_out)
     summary = {**summarize(prepared, task, seed), "max_rows": max_rows, **options}
-    summary["twins_across_splits"] = [[one.id, other.id] for one, other in crossing_twins(kept, None)]
+    summary["twins_across_splits"] = [[one.id, other.id] for one, other in crossing_twins(kept, root)]
     groups: dict[str, set[str]] = defaultdict(set)
     for row in kept:
         groups[row.split].add(row.speaker if row.speaker is not None else row.id)

@@ -9,14 +9,18 @@ from __future__ import annotations
 import contextlib
 import json
 import re
+import unicodedata
 from collections import Counter, defaultdict
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+import soundfile
 import yaml
 
+from shala_audio.audio.io import SAMPLE_RATE, SHORTEST
 from shala_audio.corpora.prepare import Prepared, sound_durations
 from shala_audio.corpora.sound_files import find_sound_files
 from shala_audio.corpora.splits import SHARES, split_by_group, twin_groups
@@ -38,12 +42,36 @@ from shala_audio.task import Label, Task
 SPLITS = {"train": "train", "dev": "dev", "valid": "dev", "validation": "dev", "development": "dev", "test": "test"}
 LAYOUTS = ("long", "wide", "counts")
 SEVERAL = ("refuse", "split", "leave-out")
-MISSING = {"nan", "na", "n/a", "#n/a", "none", "null", "nil", "missing", "-", "--", "?", ".", "undefined", "<na>"}
-SEPARATORS = ",;|/\n"
+MISSING = {
+    "nan",
+    "na",
+    "n/a",
+    "#n/a",
+    "none",
+    "null",
+    "nil",
+    "missing",
+    "(blank)",
+    "n.a.",
+    "-",
+    "--",
+    "?",
+    ".",
+    "undefined",
+    "<na>",
+}
+NO_NAME = {"nan", "na", "n/a", "#n/a", "null", "<na>"}  # of a rater, a speaker or a text
+SEPARATORS = (",", ";", "|", "\n")
+JOINERS = ("/", "+", "&", " and ")  # of labels where both of their parts are labels too
+MOST_LABELS = 300
+_SUMS = {"total", "sum", "n", "count", "raters", "num_raters", "n_raters", "nraters"}
+_COUNT = {"count", "counts", "n", "votes", "freq", "frequency"}  # how often a line of a long table was said
+_TICKS = {"", "true", "false", "x", "yes", "no", "1", "0", "1.0", "0.0", "checked", "unchecked"}
+_TICKED = {"true", "x", "yes", "1", "1.0", "checked"}
+_LOOKS = str.maketrans("асеорхуіѕкмтнв", "aceopxyiskmthb")  # Cyrillic letters that look like Latin ones
 _RATER = re.compile(
-    r"(rater|annotator|coder|judge|listener|worker|participant|subject|user|label|[arpuw])[ _-]?\d+", re.I
+    r"(rater|annot|annotator|coder|judge|listener|worker|participant|subject|user|label|[arpuw])[ _-]?\d+", re.I
 )
-_REJECTED = "assignmentstatus"  # Mechanical Turk's column
 
 
 @dataclass(frozen=True)
@@ -127,6 +155,7 @@ def table_ratings(
     left_out: Counter[str],
     layout: str | None = None,
     separator: str | None = None,
+    encoding: str | None = None,
     note: Note = no_note,
 ) -> Iterator[Rating]:
     """Ratings of a table.
@@ -138,12 +167,13 @@ def table_ratings(
         layout: long, a line for each rating; wide, a column for each rater; counts, a column for each label, with how many
             chose it. Guessed, and told, where None.
         separator: of several choices in one cell.
+        encoding: of a CSV file; recognised where None.
         note: told what was recognised.
 
     Raises:
         UserError: a column is missing, a line cannot be read, or the layout cannot be told; the message names it.
     """
-    records = list(csv_records(path, note))
+    records = list(csv_records(path, note, encoding))
     if not records:
         raise UserError(f"{path}: has no line below the header")
     there = list(records[0][1])
@@ -155,18 +185,22 @@ def table_ratings(
     layout = layout or _guess_layout(path, columns, records, others, note)
     if layout not in LAYOUTS:
         raise not_one_of("--layout", layout, LAYOUTS)
-    if layout != "long" and columns.rater:
-        raise UserError(
-            f"--rater: of --layout long; with {layout}, {'the columns are the raters' if layout == 'wide' else 'nobody is named'}"
-        )
     if layout == "long" and not columns.label:
         raise UserError(f"{path}: name the column of the choice with --label: {', '.join(others)}")
     chosen = [columns.label] if columns.label in there else others
     check_columns(path, chosen, there)
-    records = [record for record in records if not _rejected(record[1], left_out)]
-    if layout == "counts":
-        _check_counts(path, records, chosen, note)
-    yield from _ratings(records, columns, layout, chosen, separator)
+    kept = [record for record in records if not _is_rejected(record[1])]
+    if len(kept) < len(records):
+        left_out["assignments that were rejected"] += len(records) - len(kept)
+    if layout == "wide":
+        _check_wide(path, kept, chosen)
+    ticked = layout == "counts" and _is_ticked(kept, chosen, columns)
+    if columns.rater and layout != "long" and not ticked:
+        who = "the columns are the raters" if layout == "wide" else "nobody is named"
+        raise UserError(f"--rater: of --layout long; with {layout}, {who}")
+    if layout == "counts" and not ticked:
+        _check_counts(path, kept, chosen, note)
+    yield from _ratings(kept, columns, layout, chosen, separator, left_out, note)
 
 
 def _named(columns: Columns) -> Columns:
@@ -174,37 +208,93 @@ def _named(columns: Columns) -> Columns:
     return Columns(**{kind: plain_label(name) if name else name for kind, name in vars(columns).items()})
 
 
-def _rejected(record: Mapping[str, str], left_out: Counter[str]) -> bool:
-    status = next((value for name, value in record.items() if name.lower() == _REJECTED), "")
-    left_out["assignments that were rejected"] += status.strip().lower() == "rejected"
-    return status.strip().lower() == "rejected"
+def _is_rejected(record: Mapping[str, str]) -> bool:
+    """Whether Mechanical Turk's line is of an assignment that was rejected."""
+    named = {re.sub(r"\W|_", "", name).lower(): value.strip().lower() for name, value in record.items()}
+    return named.get("assignmentstatus") == "rejected" or ("approve" in named and bool(named.get("reject")))
+
+
+def _is_ticked(records: Sequence[Record], chosen: Sequence[str], columns: Columns) -> bool:
+    """Whether label columns hold ticks of single raters, and not how many chose a label."""
+    values = {record[column].strip().lower() for _, record in records for column in chosen}
+    names = [record[columns.item] for _, record in records]
+    return values <= _TICKS and bool(columns.rater or not values <= {"", "0", "1"} or len(set(names)) < len(names))
 
 
 def _ratings(
-    records: Iterable[Record], columns: Columns, layout: str, chosen: Sequence[str], separator: str | None
+    records: Sequence[Record],
+    columns: Columns,
+    layout: str,
+    chosen: Sequence[str],
+    separator: str | None,
+    left_out: Counter[str],
+    note: Note,
 ) -> Iterator[Rating]:
+    ticks = layout == "counts" and _is_ticked(records, chosen, columns)
+    often = None
+    if layout == "long" and not columns.rater and records:
+        often = next((name for name in records[0][1] if name.lower() in _COUNT and name != columns.label), None)
+        if often and not all(_is_count(record[often]) and record[often].strip() for _, record in records):
+            often = None
+        if often:
+            note(f"column {often} is taken for how many chose the label of its line; --rater names raters instead")
     for where, record in records:
         name = plain_text(record[columns.item])
         if not name:
-            raise UserError(f"{where}: {columns.item} is empty")
+            raise UserError(f"{where}: {columns.item} is empty (of merged cells, only the first has a value)")
         fields = {
             kind: plain_text(record[key]) for kind in ("speaker", "text", "split") if (key := getattr(columns, kind))
         }
+        for kind in ("speaker", "text"):
+            if fields.get(kind, "").lower() in NO_NAME:
+                left_out[f"values of {kind} that say {fields[kind]}"] += 1
+                fields[kind] = ""
+        rater = where
+        if columns.rater:
+            rater = plain_label(record[columns.rater])
+            if not rater or rater.lower() in NO_NAME:
+                said = f"says {rater!r}" if rater else "is empty"
+                raise UserError(f"{where}: {columns.rater} {said}; ratings of nobody known would count as one person's")
         if layout == "long":
-            rater = plain_label(record[columns.rater]) if columns.rater else where
-            if not rater:
-                raise UserError(
-                    f"{where}: {columns.rater} is empty; ratings of nobody known would count as one person's"
-                )
             choices = choices_of(record[columns.label], separator)
             if not choices:
                 raise UserError(f"{where}: {columns.label} is empty")
-            yield Rating(where, name, choices, rater, fields=fields)
-        for column in chosen if layout != "long" else ():
-            if layout == "wide" and (choices := choices_of(record[column], separator)):
-                yield Rating(where, name, choices, column, fields=fields)
-            elif layout == "counts" and (count := float(record[column].strip() or 0)):
-                yield Rating(where, name, (column,), "", count, fields=fields)
+            if often:
+                yield Rating(where, name, choices, "", float(record[often]), fields=fields)
+            else:
+                yield Rating(where, name, choices, rater, fields=fields)
+        elif ticks:
+            choices = [column for column in chosen if record[column].strip().lower() in _TICKED]
+            if choices:
+                yield Rating(where, name, choices, rater, fields=fields)
+            else:
+                left_out["lines without a choice"] += 1
+        elif layout == "wide":
+            for column in chosen:
+                if choices := choices_of(record[column], separator):
+                    yield Rating(where, name, choices, column, fields=fields)
+        else:
+            counts = {column: float(record[column].strip() or 0) for column in chosen}
+            if not any(counts.values()):
+                left_out["lines without a vote"] += 1
+            for column, count in counts.items():
+                if count:
+                    yield Rating(where, name, (column,), "", count, fields=fields)
+
+
+def _check_wide(path: Path, records: Sequence[Record], chosen: Sequence[str]) -> None:
+    """Raise where a column shares no value with the others, as one of speakers or dates does not."""
+    if len(chosen) < 2 or len(records) < 3:
+        return
+    values = {column: {plain_label(record[column]).casefold() for _, record in records} - {""} for column in chosen}
+    for column, own in values.items():
+        others: set[str] = set().union(*(found for name, found in values.items() if name != column))
+        if own and not own & others:
+            left = ",".join(name for name in chosen if name != column)
+            raise UserError(
+                f"{path}: column {column} has no value in common with the others, such as {min(own)!r}; if it is no rater, name "
+                f"the raters' columns: --layout wide --label {left[:200]}"
+            )
 
 
 def choices_of(cell: Any, separator: str | None = None) -> list[str]:
@@ -214,8 +304,12 @@ def choices_of(cell: Any, separator: str | None = None) -> list[str]:
     (['sad'], ['sad', 'calm'], ['sad', 'calm'])
     """
     if isinstance(cell, str) and cell.strip()[:1] in ("[", "{"):
-        with contextlib.suppress(ValueError):  # a label may begin so, too
+        with contextlib.suppress(ValueError, RecursionError):  # a label may begin so, too
             cell = json.loads(cell)
+    if isinstance(cell, str) and re.fullmatch(
+        r"\[\s*'[^']*'(\s*,\s*'[^']*')*\s*\]", cell.strip()
+    ):  # as Python writes a list
+        cell = re.findall(r"'([^']*)'", cell)
     if isinstance(cell, Mapping):
         if "choices" in cell:
             return choices_of(cell["choices"], separator)
@@ -273,19 +367,27 @@ def _is_count(value: str) -> bool:
 
 
 def _check_counts(path: Path, records: Sequence[Record], chosen: Sequence[str], note: Note) -> None:
-    totals = []
-    for where, record in records:
-        for column in chosen:
+    numbers = np.empty((len(records), len(chosen)))
+    for line, (where, record) in enumerate(records):
+        for place, column in enumerate(chosen):
             if not _is_count(record[column]):
                 raise UserError(f"{where}: {column} is {record[column]!r}; how many chose it is needed")
-        totals.append(sum(float(record[column].strip() or 0) for column in chosen))
-    if totals and all(abs(total - 1) < 0.02 for total in totals):
-        whole = all(float(record[column].strip() or 0).is_integer() for _, record in records for column in chosen)
-        if not whole:
+            numbers[line, place] = float(record[column].strip() or 0)
+    totals = numbers.sum(axis=1)
+    for place, column in enumerate(chosen):
+        sums = len(chosen) > 2 and np.allclose(numbers[:, place], totals - numbers[:, place])
+        if sums or column.lower() in _SUMS:
+            labels = ",".join(name for name in chosen if name != column)
+            what = "is the sum of the others" if sums else "reads like a sum"
             raise UserError(
-                f"{path}: every line sums to 1: shares, and not counts; how many raters there were is needed too"
+                f"{path}: column {column} {what}; name the labels' columns: --layout counts --label {labels[:200]}"
             )
-    if totals and all(abs(total - 100) < 0.5 for total in totals):
+    whole = bool((numbers == np.floor(numbers)).all())
+    if not whole and (totals <= 1.02).all():
+        raise UserError(
+            f"{path}: every line sums to 1 or less: shares, and not counts; how many raters there were is needed too"
+        )
+    if (abs(totals - 100) < 1.5).all():
         note(f"{path}: every line sums to 100, and is taken for the counts of 100 raters")
 
 
@@ -321,8 +423,8 @@ def gather(
     if several not in SEVERAL:
         raise not_one_of("--several", several, SEVERAL)
     items: dict[str, _Item] = {}
-    ignored = {plain_label(label).lower() for label in leave_out}
-    meant = {plain_label(label).lower() for label in known}
+    ignored = {plain_label(label).casefold() for label in leave_out}
+    meant = {plain_label(label).casefold() for label in known}
     said: Counter[str] = Counter()
     first: dict[tuple[str, str], str] = {}
     for rating in ratings:
@@ -332,7 +434,7 @@ def gather(
             if plain_label(before) != plain_label(value):
                 raise UserError(f"{rating.where}: {kind} of {rating.item} is {value!r}, and {before!r} before")
         for label in rating.choices:
-            if label.lower() in ignored:
+            if label.casefold() in ignored:
                 left_out[f"ratings as {label}"] += round(rating.count)
                 continue
             said[label] += round(rating.count) or 1
@@ -349,13 +451,16 @@ def gather(
         _check_missing(said, meant)
     if table and not joined:
         _check_separators(said, meant)
+    if len(said) > MOST_LABELS:
+        example = next(iter(said))[:40]
+        raise UserError(f"{len(said):,} different labels, such as {example!r}: is --label the column of the choice?")
     _check_several(items, several, first, left_out, note)
     _tell_look_alikes(said, meant, note)
     return items
 
 
 def _check_missing(said: Mapping[str, int], meant: Collection[str]) -> None:
-    missing = [label for label in said if label.lower() in MISSING and label.lower() not in meant]
+    missing = [label for label in said if label.lower() in MISSING and label.casefold() not in meant]
     if missing:
         shown = ", ".join(f"{said[label]} ratings say {label!r}" for label in missing)
         raise UserError(
@@ -365,11 +470,13 @@ def _check_missing(said: Mapping[str, int], meant: Collection[str]) -> None:
 
 
 def _check_separators(said: Mapping[str, int], meant: Collection[str]) -> None:
-    lower = {label.lower() for label in said}
-    for separator in SEPARATORS:
-        joined = [label for label in said if separator in label and label.lower() not in meant]
-        if separator == "/":  # as in "anger/frustration"
-            joined = [label for label in joined if {part.strip() for part in label.lower().split("/")} <= lower]
+    known = {label.casefold() for label in said}
+    for separator in (*SEPARATORS, *JOINERS):
+        joined = [label for label in said if separator in label and label.casefold() not in meant]
+        if separator in JOINERS:  # as in "anger/frustration", which may be one label
+            joined = [
+                label for label in joined if {part.strip() for part in label.casefold().split(separator)} <= known
+            ]
         if joined:
             count = sum(said[label] for label in joined)
             raise UserError(
@@ -405,10 +512,10 @@ def _check_several(
 
 
 def _tell_look_alikes(said: Mapping[str, int], meant: Collection[str], note: Note) -> None:
-    """Labels that differ in capitals, and are one; and those one edit apart, which are two."""
+    """Labels that differ in capitals, and are one; and those that look alike, which are two."""
     spelt: dict[str, list[str]] = defaultdict(list)
     for label in said:
-        spelt[label.lower()].append(label)
+        spelt[label.casefold()].append(label)
     for forms in spelt.values():
         if len(forms) > 1:
             forms = sorted(forms, key=lambda form: -said[form])
@@ -418,10 +525,19 @@ def _tell_look_alikes(said: Mapping[str, int], meant: Collection[str], note: Not
     words = sorted(totals)
     for at, one in enumerate(words):
         for two in words[at + 1 :]:
-            if {one, two} <= set(meant) or max(len(one), len(two)) < 4 or one.isdigit() or two.isdigit():
-                continue
-            if one_edit_apart(one, two) or re.sub(r"\W|_", "", one) == re.sub(r"\W|_", "", two):
+            if not {one, two} <= set(meant) and _look_alike(one, two):
                 note(f"labels {one!r} ({totals[one]}) and {two!r} ({totals[two]}) look alike, and count as two")
+
+
+def _look_alike(one: str, two: str) -> bool:
+    if _bare(one) == _bare(two) != "" or (_is_count(one) and _is_count(two) and float(one) == float(two)):
+        return True
+    return max(len(one), len(two)) >= 4 and not (one.isdigit() or two.isdigit()) and one_edit_apart(one, two)
+
+
+def _bare(label: str) -> str:
+    """A label without what looks alike in it: signs between words, wide letters, letters of another alphabet."""
+    return re.sub(r"[\W_]", "", unicodedata.normalize("NFKC", label).casefold().translate(_LOOKS))
 
 
 # Rows of a corpus ----------------------------------------------------------------------------------------------------------
@@ -436,7 +552,7 @@ def task_of(name: str, items: Mapping[str, _Item], modality: str) -> Task:
     for item in items.values():
         for label, mass in item.votes().items():
             chosen[label] += 1 if mass < 1 else round(mass)
-    labels = sorted({label.lower(): label for label, _ in reversed(chosen.most_common())}.values())
+    labels = sorted({label.casefold(): label for label, _ in reversed(chosen.most_common())}.values())
     if len(labels) < 2:
         raise UserError(f"all ratings say {labels[0]!r}; two labels or more are needed" if labels else "no ratings")
     question = {
@@ -481,13 +597,14 @@ def prepare(
     Raises:
         UserError: a choice is no label of the task, a split has an unknown name, or two clips have an item's name.
     """
-    known = {plain_label(label.word).lower(): label.name for label in task.labels}
-    known |= {plain_label(label.name).lower(): label.name for label in task.labels}  # more than another label's word
+    known = {plain_label(label.word).casefold(): label.name for label in task.labels}
+    known |= {plain_label(label.name).casefold(): label.name for label in task.labels}  # more than another label's word
     found: dict[str, Path] = {}
     missing: dict[str, str] = {}  # reasons
+    otherwise: dict[str, str] = {}
     if clips is not None:
         wanted = dict.fromkeys(_clip_name(name, item) for name, item in items.items())
-        found, missing = find_sound_files(clips, list(wanted), note)
+        found, missing, otherwise = find_sound_files(clips, list(wanted), note)
     durations = dict(zip(found, sound_durations(list(found.values())), strict=True))
     field_name = (*task.text_fields(), "text")[0]
     rows: list[Row] = []
@@ -505,13 +622,13 @@ def prepare(
             continue
         votes: dict[str, float] = defaultdict(float)
         for label, mass in item.votes().items():
-            if label.lower() not in known:
+            if label.casefold() not in known:
                 rater = next((who for who, chosen in item.choices.items() if label in chosen), "somebody")
                 raise UserError(
                     f"{name}: {rater} chose {label!r}, which is no label of task {task.name} "
                     f"({', '.join(task.label_names)}); --leave-out {label!r} leaves such ratings out"
                 )
-            votes[known[label.lower()]] += mass
+            votes[known[label.casefold()]] += mass
         if not votes:
             leave(name, "items without a rating")
             continue
@@ -522,7 +639,16 @@ def prepare(
         if clips is not None:
             path = found[clip].relative_to(clips).as_posix()
             audio = Audio(path, 0.0, durations[clip], channel)
+            if channel is not None:
+                _check_channel(found[clip], channel)
             if item.region is not None:
+                lasts = durations[clip]
+                if lasts is not None and item.region.offset + item.region.duration > lasts + 0.05:
+                    leave(name, "parts that end after their clip")
+                    continue
+                if item.region.duration * SAMPLE_RATE < SHORTEST:
+                    leave(name, "parts of less than 25 ms")
+                    continue
                 own = channel if item.region.channel is None else item.region.channel
                 audio = Audio(path, item.region.offset, item.region.duration, own)
         text = {field_name: item.fields["text"]} if item.fields.get("text") else {}
@@ -535,7 +661,15 @@ def prepare(
         groups = twin_groups(rows, clips, note)
         split_of = split_by_group(groups, SHARES, seed)
         rows = [replace(row, split=split_of[group]) for row, group in zip(rows, groups, strict=True)]
-    return Prepared(rows, left_out, caveat, "your own", dict(examples))
+    return Prepared(rows, left_out, caveat, "your own", dict(examples), otherwise)
+
+
+def _check_channel(path: Path, channel: int) -> None:
+    with contextlib.suppress(soundfile.LibsndfileError, OSError):  # reading it says what is wrong
+        if (count := soundfile.info(path).channels) <= channel:
+            raise UserError(
+                f"--channel {channel}: {path} has {count} channel{'s' if count > 1 else ''}, counted from 0"
+            )
 
 
 def _clip_name(name: str, item: _Item) -> str:

@@ -6,25 +6,33 @@ import re
 import unicodedata
 from collections import defaultdict
 from collections.abc import Callable, Sequence
+from itertools import takewhile
 from pathlib import Path, PurePosixPath
-from urllib.parse import unquote, urlsplit
+from urllib.parse import unquote
 
 from shala_audio.audio.containers import SUFFIXES
-from shala_audio.corpora.tables import Note, plain_text
+from shala_audio.corpora.tables import Note, plain_label, plain_text
 from shala_audio.errors import UserError
 
 _UPLOADED = re.compile(r"^[0-9a-f]{8}-")  # what Label Studio puts before the name of a file that was uploaded
 
 
-def last_part(name: str) -> str:
-    """The file's name out of a path of Windows or others, or an address.
+def parts_of(name: str) -> list[str]:
+    """Folders and file of a path of Windows or others, or of an address, which may be quoted.
 
-    >>> last_part(r"C:\\speech\\a.wav"), last_part("https://host/b%20c.wav?key=1"), last_part("/data/d.wav")
-    ('a.wav', 'b c.wav', 'd.wav')
+    >>> parts_of(r"C:\\speech\\a.wav"), parts_of("https://host/b%20c.wav?key=1"), parts_of('"/data/d.wav"')
+    (['C:', 'speech', 'a.wav'], ['b c.wav'], ['data', 'd.wav'])
     """
+    name = plain_label(name).strip("\"'")
     if "://" in name:
-        name = unquote(urlsplit(name).path)
-    return PurePosixPath(name.replace("\\", "/")).name
+        name = "/" + name.split("://", 1)[1].partition("/")[2]
+    name = re.sub(r"(\.\w{2,4})[?#].*$", r"\1", name)
+    return [unquote(part) for part in name.replace("\\", "/").split("/") if part not in ("", ".")]
+
+
+def last_part(name: str) -> str:
+    """The file's name alone."""
+    return (parts_of(name) or [""])[-1]
 
 
 def without_upload_mark(name: str) -> str:
@@ -39,31 +47,35 @@ def _stem(name: str) -> str:
 
 
 def _cleaned(name: str) -> str:
-    """Letters and digits alone, without accents, as uploads leave them."""
+    """Letters and digits alone, without accents, as uploads leave them; nothing where too few are left to go by."""
     bare = unicodedata.normalize("NFKD", without_upload_mark(_stem(name))).casefold()
-    return "".join(letter for letter in bare if letter.isalnum())
+    bare = "".join(letter for letter in bare if letter.isalnum())
+    return bare if len(bare) >= LEAST_LETTERS else ""
 
 
-def _number(name: str) -> str:
-    """A name of digits without its leading zeros, which spreadsheets drop; a name with letters is none."""
+def _unpadded(name: str) -> str:
+    """Numbers without leading zeros, which spreadsheets drop."""
     stem = _stem(name)
     stem = stem[:-2] if re.fullmatch(r"\d+\.0", stem) else stem
-    return stem.lstrip("0") or "0" if stem.isdecimal() else ""
+    return re.sub(r"0*(\d+)", r"\1", stem).casefold() if any(letter.isdigit() for letter in stem) else ""
 
 
+LEAST_LETTERS = 4
 # How names are compared, one way after the other, and what to say of those found in that way.
 _WAYS: Sequence[tuple[str, Callable[[str], str]]] = (
     ("by the last part of their path", lambda name: plain_text(last_part(name))),
     ("by another suffix, or other capitals", lambda name: _stem(plain_text(last_part(name))).casefold()),
     ("as an upload changes names", lambda name: _cleaned(last_part(name))),
-    ("without leading zeros", lambda name: _number(last_part(name))),
+    ("without leading zeros", lambda name: _unpadded(last_part(name))),
 )
 NOT_THERE = "items without a sound file"
 UNCLEAR = "items whose name several sound files could mean"
 
 
-def find_sound_files(folder: Path, names: Sequence[str], note: Note) -> tuple[dict[str, Path], dict[str, str]]:
-    """The sound file of each name that has one, and why the others have none.
+def find_sound_files(
+    folder: Path, names: Sequence[str], note: Note
+) -> tuple[dict[str, Path], dict[str, str], dict[str, str]]:
+    """The sound file of each name that has one, why the others have none, and those that were found otherwise.
 
     First by its path below `folder`, by its file's name, or by that without suffix; those that are not found so, by the last
     part of the path, another suffix, and so on.
@@ -90,6 +102,7 @@ def find_sound_files(folder: Path, names: Sequence[str], note: Note) -> tuple[di
         if name in own:
             found[name] = next(iter(own[name]))
     missing = {name: NOT_THERE for name in names if name not in found}
+    otherwise: dict[str, str] = {}
     for how, key in _WAYS:
         by_key: dict[str, set[Path]] = defaultdict(set)
         for path, relative in below.items():
@@ -97,6 +110,8 @@ def find_sound_files(folder: Path, names: Sequence[str], note: Note) -> tuple[di
         now: dict[str, Path] = {}
         for name in list(missing):
             hits = by_key.get(key(name), set()) if key(name) else set()
+            if len(hits) > 1 or _is_relative(name):  # whose folders count
+                hits = _nearest(name, hits, below)
             if len(hits) == 1:
                 now[name] = next(iter(hits))
                 del missing[name]
@@ -106,8 +121,28 @@ def find_sound_files(folder: Path, names: Sequence[str], note: Note) -> tuple[di
             example = next(iter(now))
             note(f"{len(now)} sound files are found {how}: {example!r} is {below[now[example]]}")
         found |= now
+        otherwise |= {name: below[path] for name, path in now.items()}
     _check(folder, {name: found[name] for name in names if name in found})
-    return {name: found[name] for name in names if name in found}, missing
+    return {name: found[name] for name in names if name in found}, missing, otherwise
+
+
+def _is_relative(name: str) -> bool:
+    """Whether a name is a path below the folder of the sound, and not one of another machine."""
+    return len(parts_of(name)) > 1 and "://" not in name and not re.match(r"[\"']?([A-Za-z]:|/|\\|\.\.)", name)
+
+
+def _nearest(name: str, hits: set[Path], below: dict[Path, str]) -> set[Path]:
+    """Of several files, those that share most folders with a path, from its end; of a relative path, all of the file's."""
+    folders = [part.casefold() for part in parts_of(name)[-2::-1]]
+
+    def shared(path: Path) -> int:
+        own = [part.casefold() for part in PurePosixPath(below[path]).parts[-2::-1]]
+        return sum(1 for _ in takewhile(lambda pair: pair[0] == pair[1], zip(folders, own, strict=False)))
+
+    if _is_relative(name):
+        return {path for path in hits if shared(path) == min(len(folders), len(PurePosixPath(below[path]).parts) - 1)}
+    most = max(map(shared, hits), default=0)
+    return {path for path in hits if shared(path) == most}
 
 
 def _check(folder: Path, found: dict[str, Path]) -> None:

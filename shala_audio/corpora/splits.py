@@ -6,7 +6,10 @@ import hashlib
 import random
 from collections import Counter, defaultdict
 from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+
+import soundfile
 
 from shala_audio.corpora.tables import plain_label
 from shala_audio.errors import UserError
@@ -81,7 +84,8 @@ def fold_split(
 
 
 def twins(rows: Sequence[Row], root: str | Path | None) -> list[list[int]]:
-    """Rows that are the same to a model: of one sound file, of files with equal bytes, or, without sound, with equal text.
+    """Rows that are the same to a model: of one sound file, of files with equal bytes or samples, or, without sound, with equal
+    text.
 
     Args:
         rows: of any splits.
@@ -90,32 +94,38 @@ def twins(rows: Sequence[Row], root: str | Path | None) -> list[list[int]]:
     Returns:
         Indices of the rows of each set of two or more.
     """
+    paths = {row.audio.path for row in rows if row.audio is not None}
+    same = _same_sound(sorted(paths), Path(root)) if root is not None else {}
     sets: dict[str, list[int]] = defaultdict(list)
-    size: dict[str, int] = {}
-    for row in rows:
-        if row.audio is not None and root is not None and row.audio.path not in size:
-            try:
-                size[row.audio.path] = (Path(root) / row.audio.path).stat().st_size
-            except OSError:
-                size[row.audio.path] = -1
-    alike = Counter(size.values())
-    digests = {
-        path: _digest(Path(root or ".") / path) for path, bytes in size.items() if alike[bytes] > 1 and bytes >= 0
-    }
     for index, row in enumerate(rows):
         if row.audio is not None:
-            sets[f"sound {digests.get(row.audio.path, row.audio.path)}"].append(index)
+            sets[f"sound {same.get(row.audio.path, row.audio.path)}"].append(index)
         else:
             text = "\n".join(f"{name}={plain_label(value).casefold()}" for name, value in sorted(row.text.items()))
             sets[f"text {text}"].append(index)
     return [members for members in sets.values() if len(members) > 1]
 
 
-def _digest(path: Path) -> str:
+def _same_sound(paths: Sequence[str], root: Path) -> dict[str, str]:
+    """What the sound of files is known by, of those that may be others' twins: as many samples at the same rate are read."""
+    lengths: dict[tuple[int, int], list[str]] = defaultdict(list)
+    for path in paths:
+        try:
+            about = soundfile.info(root / path)
+        except (soundfile.LibsndfileError, OSError):
+            continue
+        lengths[about.frames, about.samplerate].append(path)
+    alike = [path for members in lengths.values() if len(members) > 1 for path in members]
+    with ThreadPoolExecutor() as pool:
+        return dict(zip(alike, pool.map(lambda path: _sound_digest(root / path), alike), strict=True))
+
+
+def _sound_digest(path: Path) -> str:
+    """Of the samples, in 16 bits: the same in every lossless format."""
     try:
-        with open(path, "rb") as file:
-            return hashlib.file_digest(file, "sha256").hexdigest()
-    except OSError:
+        samples, rate = soundfile.read(path, dtype="int16", always_2d=True)
+        return hashlib.sha256(f"{samples.shape} {rate}".encode() + samples.tobytes()).hexdigest()
+    except (soundfile.LibsndfileError, OSError, MemoryError):
         return str(path)
 
 
@@ -131,6 +141,7 @@ def twin_groups(rows: Sequence[Row], root: str | Path | None, note: Callable[[st
 
     def find(group: str) -> str:
         while leader[group] != group:
+            leader[group] = leader[leader[group]]  # so that no chain grows long
             group = leader[group]
         return group
 

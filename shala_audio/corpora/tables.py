@@ -55,7 +55,7 @@ def no_note(remark: str) -> None:
     """For who does not ask what was recognised."""
 
 
-def csv_records(path: Path, note: Note = no_note) -> Iterator[Record]:
+def csv_records(path: Path, note: Note = no_note, encoding: str | None = None) -> Iterator[Record]:
     """Every line below the header as (`file:line`, its values by column), without spaces around names and before values.
 
     Delimiter (comma, semicolon, tab, bar) and encoding (UTF-8, UTF-16, Windows' cp1252) are recognised. Columns without a
@@ -64,6 +64,7 @@ def csv_records(path: Path, note: Note = no_note) -> Iterator[Record]:
     Args:
         path: .csv, .tsv or .xlsx, of which the first sheet is read.
         note: told what is not a comma and UTF-8, and what is passed over.
+        encoding: of a CSV file; recognised where None.
 
     Raises:
         UserError: no such file, no table, two columns of one name, or a line with more or fewer values than columns; the
@@ -74,7 +75,7 @@ def csv_records(path: Path, note: Note = no_note) -> Iterator[Record]:
     elif path.suffix.lower() in (".xls", ".ods", ".numbers"):
         raise UserError(f"{path}: save it as .xlsx or as CSV in UTF-8, which are read")
     else:
-        lines = _csv_lines(path, note)
+        lines = _csv_lines(path, note, encoding)
     header: list[str] | None = None
     unnamed: list[int] = []
     empty = 0
@@ -99,9 +100,13 @@ def csv_records(path: Path, note: Note = no_note) -> Iterator[Record]:
         while len(values) > len(header) and not values[-1].strip():
             values = values[:-1]
         if len(values) != len(header):
+            shown = ", ".join(header)
             raise UserError(
-                f"{where}: not as many values as there are columns ({len(values)}, and {len(header)} columns: {', '.join(header)})"
+                f"{where}: not as many values as there are columns ({len(values)}, and {len(header)} columns: {shown[:200]}); the "
+                "first line must be the header, and a value with a delimiter in it must stand in quotes"
             )
+        if [plain_label(value) for value in values] == header:
+            raise UserError(f"{where}: the header stands there again; remove the line")
         if (wrong := next((place for place in unnamed if values[place].strip()), None)) is not None:
             raise UserError(f"{where}: a value ({values[wrong]!r}) in column {wrong + 1}, which has no name")
         yield where, {name: value for name, value in zip(header, values, strict=True) if name or not unnamed}
@@ -109,14 +114,24 @@ def csv_records(path: Path, note: Note = no_note) -> Iterator[Record]:
         note(f"{path}: {empty} lines without any value are passed over")
 
 
-def _csv_lines(path: Path, note: Note) -> Iterator[tuple[int, list[str]]]:
+def _csv_lines(path: Path, note: Note, encoding: str | None) -> Iterator[tuple[int, list[str]]]:
     with readable(path):
         raw = path.read_bytes()
-    text, encoding = _decoded(path, raw)
-    if encoding not in ("utf-8", "utf-8-sig"):
-        note(f"{path}: read as {encoding}")
+    if raw.startswith((b"PK\x03\x04", b"\xd0\xcf\x11\xe0")):
+        raise UserError(
+            f"{path}: is a file of Excel or an archive, and no CSV; name it .xlsx, or save it as CSV in UTF-8"
+        )
+    if raw.lstrip().lower().startswith((b"<!doctype html", b"<html")):
+        raise UserError(f"{path}: is an HTML page, and no table: perhaps that of a log-in; download it again")
+    text, found = _decoded(path, raw, encoding)
+    if found.startswith("cp1252"):
+        note(f"{path}: read as {found}; if its letters are wrong, name another with --encoding")
+    elif found not in ("utf-8", "utf-8-sig", encoding):
+        note(f"{path}: read as {found}")
+    if "\0" in text:
+        raise UserError(f"{path}: holds bytes that are 0; save it as CSV in UTF-8")
     delimiter = None
-    first = text.split("\n", 1)[0].strip().strip('"')
+    first = text.split("\n", 1)[0].strip('\r "')
     before = 0
     if first.lower().startswith("sep=") and len(first) == 5:  # Excel's own way to say it
         delimiter, text, before = first[4], text.split("\n", 1)[1] if "\n" in text else "", 1
@@ -124,9 +139,10 @@ def _csv_lines(path: Path, note: Note) -> Iterator[tuple[int, list[str]]]:
         delimiter = _delimiter(text, path)
     if delimiter != ",":
         note(f"{path}: values are separated by {DELIMITERS.get(delimiter, repr(delimiter))}")
-    reader = csv.reader(
-        io.StringIO(text, newline=""), delimiter=delimiter, skipinitialspace=delimiter != "\t", strict=True
-    )
+    letters = delimiter == "\t" and not _reads(text, delimiter)  # quotes are letters like others
+    quoting: Any = csv.QUOTE_NONE if letters else csv.QUOTE_MINIMAL
+    file, spaces = io.StringIO(text, newline=""), delimiter != "\t"
+    reader = csv.reader(file, delimiter=delimiter, quoting=quoting, skipinitialspace=spaces, strict=True)
     try:
         for values in reader:
             yield before + reader.line_num, values
@@ -134,8 +150,20 @@ def _csv_lines(path: Path, note: Note) -> Iterator[tuple[int, list[str]]]:
         raise UserError(f"{path}:{before + reader.line_num + 1}: cannot be read as CSV ({error})") from None
 
 
-def _decoded(path: Path, raw: bytes) -> tuple[str, str]:
+def _reads(text: str, delimiter: str) -> bool:
+    try:
+        return all(True for _ in csv.reader(io.StringIO(text, newline=""), delimiter=delimiter, strict=True))
+    except csv.Error:
+        return False
+
+
+def _decoded(path: Path, raw: bytes, asked: str | None) -> tuple[str, str]:
     """Text of a table, and its encoding."""
+    if asked is not None:
+        try:
+            return raw.decode(asked), asked
+        except (UnicodeDecodeError, LookupError) as error:
+            raise UserError(f"{path}: cannot be read as {asked} ({error})") from None
     encoding = next((name for mark, name in _BOMS if raw.startswith(mark)), None)
     if encoding is None:
         zeros = raw[:400].count(0)
@@ -148,10 +176,24 @@ def _decoded(path: Path, raw: bytes) -> tuple[str, str]:
         line = raw[: error.start].count(b"\n") + 1
         if encoding != "utf-8":
             raise UserError(f"{path}:{line}: cannot be read as {encoding} ({error.reason}); save it as UTF-8") from None
+    lines = [part for part in raw.split(b"\n") if any(byte > 127 for byte in part)]
+    good = sum(map(_is_utf8, lines))
+    if good:
+        raise UserError(f"{path}:{line}: is not UTF-8, as {good} other lines are; save the table as CSV in UTF-8")
     try:
         return raw.decode("cp1252"), "cp1252 (Windows, Western European)"
     except UnicodeDecodeError:
-        raise UserError(f"{path}:{line}: neither UTF-8 nor cp1252; save the table as CSV in UTF-8") from None
+        raise UserError(
+            f"{path}:{line}: neither UTF-8 nor cp1252; name its encoding with --encoding, or save it as CSV in UTF-8"
+        ) from None
+
+
+def _is_utf8(part: bytes) -> bool:
+    try:
+        part.decode("utf-8")
+    except UnicodeDecodeError:
+        return False
+    return True
 
 
 def _delimiter(text: str, path: Path) -> str:

@@ -82,6 +82,10 @@ class SoundPipeline(AudioClassificationPipeline):
     def preprocess(self, inputs: Any, **options: Any) -> Any:
         if not isinstance(self.feature_extractor, SoundExtractor):
             return super().preprocess(inputs, **options)
+        if isinstance(inputs, str) and inputs.startswith(("http://", "https://")):
+            import httpx  # transformers' own
+
+            inputs = httpx.get(inputs, follow_redirects=True).content
         clip = (inputs, SAMPLE_RATE) if is_array(inputs) else inputs
         return self.feature_extractor(samples_of(clip), sampling_rate=SAMPLE_RATE, return_tensors="pt")
 

@@ -5,11 +5,11 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from jinja2 import TemplateError
 from torch import Tensor
 
 from shala_audio.audio.features import pad_features
 from shala_audio.errors import UserError
+from shala_audio.models.readouts.verbalized import THOUGHTS
 from shala_audio.models.speech_lm import SpeechLM
 from shala_audio.task import AUDIO_TOKEN
 from shala_audio.votes import to_distribution
@@ -33,19 +33,25 @@ FIXED_DAY = (
     + " }}{%- endmacro -%}"
 )
 ALWAYS = {"enable_thinking": False, "date_string": "26 Jul 2024"}  # variables of templates; the answer follows at once
-OPEN_THOUGHTS = {"<think>": "</think>", "<thinking>": "</thinking>", "<|START_THINKING|>": "<|END_THINKING|>"}
 
 
-def _holds(prompt: str, text: str) -> bool:
-    """Whether a text stands in a prompt, whatever became of the space in it."""
-    return "".join(text.split()) in "".join(prompt.split())
+def _holds(prompt: str, texts: Sequence[str]) -> bool:
+    """Whether texts stand in a prompt, one after the other, whatever became of the space in them."""
+    left = "".join(prompt.split())
+    for text in texts:
+        _, found, left = left.partition("".join(text.split())) if text.strip() else ("", "-", left)
+        if not found:
+            return False
+    return True
 
 
 def _without_open_thought(prompt: str) -> str:
     """A prompt whose template has begun a thought, with the thought ended."""
-    for begin, end in OPEN_THOUGHTS.items():
-        if prompt.rstrip().endswith(begin):
-            return f"{prompt.rstrip()}\n\n{end}\n\n"
+    begun = {begin: prompt.rfind(begin) for begin in THOUGHTS}
+    begin = max(begun, key=lambda mark: begun[mark])
+    rest = prompt[begun[begin] + len(begin) :] if begun[begin] >= 0 else ""
+    if begun[begin] >= 0 and THOUGHTS[begin] not in rest and len(rest) < 40:  # and not a text that speaks of it
+        return f"{prompt.rstrip()}\n\n{THOUGHTS[begin]}\n\n"
     return prompt
 
 
@@ -110,18 +116,18 @@ class PromptBuilder:
             for in_parts in (False, True):
                 try:
                     prompt = self._by_template(([] if system is None else [("system", system)]) + list(turns), in_parts)
-                except (
-                    TemplateError,
-                    ValueError,
-                    TypeError,
-                ) as error:  # it does something forbidden, or refuses the roles
+                except Exception as error:  # whatever somebody else's program may raise
                     reason = reason or f"cannot be used ({error})"
                     continue
-                if all(_holds(prompt, text) for text in (system or "", *(text for _, text in turns))):
+                texts = [text for _, text in turns]
+                if _holds(prompt, [system or "", *texts]):
                     return _without_open_thought(prompt)
-                reason = reason or "leaves out what is asked, which would be the same for every row"
+                if _holds(prompt, texts):
+                    reason = "leaves out the system prompt"
+                else:
+                    reason = reason or "leaves out what is asked, which would be the same for every row"
         remedy = "take a model of another template, or put one into its folder"
-        if system_prompt and "system" in reason.lower():
+        if system_prompt and ("system" in reason.lower() or "role" in reason.lower()):
             remedy = "set system_prompt: '' in the model's YAML"
         raise UserError(f"the language model's chat template {reason}; {remedy}")
 

@@ -47,19 +47,24 @@ def folder(path, *names):
         ("7", "007.wav", "leading zeros"),
         ("7.0", "0007.wav", "leading zeros"),
         ("7.wav", "007.wav", "leading zeros"),
+        ("spk_7.wav", "spk_007.wav", "leading zeros"),
+        ("my%20clip.wav", "my clip.wav", "last part"),
+        ("a.wav?token=1", "a.wav", "last part"),
+        ('"a.wav"', "a.wav", "last part"),
+        ("http://[bad/a.wav", "a.wav", "last part"),
         (unicodedata.normalize("NFC", "café.wav"), unicodedata.normalize("NFD", "café.wav"), None),
     ],
 )
 def test_names_and_files(tmp_path, name, file, told):
     """Each ended in "the corpus has no rows"."""
     notes: list[str] = []
-    found, missing = find_sound_files(folder(tmp_path, file, "other/zzz.wav"), [name], notes.append)
+    found, missing, _ = find_sound_files(folder(tmp_path, file, "other/zzz.wav"), [name], notes.append)
     assert not missing and found[name] == tmp_path / file
     assert len(notes) == (told is not None) and (told is None or (told in notes[0] and file in notes[0]))
 
 
 def test_names_that_could_mean_several_files_are_left_out(tmp_path):
-    found, missing = find_sound_files(
+    found, missing, _ = find_sound_files(
         folder(tmp_path, "x/a.wav", "y/a.wav", "b.wav"), [r"C:\a.wav", "c.wav", "b.wav"], print
     )
     assert list(found) == ["b.wav"] and missing == {r"C:\a.wav": UNCLEAR, "c.wav": NOT_THERE}
@@ -67,6 +72,16 @@ def test_names_that_could_mean_several_files_are_left_out(tmp_path):
         find_sound_files(tmp_path, ["a"], print)
     with pytest.raises(UserError, match=r"b\.wav and /data/b\.wav are one clip"):
         find_sound_files(tmp_path, ["b.wav", "/data/b.wav"], print)
+
+
+def test_folders_of_a_path_choose_among_files_of_one_name(tmp_path):
+    root = folder(tmp_path, "Actor_01/1.wav", "Actor_02/1.wav", "Actor_02/2.wav")
+    names = ["/data/x/Actor_02/1.wav", r"C:\d\Actor_01\1.wav", "Actor_01/2.wav", "/elsewhere/1.wav", "1.5.wav"]
+    _, missing, otherwise = find_sound_files(root, names, lambda remark: None)
+    assert otherwise == {names[0]: "Actor_02/1.wav", names[1]: "Actor_01/1.wav"}
+    assert missing == {names[2]: NOT_THERE, names[3]: UNCLEAR, names[4]: NOT_THERE}, (
+        "another speaker's clip is no match"
+    )
 
 
 names = st.lists(
@@ -79,7 +94,7 @@ names = st.lists(
 def test_no_name_finds_the_file_of_another(tmp_path_factory, names, pattern):
     root = folder(tmp_path_factory.mktemp("clips"), *(f"{name}.wav" for name in names))
     wanted = {pattern.format(name): f"{name}.wav" for name in names}
-    found, missing = find_sound_files(root, list(wanted), lambda remark: None)
+    found, missing, _ = find_sound_files(root, list(wanted), lambda remark: None)
     assert {name: path.name for name, path in found.items()} == wanted and not missing
 
 

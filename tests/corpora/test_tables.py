@@ -132,7 +132,7 @@ def votes(path, item="file", label="", layout=None, several="refuse", **options)
     notes: list[str] = []
     columns = Columns(item, label, **options.pop("columns", {}))
     separator = options.pop("separator", None)
-    ratings = table_ratings(path, columns, left_out, layout, separator, notes.append)
+    ratings = table_ratings(path, columns, left_out, layout, separator, None, notes.append)
     items = gather(ratings, left_out, several=several, joined=separator is not None, note=notes.append, **options)
     return {name: item.votes() for name, item in items.items()}, notes
 
@@ -170,12 +170,16 @@ def test_a_table_of_counts(tmp_path):
 @pytest.mark.parametrize(
     ("text", "options", "message"),
     [
-        ("file,happy,sad\na,0.3,0.7\nb,1,0\n", {}, "every line sums to 1: shares, and not counts"),
+        ("file,happy,sad\na,0.3,0.7\nb,1,0\n", {}, "every line sums to 1 or less: shares, and not counts"),
         ("file,happy,sad\na,1,2\na,1,2\n", {}, ":3: a stands there twice"),
         ("file,happy,sad\na,1,x\nb,1,2\n", {"layout": "counts"}, ":2: sad is 'x'; how many chose it"),
         ("file,happy,sad,why\na,1,2,so\nb,1,2,so\n", {}, "name the column of the choice with --label, or say --layout"),
         ("file,happy\na,1\n", {}, "name the column of the choice with --label: happy"),
         ("file,x\na,b\n", {"layout": "tall"}, "--layout is 'tall'"),
+        ("file,sad,happy,total\na,3,2,5\nb,1,4,5\n", {}, "column total is the sum of the others"),
+        ("file,sad,happy,n\na,3,2,6\nb,1,4,6\n", {}, "column n reads like a sum"),
+        ("file,sad,happy\na,.33,.33\nb,.9,.05\n", {}, "every line sums to 1 or less: shares"),
+        ("file,who,r1,r2\na,s1,sad,sad\nb,s2,sad,calm\nc,s3,calm,sad\n", {}, "column who has no value in common"),
     ],
 )
 def test_layouts_that_cannot_be_told(tmp_path, text, options, message):
@@ -306,3 +310,72 @@ def test_choices_of_odd_cells():
     assert choices_of(4) == ["4"] and choices_of("[sic]") == ["[sic]"]
     with pytest.raises(UserError, match="a label, or a list of them, is needed"):
         choices_of({"a": 1, "b": 2})
+
+
+def test_a_column_of_how_many_is_read(tmp_path):
+    """The numbers were dropped, and each line was one vote."""
+    found, notes = votes(table(tmp_path, "file,feels,count\na,sad,3\na,happy,1\nb,sad,2\n"), label="feels")
+    assert found == {"a": {"sad": 3, "happy": 1}, "b": {"sad": 2}}
+    assert "column count is taken for how many chose the label" in notes[0]
+
+
+@pytest.mark.parametrize(("yes", "no"), [("TRUE", "FALSE"), ("x", ""), ("1", "0")])
+def test_a_tick_for_each_label_of_a_rater(tmp_path, yes, no):
+    """The ticks were taken for labels."""
+    lines = [f"a,r1,{yes},{no}", f"a,r2,{no},{yes}", f"b,r1,{yes},{no}", f"c,r1,{no},{no}"]
+    path = table(tmp_path, "\n".join(["file,who,sad,happy", *lines]))
+    found, _ = votes(path, columns={"rater": "who"}, layout="counts")
+    assert found == {"a": {"sad": 1, "happy": 1}, "b": {"sad": 1}}
+
+
+def test_missing_people_and_texts(tmp_path):
+    path = table(tmp_path, "file,feels,who,said\na,sad,nan,x\nb,calm,r1,nan\n")
+    with pytest.raises(UserError, match=r":2: who says 'nan'; ratings of nobody known"):
+        votes(path, label="feels", columns={"rater": "who"})
+    left_out: Counter[str] = Counter()
+    items = gather(table_ratings(path, Columns("file", "feels", text="said"), left_out), left_out)
+    assert items["b"].fields["text"] == "" and left_out["values of text that say nan"] == 1
+
+
+def test_a_column_of_remarks_is_no_label(tmp_path):
+    lines = [f"i{number},remark number {number}" for number in range(400)]
+    with pytest.raises(UserError, match="400 different labels, such as 'remark number 0': is --label the column"):
+        votes(table(tmp_path, "\n".join(["file,why", *lines])), label="why")
+
+
+@pytest.mark.parametrize(
+    ("one", "two"), [("sad", "sаd"), ("sad", "ｓａｄ"), ("fine", "ﬁne"), ("1", "1.0"), ("so so", "so_so")]
+)
+def test_labels_in_other_letters_are_told(tmp_path, one, two):
+    _, notes = votes(table(tmp_path, f"file,feels\na,{one}\nb,{two}\n"), label="feels")
+    assert any("look alike" in note or "are one" in note for note in notes)
+
+
+@pytest.mark.parametrize(
+    ("raw", "message"),
+    [
+        (b"a,b\n1,caf\xe9\n2,caf\xc3\xa9\n", ":2: is not UTF-8, as 1 other lines are"),
+        (b"PK\x03\x04abc", "is a file of Excel or an archive"),
+        (b"<!DOCTYPE html><html>", "is an HTML page, and no table"),
+        (b"a,b\n1,2\0\n", "holds bytes that are 0"),
+        (b"a,b\n1,2\na,b\n", ":3: the header stands there again"),
+        (b"Survey results\na,b\n1,2\n", "the first line must be the header"),
+    ],
+)
+def test_what_is_no_table_is_named(tmp_path, raw, message):
+    (tmp_path / "v.csv").write_bytes(raw)
+    with pytest.raises(UserError, match=message):
+        read(tmp_path / "v.csv")
+
+
+def test_an_encoding_that_is_named(tmp_path):
+    (tmp_path / "v.csv").write_bytes("file,feels\na,грусть\n".encode("cp1251"))
+    records = [record for _, record in csv_records(tmp_path / "v.csv", encoding="cp1251")]
+    assert records == [{"file": "a", "feels": "грусть"}]
+    with pytest.raises(UserError, match="cannot be read as klingon"):
+        list(csv_records(tmp_path / "v.csv", encoding="klingon"))
+
+
+def test_quotes_in_a_tsv_are_letters(tmp_path):
+    (tmp_path / "v.tsv").write_text('file\tsaid\na\t"Hi" he said\nb\tso\n')
+    assert read(tmp_path / "v.tsv")[0] == [{"file": "a", "said": '"Hi" he said'}, {"file": "b", "said": "so"}]

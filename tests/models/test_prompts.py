@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import time
 
 import pytest
@@ -60,7 +61,7 @@ def test_a_template_that_drops_the_question_is_refused(tiny_lm):
 def test_a_system_prompt_that_has_no_place(tiny_lm):
     with pytest.raises(UserError, match=r"System role not supported\); set system_prompt: '' in the model's YAML"):
         builder(tiny_lm, NO_SYSTEM, system_prompt="Be brief.").prompt(ROW, None)
-    with pytest.raises(UserError, match="leaves out what is asked"):
+    with pytest.raises(UserError, match="leaves out the system prompt; set system_prompt: ''"):
         builder(tiny_lm, USERS_ALONE, system_prompt="Be brief.").prompt(ROW, None)
     assert "Be brief." in builder(tiny_lm, PARTS, system_prompt="Be brief.").prompt(ROW, None)
 
@@ -72,6 +73,25 @@ def test_no_thought_is_left_open(tiny_lm):
     assert asked.prompt(ROW, None).endswith("<think>\n\n</think>\n\nIt is:"), (
         "a thought of nothing: the answer follows at once"
     )
+
+
+@pytest.mark.parametrize("begin", ["<thinking>", "[THINK]", "<seed:think>\n", "<think>\nOkay,"])
+def test_no_thought_of_other_models_is_left_open(tiny_lm, begin):
+    template = "{% for m in messages %}{{ m.content }}\n{% endfor %}" + begin
+    prompt = builder(tiny_lm, template).prompt(ROW, None)
+    assert begin.strip() in prompt and re.search(r"(</thinking>|\[/THINK\]|</seed:think>|</think>)\n\nIt is:$", prompt)
+
+
+@pytest.mark.parametrize("template", ["{{ 1 / 0 }}", "{{ messages.a.b }}", {"tool_use": USERS_ALONE}])
+def test_a_template_that_fails_is_one_line(tiny_lm, template):
+    with pytest.raises(UserError, match="the language model's chat template"):
+        builder(tiny_lm, template).prompt(ROW, None)
+
+
+def test_a_system_prompt_that_says_the_same_does_not_hide_a_lost_text(tiny_lm):
+    system_alone = "{{ messages[0].content }}" + START
+    with pytest.raises(UserError, match="leaves out"):
+        builder(tiny_lm, system_alone, system_prompt=f"Is it so? {ROW['comment']}").prompt(ROW, None)
 
 
 def test_prompts_do_not_change_with_the_day(tiny_lm, monkeypatch):

@@ -22,7 +22,17 @@ if TYPE_CHECKING:
     from shala_audio.models.speech_lm import SpeechLM
 
 _LABEL = r'[^"\\]{1,64}'
-_PAIR = re.compile(rf'\s*"({_LABEL})"\s*:\s*(\d{{1,3}}(?:\.\d{{1,6}})?)\s*%?\s*(,|\}})', re.ASCII)
+_PAIR = re.compile(rf'\s*"({_LABEL})"\s*:\s*(\d{{1,3}}(?:\.\d{{1,12}})?)\s*%?\s*(,|\}})', re.ASCII)
+# What begins and ends a thought in models of several families.
+THOUGHTS = {
+    "<think>": "</think>",
+    "<thinking>": "</thinking>",
+    "<reasoning>": "</reasoning>",
+    "<seed:think>": "</seed:think>",
+    "[THINK]": "[/THINK]",
+    "◁think▷": "◁/think▷",
+    "<|START_THINKING|>": "<|END_THINKING|>",
+}
 _FENCE = re.compile(r"```[A-Za-z]*\n?(.*?)```", re.DOTALL)
 LONGEST_ANSWER = 20_000  # characters
 
@@ -136,7 +146,7 @@ def parse_answer(answer: str, labels: Sequence[str]) -> Floats | None:
 
     Valid is: one object of label and number pairs, after it nothing but space; every label known and named once, in capitals
     or not; labels that are not named count as 0; the sum is above 0. Numbers need not sum to 100: they are normalised. The
-    object may stand in a code fence, and after a thought that has ended.
+    object may stand in a code fence, with words around that, and after a thought that has ended.
 
     >>> parse_answer('{"a": 30, "b": 10}', ["a", "b"]).tolist()
     [0.75, 0.25]
@@ -145,9 +155,11 @@ def parse_answer(answer: str, labels: Sequence[str]) -> Floats | None:
     >>> parse_answer('{"a": 30, "a": 10}', ["a", "b"]) is None
     True
     """
-    answer = answer.rpartition("</think>")[2].strip()
-    if fenced := _FENCE.fullmatch(answer):
-        answer = fenced[1].strip()
+    for end in THOUGHTS.values():
+        answer = answer.rpartition(end)[2]
+    answer = answer.strip()
+    if len(fenced := _FENCE.findall(answer)) == 1:
+        answer = fenced[0].strip()
     if not answer.startswith("{") or len(answer) > LONGEST_ANSWER:
         return None
     folded = [label.casefold() for label in labels]
