@@ -104,12 +104,16 @@ def scale(samples: NDArray) -> Samples:
     if np.issubdtype(kind, np.integer):
         bits, most = kind.itemsize * 8, np.iinfo(kind).max
         middle = 0 if np.issubdtype(kind, np.signedinteger) else int(most) // 2 + 1
-        largest = max(int(samples.max()) - middle, middle - int(samples.min())) if samples.size else 0
-        narrow = int(samples.max(initial=0)) < 2 ** (bits - FEWEST_BITS) if middle else False  # all near the lower end
-        if bits >= 32 and (narrow or 0 < largest <= 2 ** (bits - 1 - FEWEST_BITS)):
+        top = int(samples.max(initial=0))
+        largest = max(top, -int(samples.min(initial=0)))
+        if bits >= 32 and 0 < largest <= 2 ** (bits - FEWEST_BITS - (0 if middle else 1)):
+            range_ = next(
+                2**wide for wide in (15, 23, 31) if largest <= 2 ** (wide + (1 if middle else 0)) or wide == 31
+            )
+            taken = f"take {range_} off, and " if middle else ""
             raise UserError(
-                f"{kind} samples no larger than {largest}: these look like samples of fewer bits in a wide type; divide them by "
-                f"{2 ** (15 if largest <= 2**15 else 23 if largest <= 2**23 else 31)}"
+                f"{kind} samples no larger than {largest}: these look like samples of fewer bits in a wide type; {taken}divide "
+                f"them by {range_}"
             )
         if middle:
             return ((samples - float(middle)) / middle).astype(np.float32)

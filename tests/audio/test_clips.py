@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import re
+from array import array
 from types import SimpleNamespace
 
 import numpy as np
@@ -58,6 +59,10 @@ def forms(path):
         "datasets, not decoded": {"bytes": path.read_bytes(), "path": "x.wav"},
         "datasets, a path alone": {"bytes": None, "path": str(path)},
         "torchcodec's samples": decoded,
+        "a rate of no dimensions": (SOUND, torch.tensor(RATE)),
+        "array of the standard library": (array("f", SOUND.tolist()), RATE),
+        "a row of datasets": {"audio": {"array": SOUND, "sampling_rate": RATE}, "label": 3},
+        "torchaudio's names": {"waveform": torch.from_numpy(SOUND)[None], "sample_rate": RATE},
         "a decoder": SimpleNamespace(get_all_samples=lambda: decoded),
     }
 
@@ -76,6 +81,9 @@ def test_every_form_gives_the_samples_of_the_file(clip):
         (np.int64(SOUND * 32768), "int64 samples no larger than 1.*divide them by 32768"),
         (np.int32(SOUND * 2**22), "fewer bits in a wide type; divide them by 8388608"),
         ((SOUND * 32768).astype(int).tolist(), "divide them by 32768"),
+        (np.int32(np.clip(SOUND * 2**24, -(2**23), 2**23 - 1)), "divide them by 8388608"),
+        (np.uint32(SOUND * 32768 + 32768), "uint32 samples.*divide them by 32768"),
+        (np.round(SOUND * 90), "samples as large as 36"),
         (SOUND > 0, "samples of type bool"),
         (SOUND.astype(complex), "samples of type complex"),
         (np.zeros((70, 70)), r"sound of shape \(70, 70\)"),
@@ -99,6 +107,11 @@ def test_arrays_whose_scale_or_shape_cannot_be_told(clip, message):
         ({"array": SOUND}, "`array` needs `sampling_rate`"),
         ({"wav": SOUND}, "a mapping with 'wav'"),
         ({}, "a mapping with nothing"),
+        ({"bytes": "abc"}, "a mapping with 'bytes'"),
+        ({"path": 5}, "a mapping with 'path'"),
+        ((SOUND, "16000"), r"a clip as a tuple of 2 \(ndarray, str\)"),
+        ((tuple(SOUND.tolist()), RATE), r"a clip as a tuple of 2 \(tuple, int\)"),
+        ([SOUND, SOUND], r"a clip as a list of 2 \(ndarray, ndarray\)"),
         ((SOUND, 16), "sampling rate is 16; 1,000 to"),
         ((SOUND, float("nan")), "sampling rate is nan"),
         ((SOUND, -8000), "sampling rate is -8000"),
@@ -170,3 +183,19 @@ def test_ordinary_stereo_gets_no_note(second):
     notes: list[str] = []
     to_mono_16k(np.stack([SOUND, second], axis=1), RATE, note=notes.append)
     assert not notes
+
+
+def test_channels_in_exactly_opposite_phase_are_refused_with_the_remedy(tmp_path):
+    """ "Silence" was said of it."""
+    stereo = np.stack([SOUND, -SOUND], axis=1)
+    soundfile.write(tmp_path / "a.wav", stereo, RATE, subtype="FLOAT")
+    for clip in (tmp_path / "a.wav", (stereo, RATE)):
+        with pytest.raises(UserError, match="the channels cancel out.*--channel"):
+            samples_of(clip)
+        np.testing.assert_allclose(samples_of(clip, channel=1), -SOUND, atol=1e-6)
+
+
+@pytest.mark.parametrize("channel", ["0", 1.0, True, -1])
+def test_a_channel_is_a_whole_number(channel):
+    with pytest.raises(UserError, match="channel"):
+        samples_of((np.stack([SOUND, SOUND]), RATE), channel=channel)

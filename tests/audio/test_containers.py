@@ -139,3 +139,57 @@ def test_ffmpeg_reads_what_phones_record(tmp_path, ffmpeg, suffix):
     clip.write_bytes(clip.read_bytes()[:200])
     with pytest.raises(UserError, match=rf"a\.{suffix}: .*ffmpeg cannot read it"):
         read_sound(clip)
+
+
+def test_a_flac_header_that_tells_less_than_the_file_holds():
+    raw = written("FLAC")
+    samples = 32_000
+    raw[8 + 13] = raw[8 + 13] & 0xF0
+    raw[8 + 14 : 8 + 18] = samples.to_bytes(4, "big")
+    with pytest.raises(UserError, match=r"header tells of 2\.00 s, and [78]\.\d\d s more"):
+        read_sound(io.BytesIO(bytes(raw)))
+
+
+@pytest.mark.parametrize("subtype", ["VORBIS", "OPUS"])
+def test_an_ogg_that_was_cut_or_goes_on(subtype):
+    """A fifth of it was read, or the first of two streams."""
+    raw = bytes(written("OGG", subtype))
+    assert len(read_sound(io.BytesIO(raw))) == pytest.approx(160_000, abs=500)
+    with pytest.raises(UserError, match="cut short"):
+        read_sound(io.BytesIO(raw[: len(raw) // 5]))
+    with pytest.raises(UserError, match="holds several streams"):
+        read_sound(io.BytesIO(raw + raw))
+
+
+def test_an_mp3_with_a_table_of_contents_that_was_cut(tmp_path, ffmpeg):
+    soundfile.write(tmp_path / "a.wav", tone(10.0), RATE)
+    subprocess.run([ffmpeg, "-v", "error", "-i", tmp_path / "a.wav", "-q:a", "4", tmp_path / "a.mp3"], check=True)
+    raw = (tmp_path / "a.mp3").read_bytes()
+    assert len(read_sound(io.BytesIO(raw))) == pytest.approx(160_000, abs=3_000)
+    with pytest.raises(UserError, match="cut short"):
+        read_sound(io.BytesIO(raw[: len(raw) // 2]))
+
+
+def test_sphere_is_sound_and_its_length_is_believed_only_if_it_is_there():
+    """Its header is text, and was taken for no more than that."""
+    fields = ["sample_count -i 16000", "sample_rate -i 16000", "channel_count -i 1", "sample_n_bytes -i 2"]
+    fields += ["sample_byte_format -s2 01", "sample_coding -s3 pcm", "sample_sig_bits -i 16", "end_head"]
+    head = "\n".join(["NIST_1A", "   1024", *fields, ""]).encode().ljust(1024)
+    raw = head + np.int16(tone() * 32767).tobytes()
+    np.testing.assert_allclose(read_sound(io.BytesIO(raw)), tone(), atol=1e-4)
+    with pytest.raises(UserError, match="cut short"):
+        read_sound(io.BytesIO(raw[: len(raw) // 2]))
+
+
+def test_a_wav_that_does_not_say_its_byte_rate():
+    raw = bytearray(tells("WAV", 2.0))
+    struct.pack_into("<I", raw, raw.index(b"fmt ") + 16, 0)
+    with pytest.raises(UserError, match="header tells of 2.00 s"):
+        read_sound(io.BytesIO(bytes(raw)))
+
+
+@pytest.mark.parametrize("address", ["https://host/a.wav", "s3://bucket/a.wav", "data:audio/wav;base64," + "A" * 9_000])
+def test_an_address_is_no_file(address):
+    with pytest.raises(UserError, match="is an address, and not a file; download it first") as caught:
+        samples_of(address)
+    assert len(str(caught.value)) < 200

@@ -314,3 +314,46 @@ def test_potato_says_what_is_missing(potato):
         collect(potato, "potato", Columns("", ""))
     with pytest.raises(UserError, match="--from is 'prodigy'"):
         invoke("data", "votes", potato, "--from", "prodigy", "--text", "text", "--out", potato / "data")
+
+
+@pytest.mark.parametrize(
+    ("broken", "message"),
+    [
+        (
+            {"id": 1, "data": {"audio": "a.wav"}, "annotations": [12, 13]},
+            r"task 1: its annotations are \[12, 13\]; export",
+        ),
+        ({"id": 1, "data": {"audio": "a.wav"}, "annotations": {"a": 1}}, "task 1: its annotations are"),
+        (
+            task(1, {"audio": "a.wav"})
+            | {"annotations": [{"result": [{"type": "choices", "from_name": "e", "value": "x"}]}]},
+            "is 'x'",
+        ),
+        (task(1, {"audio": "a.wav"}) | {"annotations": [{"result": {"a": 1}}]}, "`result` must be a list"),
+    ],
+)
+def test_odd_exports_are_named(tmp_path, broken, message):
+    """They ended in a traceback."""
+    with pytest.raises(UserError, match=message):
+        collect(write(tmp_path / "p.json", [broken]), "label-studio", Columns("", ""))
+
+
+def test_a_control_that_is_not_there(tmp_path):
+    with pytest.raises(UserError, match=r"nothing was answered with 'mood' \(--label\), but with emotion, why"):
+        collect(write(tmp_path / "p.json", LABEL_STUDIO), "label-studio", Columns("", "mood"))
+
+
+def test_potatos_sliders_lists_and_fields_say_their_value(tmp_path):
+    for user, value in (("a", "5"), ("b", "2"), ("c", "0")):
+        (tmp_path / user).mkdir()
+        answers = {"i1": [[{"schema": "arousal", "name": "scale"}, value]]}
+        write(tmp_path / user / "user_state.json", {"user_id": user, "instance_id_to_label_to_value": answers})
+    assert collect(tmp_path, "potato", Columns("", ""))[0] == {"i1": {"a": ["5"], "b": ["2"]}}
+    for wrong in (
+        [],
+        {"instance_id_to_label_to_value": {"i1": [["e", "sad"]]}},
+        {"instance_id_to_label_to_value": {"i1": {"e": [1]}}},
+    ):
+        write(tmp_path / "a" / "user_state.json", wrong)
+        with pytest.raises(UserError, match=r"a/user_state\.json: (not a state|holds answers)"):
+            collect(tmp_path, "potato", Columns("", ""))

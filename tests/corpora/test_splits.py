@@ -155,3 +155,18 @@ def test_votes_keep_twins_together(tmp_path):
     invoke("data", "votes", tmp_path / "v.csv", *options)
     found = {row.id: row.split for row in read_manifest(tmp_path / "data" / "manifest.jsonl")}
     assert all(found[f"c{at}"] == found[f"c{at + 1}"] for at in range(0, 40, 2))
+
+
+def test_the_same_samples_in_another_format_are_twins(tmp_path):
+    rows = speech(tmp_path, 2)[:1]
+    samples, rate = soundfile.read(tmp_path / "c0.wav", dtype="int16")
+    soundfile.write(tmp_path / "c0.flac", samples, rate)
+    tagged = (tmp_path / "c0.wav").read_bytes() + b"LIST" + (4).to_bytes(4, "little") + b"INFO"
+    (tmp_path / "tagged.wav").write_bytes(tagged)
+    rows += [replace(rows[0], id=name, audio=Audio(name)) for name in ("c0.flac", "tagged.wav")]
+    assert len(set(twin_groups(rows, tmp_path, print))) == 1
+
+
+def test_long_chains_of_twins_are_joined_at_once():
+    rows = [Row(f"r{n}", "t", "train", f"s{n // 2}", text={"text": f"t{(n + 1) // 2}"}) for n in range(30_000)]
+    assert len(set(twin_groups(rows, None, lambda remark: None))) == 1
