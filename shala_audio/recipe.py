@@ -45,6 +45,7 @@ USAGE = """Usage: {recipe}/run.sh [options]
   --seed N           of training, and of the split (0)
   --split_seed N     of the split alone (as --seed): several runs can be tested on the same rows
   --fold N           chaosnli, crema_d: fold of a cross-validation, 0 to 4, or all, which pools the five
+  --split NAME       crema_d: emo_superb for the speaker folds of EMO-SUPERB, with --fold (ours)
   --model NAME       a model in configs/models, or a YAML file (speech or text)
   --modality NAME    crema_d, msp_podcast: audio, text (the transcript alone) or audio+text (audio)
   --part NAME        chaosnli: snli, mnli or both (snli)
@@ -113,6 +114,8 @@ class Recipe:
             raise UserError(f"--part: {self.corpus} has no parts")
         if given.fold is not None and self.corpus not in ("chaosnli", "crema_d"):
             raise UserError(f"--fold: {self.corpus} has a split of its own")
+        if given.split and (self.corpus != "crema_d" or given.fold is None):
+            raise UserError("--split: emo_superb of crema_d alone, and with --fold")
         if not self.has_audio and (given.augmentations is not None or given.skip_bad):
             raise UserError("--augmentations and --skip_bad are for sound, and none goes in")
         if self.own_task and given.task:
@@ -128,7 +131,11 @@ class Recipe:
     def split(self) -> str:
         """Name of the split: what decides which rows there are."""
         given = self.given
-        parts = [f"{given.task}_" if given.task else "", f"seed{self.split_seed}"]
+        parts = [
+            f"{given.split}_" if given.split else "",
+            f"{given.task}_" if given.task else "",
+            f"seed{self.split_seed}",
+        ]
         parts += [f"_max{given.max_rows}" if given.max_rows else ""]
         parts += [f"_secondary{given.secondary}" if given.secondary else ""]
         return "".join(parts) + (f"_{self.part}" if self.corpus == "chaosnli" else "")
@@ -277,7 +284,7 @@ def data(recipe: Recipe) -> None:
         call([str(script), str(recipe.corpus_root()), str(recipe.data), str(recipe.split_seed), *map(str, rows)])
     else:
         of_corpus: list[Any] = ["--part", recipe.part] if recipe.corpus == "chaosnli" else []
-        for name in ("fold", "task", "secondary"):
+        for name in ("fold", "split", "task", "secondary"):
             if getattr(given, name) is not None:
                 of_corpus += [f"--{name}", getattr(given, name)]
         source = ["--source", recipe.corpus_root(), "--out", recipe.data, "--seed", recipe.split_seed]
@@ -643,6 +650,7 @@ def parse(arguments: Sequence[str]) -> argparse.Namespace:
     parser.add_argument("--seed", type=_whole(0), default=0)
     parser.add_argument("--split_seed", type=_whole(0))
     parser.add_argument("--fold", type=_fold)
+    parser.add_argument("--split", choices=("emo_superb",))
     parser.add_argument("--modality", default="text")
     parser.add_argument("--augmentations", "--copies", type=_whole(0))
     parser.add_argument("--skip_bad", choices=("yes",))

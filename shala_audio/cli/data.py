@@ -151,6 +151,9 @@ def prepare(
     fold: Annotated[
         int | None, typer.Option(help="ChaosNLI, CREMA-D: fold of a cross-validation, 0 to 4, as the test split.")
     ] = None,
+    split: Annotated[
+        str | None, typer.Option(help="CREMA-D: emo_superb for the speaker folds of EMO-SUPERB; ours where not given.")
+    ] = None,
     part: Annotated[str | None, typer.Option(help="ChaosNLI: snli, mnli or both; snli where not given.")] = None,
     task: Annotated[str | None, typer.Option(help="MSP-Podcast: msp_podcast, msp_podcast_9 or msp_podcast_4.")] = None,
     secondary: Annotated[
@@ -169,6 +172,8 @@ def prepare(
         raise UserError(f"--max-rows is {max_rows}; use 1 or more")
     if fold is not None and corpus not in ("chaosnli", "crema_d"):
         raise UserError(f"--fold: {corpus} has a split of its own")
+    if split is not None and corpus != "crema_d":
+        raise UserError("--split: of crema_d alone")
     if part is not None and corpus != "chaosnli":
         raise UserError("--part: of chaosnli alone")
     if corpus != "msp_podcast" and (task or secondary):
@@ -191,10 +196,10 @@ def prepare(
         elif corpus == "goemotions":
             prepared = goemotions.prepare(source, seed)
         elif corpus == "crema_d":
-            prepared = crema_d.prepare(source, seed, fold)
+            prepared = crema_d.prepare(source, seed, fold, split)
         else:
             prepared = msp_podcast.prepare(source, seed, task or corpus, secondary)
-    options: dict[str, Any] = {"part": part, "fold": fold, "secondary": secondary or None}
+    options: dict[str, Any] = {"part": part, "fold": fold, "split": split, "secondary": secondary or None}
     summary = write_prepared(prepared, load_task(task or corpus), out, seed, max_rows, **options)
     show_summary(summary, out)
 

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import os
 import platform
+import shutil
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
 import typer
 
 PACKAGES = ("torch", "torchaudio", "transformers", "peft", "trl", "accelerate", "datasets", "librosa", "soundfile")
-EXTRAS = {"matplotlib": "plots", "fastapi": "web", "uvicorn": "web", "tensorboard": "tensorboard"}
+EXTRAS = {"matplotlib": "plots", "fastapi": "web", "uvicorn": "web", "tensorboard": "tensorboard", "openpyxl": "excel"}
 
 
 def doctor() -> None:
@@ -34,6 +35,9 @@ def doctor() -> None:
             print(f"ok       {name} {version(name)}")
         except PackageNotFoundError:
             print(f"absent   {name}: in the clone, pip install -e '.[{extra}]' if you want it")
+    found = shutil.which("ffmpeg")
+    reads = "to read m4a, webm and the like"
+    print(f"ok       ffmpeg is there, {reads} ({found})" if found else f"absent   ffmpeg: install it {reads}")
     if needs_fix():
         print("note     torchaudio is built for CUDA and torch is not: its compiled extension is switched off by")
         print("         `import shala_audio`, which must come before peft, trl or torchaudio in your own programs")

@@ -35,14 +35,24 @@ SENTENCES = {
 }
 
 
-def prepare(source: Path, seed: int, fold: int | None = None) -> Prepared:
+EMO_SUPERB = (1001, 1019, 1037, 1055, 1073, 1092)  # where each of its five blocks of speakers begins, and the end
+
+
+def prepare(source: Path, seed: int, fold: int | None = None, split: str | None = None) -> Prepared:
     """Rows with votes on sound alone, split by speaker within each sex.
 
     Args:
         source: the official repository's folder (`AudioWAV/`, `processedResults/`, `VideoDemographics.csv`).
         seed: of the split.
         fold: of the cross-validation over the speakers that `VideoDemographics.csv` lists, 0 to 4; None for one split.
+        split: "emo_superb" for the speaker folds of EMO-SUPERB (arXiv 2402.13018): in fold 0, speakers 1001 to 1018 are the test
+            split and 1019 to 1036 dev; in fold 1 those are test and the next are dev, and so on. None for ours.
     """
+    if split not in (None, "emo_superb"):
+        raise UserError(f"--split is {split!r}; use emo_superb, or leave it out")
+    if split and fold is None:
+        raise UserError(f"--split {split}: has five folds; name one with --fold")
+
     votes_file = need_file(source, "processedResults/tabulatedVotes.csv")
     sex = {}
     for where, record in csv_records(need_file(source, "VideoDemographics.csv")):
@@ -75,15 +85,24 @@ def prepare(source: Path, seed: int, fold: int | None = None) -> Prepared:
             audio = Audio(f"AudioWAV/{present[name]}", 0.0, sound_duration(sounds / present[name]))
             rows.append(Row(name, TASK, "train", speaker, audio, text, votes, extra))
     speakers = [str(row.speaker) for row in rows]
-    if fold is None:
+    if split and fold is not None:
+        split_of = {speaker: _emo_superb(int(speaker), fold) for speaker in speakers}
+    elif fold is None:
         split_of = split_by_group(speakers, SHARES, seed, strata=sex)
     else:
         # All actors make the folds, also those whose clips are not here: a part of the corpus has the folds of the whole.
         split_of = fold_split(speakers, fold, seed, 1 / 8, sex, members=sorted({*sex, *speakers}))
-    ours = "our split is" if fold is None else f"this is fold {fold} of our five,"
+    ours = "our split is" if fold is None else f"this is fold {fold} of {'EMO-SUPERB' if split else 'our five'},"
     return Prepared(
         [replace(row, split=split_of[str(row.speaker)]) for row in rows],
         left_out,
-        caveat=f"CREMA-D is acted; {ours} by speaker within each sex, in splits.json.",
+        caveat=f"CREMA-D is acted; {ours} by speaker{'' if split else ' within each sex'}, in splits.json.",
         licence=SOURCES["crema_d"].licence,
     )
+
+
+def _emo_superb(speaker: int, fold: int) -> str:
+    if not 0 <= fold < len(EMO_SUPERB) - 1:
+        raise UserError(f"--fold is {fold}; use 0 to {len(EMO_SUPERB) - 2}")
+    block = sum(speaker >= first for first in EMO_SUPERB[1:-1])
+    return "test" if block == fold else "dev" if block == (fold + 1) % (len(EMO_SUPERB) - 1) else "train"

@@ -194,5 +194,5 @@ def corpus_record(summary: Path) -> dict[str, Any]:
     if "split_sha256" not in found:  # somebody else's file of that name
         return {}
     splits = {name: split["rows"] for name, split in found["splits"].items()}
-    kept = ("licence", "caveat", "max_rows", "part", "fold", "secondary", "split_sha256")
+    kept = ("licence", "caveat", "max_rows", "part", "fold", "split", "secondary", "split_sha256")
     return {**{key: found.get(key) for key in kept}, "splits": splits}

@@ -93,6 +93,8 @@ class Measures:
             "total_variation": total_variation(human, predicted),
             "bhattacharyya": bhattacharyya(human, predicted),
         }
+        # Labels that count as chosen, as EMO-SUPERB (arXiv 2402.13018) takes them: with more than one K-th of the votes.
+        self.chosen = human > 1 / self.labels + TIE, predicted > 1 / self.labels + TIE
         # Plurality labels; rows whose first place is shared are left out of the hard measures.
         first = human.max(axis=1, keepdims=True)
         self.clear = (human >= first - TIE).sum(axis=1) == 1
@@ -145,6 +147,8 @@ class Measures:
         found["entropy_correlation"] = rank_correlation(product, spread, rank_spread(actual), total)
         gaps = np.add.reduceat(weights * self.gap, self.bin_starts)
         found["entropy_error"] = float(np.abs(gaps).sum() / total)
+        found["js_divergence"] = float(np.einsum("r,r->", weights, np.square(self.row_means["jsd"])) / total)
+        found["multilabel_f1"] = self._multilabel_f1(weights)
         for index, name in enumerate(TERCILES):
             within = self._closeness(sums[:, index], cells[index].sum(), table[index])
             found |= {f"tercile/{name}/{key}": value for key, value in within.items()}
@@ -156,6 +160,14 @@ class Measures:
             zip(self.row_means, (float(part / total) if total else float("nan") for part in sums), strict=True)
         )
         return found | {"jsd_nats": NATS_PER_BIT_ROOT * found["jsd"], **hard_measures(table)}
+
+    def _multilabel_f1(self, weights: Floats) -> float:
+        """Mean over labels of F1 of the labels that count as chosen, of those that are in some row."""
+        true, claimed = self.chosen
+        both = np.einsum("r,rk->k", weights, true & claimed)
+        sizes = np.einsum("r,rk->k", weights, true), np.einsum("r,rk->k", weights, claimed)
+        present = sizes[0] > 0
+        return float((2 * both[present] / (sizes[0] + sizes[1])[present]).mean()) if present.any() else float("nan")
 
     def _table(self, of_kind: Floats) -> tuple[Floats, Floats]:
         """Rows by third of human entropy: (3, 1 + K * K), first those without a plurality label; and (3, K, K) of the rest,
@@ -230,8 +242,9 @@ def all_measures(
         `n`, `ties`, and {value, low, high} for `jsd`, `jsd_nats`, `kl`, `total_variation`, `bhattacharyya`, `accuracy`,
         `macro_f1`, `weighted_f1`, `uar`, `entropy_correlation` (Spearman), `contested_auroc` (finding, by predicted entropy,
         the rows where no label has more than half of the votes) and `entropy_error` (mean distance of stated from human
-        entropy over ten bins, in bits); the value is None where the measure does not exist. `terciles`: the first nine
-        within each third of the rows by human entropy, `low`, `middle` and `high`. `reliability`, `confusion`,
+        entropy over ten bins, in bits), `js_divergence` (mean, in bits) and `multilabel_f1` (macro-F1 of the labels with more
+        than one K-th of the votes); the value is None where the measure does not exist. `terciles`: distances and plurality
+        metrics within each third of the rows by human entropy, `low`, `middle` and `high`. `reliability`, `confusion`,
         `entropies`: see `Measures`.
     """
     measures = Measures(human, predicted, repeats)

@@ -165,7 +165,10 @@ def create_app(predictors: Sequence[Predictor], hosts: Sequence[str] = ("*",), n
     @app.post("/api/predict", responses=refusals)
     async def predict(
         request: Request,
-        clip: Annotated[UploadFile | None, File(description="a sound file: wav, flac, ogg, mp3 or aiff")] = None,
+        clip: Annotated[
+            UploadFile | None,
+            File(description="a sound file; m4a and webm need ffmpeg here"),
+        ] = None,
         text: Annotated[
             str | None, Form(description="a text, or a JSON object of the task's text fields where it has several")
         ] = None,
@@ -184,7 +187,10 @@ def create_app(predictors: Sequence[Predictor], hosts: Sequence[str] = ("*",), n
     @app.post("/api/timeline", responses=refusals)
     async def timeline(
         request: Request,
-        clip: Annotated[UploadFile, File(description="a sound file: wav, flac, ogg, mp3 or aiff")],
+        clip: Annotated[
+            UploadFile,
+            File(description="a sound file; m4a and webm need ffmpeg here"),
+        ],
         window: Annotated[float, Query(ge=0.5, le=30, description="seconds of a window")] = 4.0,
         hop: Annotated[float, Query(ge=0.5, le=30, description="seconds between windows, at most a window")] = 2.0,
     ) -> schema.Timeline:

@@ -210,3 +210,30 @@ def test_goemotions_in_one_file(tmp_path):
     assert rows["a"].votes == {"joy": 1, "love": 1}
     assert prepared.left_out["ratings of a rater who stands there before"] == 1
     assert len({row.split for row in rows.values() if row.id != "a"}) == 1, "one text, one split"
+
+
+def test_the_folds_of_emo_superb(tmp_path):
+    """Test 1001 to 1018, 1019 to 1036, ..., 1073 to 1091; dev is the next block."""
+    (tmp_path / "AudioWAV").mkdir()
+    (tmp_path / "processedResults").mkdir()
+    actors = [str(actor) for actor in range(1001, 1092)]
+    (tmp_path / "VideoDemographics.csv").write_text("ActorID,Age,Sex\n" + "\n".join(f"{a},30,Male" for a in actors))
+    lines = ['"","A","D","F","H","N","S","fileName"']
+    for index, actor in enumerate(actors):
+        (tmp_path / "AudioWAV" / f"{actor}_DFA_ANG_XX.wav").touch()
+        lines.append(f'"1{index:05d}",6,2,0,0,1,0,"{actor}_DFA_ANG_XX"')
+    (tmp_path / "processedResults" / "tabulatedVotes.csv").write_text("\n".join(lines))
+    tested = []
+    for fold in range(5):
+        splits = {}
+        for row in crema_d.prepare(tmp_path, 0, fold, "emo_superb").rows:
+            splits.setdefault(row.split, []).append(int(row.speaker))
+        tested.append((min(splits["test"]), max(splits["test"])))
+        blocks = [(1001, 1018), (1019, 1036), (1037, 1054), (1055, 1072), (1073, 1091)]
+        assert (min(splits["dev"]), max(splits["dev"])) == blocks[(fold + 1) % 5]
+        assert sum(map(len, splits.values())) == 91
+    assert tested == [(1001, 1018), (1019, 1036), (1037, 1054), (1055, 1072), (1073, 1091)]
+    wrong = [(None, "emo_superb", "name one with"), (5, "emo_superb", "use 0 to 4"), (0, "iemocap", "use emo_superb")]
+    for fold, split, message in wrong:
+        with pytest.raises(UserError, match=message):
+            crema_d.prepare(tmp_path, 0, fold, split)

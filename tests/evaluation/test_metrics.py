@@ -162,3 +162,19 @@ def test_repeated_rows_are_drawn_together():
     assert thrice["n"] == once["n"] == 100
     for name in ("jsd", "accuracy", "entropy_correlation", "contested_auroc"):
         assert thrice[name] == pytest.approx(once[name])
+
+
+def test_multilabel_f1_and_mean_divergence_are_scikit_learns_and_scipys():
+    from scipy.spatial.distance import jensenshannon
+    from sklearn.metrics import f1_score
+
+    rng = np.random.default_rng(3)
+    human, predicted = rng.dirichlet(np.full(6, 0.4), 200), rng.dirichlet(np.full(6, 0.6), 200)
+    found = Measures(human, predicted).values()
+    reference = f1_score(human > 1 / 6, predicted > 1 / 6, average="macro")
+    assert found["multilabel_f1"] == pytest.approx(reference, abs=1e-9)
+    assert found["js_divergence"] == pytest.approx(
+        np.mean(jensenshannon(human, predicted, base=2, axis=1) ** 2), abs=1e-9
+    )
+    even = np.full((3, 4), 0.25)
+    assert np.isnan(Measures(even, even).values()["multilabel_f1"]), "no label has more than a fourth"
