@@ -21,7 +21,7 @@ demo: setup
 	$(BIN)/shala-audio models pull
 	recipes/mini/run.sh --stop_stage 6 --exp recipes/mini/exp/demo
 	$(BIN)/shala-audio predict recipes/mini/exp/demo/shala recipes/mini/data/seed0/audio/mini_00000.wav
-	$(BIN)/shala-audio predict default recipes/mini/data/seed0/audio/mini_00000.wav
+	$(BIN)/shala-audio predict default shala_audio/assets/clips/clear.ogg shala_audio/assets/clips/contested.ogg
 
 # As many tests at once as there are cores, eight at most, with one thread each.
 PYTEST := OMP_NUM_THREADS=$${OMP_NUM_THREADS:-1} $(BIN)/python -m pytest -n auto --maxprocesses 8 --dist worksteal

@@ -236,6 +236,10 @@ def predict(
     split: Annotated[str | None, typer.Option(help="Of a manifest: only the rows of this split.")] = None,
     features: Annotated[Path | None, typer.Option(help="Of a manifest: folder of its features.")] = None,
     audio_root: Annotated[Path | None, typer.Option(help="Of a manifest: folder that its paths start from.")] = None,
+    ensemble: Annotated[
+        list[str] | None,
+        typer.Option(help="Another model of the task, whose answers are averaged with MODEL's; may be repeated."),
+    ] = None,
     channel: Annotated[
         int | None,
         typer.Option(help="Of sound files: channel to judge, from 0; the mean of all where not given.", min=0),
@@ -306,6 +310,7 @@ def predict(
     if out is not None and out.is_dir():
         raise UserError(f"--out {out}: is a folder; name a file in it")
     from shala_audio.inference import default
+    from shala_audio.inference.ensemble import Ensemble
     from shala_audio.inference.predictor import Predictor
 
     if not skip_errors:
@@ -313,7 +318,11 @@ def predict(
             if not os.path.lexists(name):
                 raise UserError(f"{name}: no such file")  # before the model is loaded
     folder = default.part(sound=_have_sound(inputs or [])) if model == "default" else model
-    predictor = Predictor.from_pretrained(folder, calibration, _device(launched), batch_size=batch_size)
+    predictor: Predictor
+    if ensemble:
+        predictor = Ensemble.from_folders([folder, *ensemble], calibration, _device(launched), batch_size=batch_size)
+    else:
+        predictor = Predictor.from_pretrained(folder, calibration, _device(launched), batch_size=batch_size)
     bad: list[str] = []
 
     def complain(error: UserError) -> None:

@@ -100,9 +100,11 @@ def identity(
 ) -> Record:
     """Hashes of all that predictions follow from, and where they are computed."""
     files = {"manifest": Path(manifest)}
-    files |= {
-        f"model's {name}": predictor.folder / name for name in (SETTINGS, TRAINED, f"calibration_{calibration}.json")
-    }
+    for number, member in enumerate(getattr(predictor, "members", [predictor])):
+        which = "model's" if not number else f"model {number + 1}'s"
+        files |= {
+            f"{which} {name}": member.folder / name for name in (SETTINGS, TRAINED, f"calibration_{calibration}.json")
+        }
     files |= {f"features' {name}": features / name for name in ("encoder.json", "index.jsonl")} if features else {}
     found = {name: file_sha256(path) for name, path in files.items() if path.is_file()}
     root = hashlib.sha256(str(audio_root.resolve()).encode()).hexdigest() if audio_root else ""
