@@ -1,8 +1,9 @@
-"""Make the model that comes with the toolkit out of two trained ones: weights to half precision, and a model card.
+"""Make the model that comes with the toolkit out of trained ones: weights to half precision, and a model card.
 
-    python scripts/make_default.py --sound recipes/crema_d/exp/NAME --text recipes/goemotions/exp/NAME --ravdess RESULT.json
+    python scripts/make_default.py --sound MODEL --sound-rows N --ravdess RESULT.json [--text MODEL --text-rows N]
 
-`RESULT.json` is the last line that `benchmarks/ravdess.py` prints.
+`MODEL` is a folder of a trained model with its `score.json` on the test split; `RESULT.json` is what `benchmarks/ravdess.py` printed.
+What is not named stays as it is.
 """
 
 from __future__ import annotations
@@ -24,6 +25,7 @@ from shala_audio.models.pretrained import base_sha256
 from shala_audio.task import task_from_dict
 
 CARD = Path(__file__).with_name("default_card.md")
+FIELDS = FOLDER / "card.json"  # numbers of the card, for the part that is not made anew
 
 
 def shrink(source: Path, target: Path) -> float:
@@ -50,27 +52,68 @@ def number(found: dict[str, Any]) -> str:
     return "{value:.3f} [{low:.3f}, {high:.3f}]".format(**found)
 
 
+def recall_of(confusion: list[list[int]], labels: list[str]) -> dict[str, float]:
+    return {label: row[k] / max(1, sum(row)) for k, (label, row) in enumerate(zip(labels, confusion, strict=True))}
+
+
 def main() -> None:
     parser = argparse.ArgumentParser()
     for name in ("--sound", "--text", "--ravdess"):
-        parser.add_argument(name, type=Path, required=True)
+        parser.add_argument(name, type=Path)
+    for name in ("--sound-rows", "--text-rows"):
+        parser.add_argument(name, type=int)
     given = parser.parse_args()
-    fields: dict[str, Any] = {}
-    for name, experiment in (("sound", given.sound), ("text", given.text)):
-        score = read_json(experiment / "shala" / "score.json")
-        data = read_json(experiment / "pack" / "data.json")
+    fields: dict[str, Any] = read_json(FIELDS) if FIELDS.is_file() else {}
+    for name, source, rows in (("sound", given.sound, given.sound_rows), ("text", given.text, given.text_rows)):
+        if source is None:
+            continue
+        score = read_json(source / "score.json")
         fields |= {
-            f"{name}_size": shrink(experiment / "shala", part(sound=name == "sound")),
-            f"{name}_rows": data["splits"]["train"]["rows"],
+            f"{name}_size": f"{shrink(source, part(sound=name == 'sound')):.1f}",
+            f"{name}_rows": f"{rows:,}",
             f"{name}_jsd": number(score["jsd"]),
             f"{name}_prior": number(score["prior"]["jsd"]),
             f"{name}_accuracy": number(score["accuracy"]),
         }
-    ravdess = json.loads(given.ravdess.read_text(encoding="utf-8").strip().splitlines()[-1])
-    for system, name in (("model", "ravdess"), ("linear", "linear")):
-        fields |= {f"{name}_{key}": number(ravdess[system][key]) for key in ("accuracy", "uar")}
-    write_text(FOLDER / "README.md", CARD.read_text(encoding="utf-8").format(**fields, ravdess_n=ravdess["model"]["n"]))
-    print(f"{FOLDER}: {fields['sound_size'] + fields['text_size']:.1f} MB")
+        if name == "sound":
+            labels = [label["name"] for label in read_json(source / SETTINGS)["task"]["labels"]]
+            fields["sound_uar"] = number(score["uar"])
+            fields["crema_recall"] = recall_of(score["confusion"], labels)
+    if given.ravdess:
+        found = json.loads(given.ravdess.read_text(encoding="utf-8").strip().splitlines()[-1])
+        fields["ravdess"] = {
+            f"{system} {way}": {"uar": mine["uar"], "recall": mine["recall"]}
+            for system, ways in found.items()
+            for way, mine in ways.items()
+        }
+        fields["ravdess_n"] = found["model"]["16 kHz"]["n"]
+    write_json(FIELDS, fields)
+    labels = list(fields["crema_recall"])
+    lines = ["| corpus | " + " | ".join(labels) + " | UAR |", "|---" * (len(labels) + 2) + "|"]
+    shown = {
+        "CREMA-D, unseen speakers": {
+            "recall": fields["crema_recall"],
+            "uar": sum(fields["crema_recall"].values()) / len(labels),
+        }
+    }
+    shown |= {
+        f"RAVDESS, {name.replace('model ', '')}": value
+        for name, value in fields["ravdess"].items()
+        if name.startswith("model")
+    }
+    shown |= {
+        f"RAVDESS, {name.replace('linear ', '')}, linear classifier": value
+        for name, value in fields["ravdess"].items()
+        if name.startswith("linear")
+    }
+    for name, value in shown.items():
+        lines.append(
+            f"| {name} | "
+            + " | ".join(f"{value['recall'][label]:.2f}" for label in labels)
+            + f" | {value['uar']:.2f} |"
+        )
+    write_text(FOLDER / "README.md", CARD.read_text(encoding="utf-8").format(**fields, recall="\n".join(lines)))
+    print(f"{FOLDER}: {float(fields['sound_size']) + float(fields['text_size']):.1f} MB")
 
 
 if __name__ == "__main__":

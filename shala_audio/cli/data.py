@@ -396,11 +396,13 @@ def _valid_rows(manifest: Path, task: str | None, fault: Callable[[str], None]) 
 def _listen(row: Row, root: Path) -> tuple[str | None, list[str]]:
     """Why a row's sound cannot be used, if so, and what is odd about it."""
     from shala_audio.audio.io import read_row_audio, remarks
+    from shala_audio.audio.speech import speech_remark
 
     assert row.audio is not None
     found: list[str] = []
     try:
-        found += remarks(read_row_audio(row.audio, root, found.append))
+        samples = read_row_audio(row.audio, root, found.append)
+        found += filter(None, [*remarks(samples), speech_remark(samples)])
         return None, [f"{row.audio.path}: {remark}" for remark in found]
     except UserError as error:
         return str(error), []

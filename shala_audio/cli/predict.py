@@ -309,6 +309,7 @@ def predict(
         raise UserError("--resume is for one manifest, with --format jsonl and --out")
     if out is not None and out.is_dir():
         raise UserError(f"--out {out}: is a folder; name a file in it")
+    from shala_audio.audio.io import no_note
     from shala_audio.inference import default
     from shala_audio.inference.ensemble import Ensemble
     from shala_audio.inference.predictor import Predictor
@@ -323,6 +324,7 @@ def predict(
         predictor = Ensemble.from_folders([folder, *ensemble], calibration, _device(launched), batch_size=batch_size)
     else:
         predictor = Predictor.from_pretrained(folder, calibration, _device(launched), batch_size=batch_size)
+    predictor.note = no_note  # of clips, by their names, below
     bad: list[str] = []
 
     def complain(error: UserError) -> None:
@@ -436,6 +438,7 @@ def _clips(
 ) -> Iterator[Prediction]:
     """Clips a batch at a time; a bad one is complained of and does not spoil its batch."""
     from shala_audio.audio.io import SAMPLE_RATE, read_sound, remarks
+    from shala_audio.audio.speech import speech_remark
 
     source, read = iter(names), deque[str]()
 
@@ -443,7 +446,7 @@ def _clips(
         for name in batch:
             try:
                 samples = read_sound(name, channel=channel, note=noted(name))
-                for remark in remarks(samples):
+                for remark in filter(None, [*remarks(samples), speech_remark(samples)]):
                     noted(name)(remark)
                 clip = samples, SAMPLE_RATE
             except UserError as error:

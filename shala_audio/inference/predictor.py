@@ -16,7 +16,8 @@ from tqdm import tqdm
 from shala_audio.audio.clips import Clip, is_recording, samples_of
 from shala_audio.audio.encoders import AudioEncoder, load_encoder
 from shala_audio.audio.features import FeatureStore
-from shala_audio.audio.io import SAMPLE_RATE, Samples, frame_levels, read_row_audio, trim_silence, voiced_share
+from shala_audio.audio.io import SAMPLE_RATE, Samples, frame_levels, no_note, read_row_audio, trim_silence, voiced_share
+from shala_audio.audio.speech import speech_remark
 from shala_audio.devices import accelerator_computes_bf16, default_device
 from shala_audio.distribution import LabelDistribution
 from shala_audio.errors import UserError, not_one_of
@@ -53,6 +54,7 @@ class Predictor:
         unparsed: how many `verbalized` answers did not parse and count as no opinion (uniform).
         folder: that the model was loaded from, if it was.
         dtype: that products are computed in.
+        note: told what is odd about a clip: its channels, or that there is no speech in it.
     """
 
     def __init__(
@@ -71,6 +73,7 @@ class Predictor:
         self.folder: Path | None = None
         self.dtype = torch.float32
         self._encoder: AudioEncoder | None = None
+        self.note: Callable[[str], None] = log.warning
 
     @classmethod
     def from_pretrained(
@@ -142,7 +145,7 @@ class Predictor:
         """
         if window > self.encoder.longest:
             raise UserError(f"window {window:g} s: {self.encoder.longest:g} s at most are encoded at once")
-        samples = samples_of(clip, channel, log.warning)
+        samples = samples_of(clip, channel, self.note)
         bounds = window_bounds(len(samples), window, hop)
         loudest = float(frame_levels(samples).max())
         answers: list[LabelDistribution] = []
@@ -304,7 +307,9 @@ class Predictor:
         fields = named_fields(self.task, text)
         if clip is None:
             return [(None, fields, 1.0)]
-        samples = samples_of(clip, channel, log.warning)
+        samples = samples_of(clip, channel, self.note)
+        if self.note is not no_note and (remark := speech_remark(samples)):
+            self.note(remark)
         longest = self.encoder.longest
         bounds = window_bounds(len(samples), longest, longest)
         if len(bounds) == 1:

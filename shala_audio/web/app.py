@@ -12,7 +12,8 @@ from fastapi import FastAPI, File, Form, HTTPException, Query, Request, UploadFi
 from fastapi.responses import FileResponse
 from starlette.middleware.trustedhost import TrustedHostMiddleware
 
-from shala_audio.audio.io import SAMPLE_RATE, Samples, read_sound
+from shala_audio.audio.io import SAMPLE_RATE, Samples, no_note, read_sound
+from shala_audio.audio.speech import voiced_seconds
 from shala_audio.distribution import Floats
 from shala_audio.errors import UserError
 from shala_audio.evaluation.score import ONE_LABEL_EACH, read_score
@@ -47,6 +48,7 @@ class Served:
 
     def __init__(self, predictor: Predictor, neighbours: bool) -> None:
         self.predictor, self.task = predictor, predictor.task
+        predictor.note = no_note  # the page says it
         folder = predictor.folder
         self.neighbours = Neighbours.load(folder) if folder and neighbours else None
         self.entropies: Floats | None = self.neighbours.entropies() if self.neighbours else None
@@ -86,6 +88,7 @@ class Served:
         return schema.Answer(
             task=self.task.name,
             seconds=None if samples is None else len(samples) / SAMPLE_RATE,
+            speech=samples is None or voiced_seconds(samples) > 0,
             probs=found.to_dict(),
             entropy=found.entropy,
             top=found.top,

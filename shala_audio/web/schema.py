@@ -63,6 +63,9 @@ class Answer(BaseModel):
 
     task: str
     seconds: float | None = Field(description="of the sound, where there is any")
+    speech: bool = Field(
+        default=True, description="whether speech was found in the sound; without it, the answer says nothing"
+    )
     probs: dict[str, float] = Field(description="sum to 1, in the task's order")
     entropy: float = Field(description="bits")
     top: str

@@ -217,7 +217,8 @@ async function predict(event) {
     if (fields.length) body.append("text", fields.length === 1 ? texts[fields[0]] : JSON.stringify(texts));
     say("Listening …");
     answer = await call("api/predict", body);
-    $("headline").textContent = answer.contested ? `People would be divided; ${answer.top} first` : `Most would say ${answer.top}`;
+    $("headline").textContent = answer.speech === false ? "No speech was found in it, so the answer says nothing"
+      : answer.contested ? `People would be divided; ${answer.top} first` : `Most would say ${answer.top}`;
     showBars(answer.probs); showContested(); showNearest();
     $("result").hidden = false;
     if (task.modality === "audio" && answer.seconds > WINDOW) {
