@@ -11,6 +11,8 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Sequence
+from pickle import UnpicklingError
+from typing import Any
 
 import numpy as np
 import torch
@@ -267,16 +269,27 @@ def load_encoder(source: str, layers: Sequence[int], device: str = "cpu") -> Aud
         extractor = AutoFeatureExtractor.from_pretrained(source, trust_remote_code=False)
         if config.model_type == "whisper":
             alone = "WhisperEncoder" in (config.architectures or [])
-            model = (modeling_whisper.WhisperEncoder if alone else WhisperModel).from_pretrained(
-                source, use_safetensors=True, dtype=torch.float32
-            )
+            model = _weights(modeling_whisper.WhisperEncoder if alone else WhisperModel, source)
             encoder = WhisperEncoder(model if alone else model.encoder, extractor, layers)
         else:
-            encoder = WaveEncoder(
-                AutoModel.from_pretrained(source, use_safetensors=True, dtype=torch.float32, trust_remote_code=False),
-                extractor.do_normalize,
-                layers,
-            )
+            encoder = WaveEncoder(_weights(AutoModel, source), extractor.do_normalize, layers)
+    except UnpicklingError as error:
+        raise UserError(
+            f"encoder {source}: its pytorch_model.bin holds more than weights, and is not loaded ({first_line(error)}); convert it "
+            "to safetensors where you trust it"
+        ) from None
     except (OSError, ValueError, LookupError, TypeError, AttributeError, RuntimeError, SafetensorError) as error:
         raise UserError(f"encoder {source}: cannot be loaded ({first_line(error)})") from None
     return encoder.eval().requires_grad_(False).to(device)
+
+
+def _weights(kind: Any, source: str) -> Any:
+    """A model's weights: of safetensors, or of a `pytorch_model.bin` where there is nothing else, from which tensors alone
+    are taken (`weights_only`) and nothing is run."""
+    options = {"dtype": torch.float32, "trust_remote_code": False}
+    try:
+        return kind.from_pretrained(source, use_safetensors=True, **options)
+    except OSError as error:
+        if "safetensors" not in str(error):
+            raise
+    return kind.from_pretrained(source, use_safetensors=False, weights_only=True, **options)

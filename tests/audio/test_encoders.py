@@ -1,5 +1,8 @@
 from __future__ import annotations
 
+import os
+import shutil
+
 import numpy as np
 import pytest
 import torch
@@ -102,3 +105,26 @@ def test_the_real_whisper_is_that_of_transformers():
     with torch.no_grad():
         expected = stock(mel).last_hidden_state[0]
     torch.testing.assert_close(ours.encode([clip])[0][0], expected, atol=1e-4, rtol=1e-4)
+
+
+def test_weights_published_as_pytorch_model_bin_are_read_and_run_nothing(tiny_encoder, tmp_path):
+    """As WavLM's are on the hub."""
+    from safetensors.torch import load_file
+
+    shutil.copytree(tiny_encoder, tmp_path / "bin")
+    torch.save(load_file(tmp_path / "bin" / "model.safetensors"), tmp_path / "bin" / "pytorch_model.bin")
+    (tmp_path / "bin" / "model.safetensors").unlink()
+    clip = (0.1 * np.random.default_rng(0).standard_normal(16_000)).astype(np.float32)
+    expected = load_encoder(str(tiny_encoder), [1, 2]).encode([clip])[0]
+    assert torch.equal(load_encoder(str(tmp_path / "bin"), [1, 2]).encode([clip])[0], expected)
+
+    class Attack:
+        def __reduce__(self):
+            return os.mkdir, (str(tmp_path / "made"),)
+
+    torch.save({"conv1.weight": Attack()}, tmp_path / "bin" / "pytorch_model.bin")
+    with pytest.raises(
+        UserError, match=r"encoder .*: (its pytorch_model.bin holds more than weights|cannot be loaded)"
+    ):
+        load_encoder(str(tmp_path / "bin"), [1, 2])
+    assert not (tmp_path / "made").exists()
