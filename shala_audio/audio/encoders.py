@@ -43,22 +43,23 @@ class EncoderLayers(nn.Module):
         self.norm = norm
         self.relative = relative
 
-    def forward(self, hidden: Tensor, lengths: Tensor) -> list[Tensor]:
-        """(B, T, D) and (B,) frame counts to n hidden states (B, T, D); frames beyond a clip's end are masked."""
+    def forward(self, hidden: Tensor, lengths: Tensor, count: int | None = None) -> list[Tensor]:
+        """(B, T, D) and (B,) frame counts to n hidden states (B, T, D), or the first `count`; frames beyond a clip's end are
+        masked."""
         valid = torch.arange(hidden.shape[1], device=hidden.device) < lengths[:, None]
         mask = None
         if not bool(valid.all()):
             mask = valid if self.kind == "wavlm" else valid[:, None, None].expand(-1, 1, hidden.shape[1], -1)
         bias = self._position_bias(hidden) if self.kind == "wavlm" else None
         states = []
-        for layer in self.layers:
+        for layer in self.layers[:count]:
             if self.kind == "wavlm":
                 mask_numbers = None if mask is None else mask.long()
                 hidden, _ = layer(hidden, attention_mask=mask_numbers, position_bias=bias, index=1)
             else:
                 hidden = layer(hidden, attention_mask=mask)
             states.append(hidden)
-        if self.norm is not None and states:
+        if self.norm is not None and states and len(states) == len(self.layers):
             states[-1] = self.norm(states[-1])
         return states
 
@@ -131,7 +132,7 @@ class AudioEncoder(nn.Module):
         found: dict[int, Tensor] = {}
         for batch in by_length([len(clip) for clip in clips]):
             hidden, lengths = self.front([clips[index] for index in batch])
-            states = [hidden, *(self.body(hidden, lengths) if self.body is not None else [])]
+            states = [hidden, *(self.body(hidden, lengths, max(self.layers)) if self.body is not None else [])]
             chosen = torch.stack([states[layer] for layer in self.layers], dim=1).float().cpu()
             found |= {index: chosen[row, :, : lengths[row]] for row, index in enumerate(batch)}
         return [found[index] for index in range(len(clips))]

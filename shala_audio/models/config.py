@@ -20,6 +20,8 @@ class ModelConfig:
         encoder: audio encoder in the same way, or "fbank"; None for a model of text alone.
         encoder_layers: hidden states that learnt weights mix (0 is what enters the first layer).
         encoder_trained_layers: how many of the topmost of these layers are trained; the others stay frozen.
+        cache_trained_layers: whether the feature cache also keeps the trained layers as they were, which classifiers on the frozen
+            encoder need; without, one layer is kept of an encoder whose top is trained.
         encoder_lora_r: rank of LoRA on these layers, which keeps what is learnt small; 0 trains all their weights.
         trim_db: leave out silence at both ends of a clip: frames so many dB softer than its loudest; None keeps it.
         spec_augment: in training, hide spans of time and of channels of the features.
@@ -37,6 +39,7 @@ class ModelConfig:
     encoder_layers: tuple[int, ...] = ()
     encoder_trained_layers: int = 0
     encoder_lora_r: int = 0
+    cache_trained_layers: bool = True
     trim_db: float | None = None
     spec_augment: bool = False
     projector: str = "stack"
@@ -50,10 +53,13 @@ class ModelConfig:
     def cached_layers(self) -> list[int]:
         """Layers whose output the feature cache keeps: those that are mixed, and what enters the first trained one.
 
-        The mixed layers that are trained are kept as they were before: classifiers on the frozen encoder need them.
+        The mixed layers that are trained are kept as they were before, unless `cache_trained_layers` is off.
         """
-        start = {max(self.encoder_layers) - self.encoder_trained_layers} if self.encoder_trained_layers else set()
-        return sorted({*self.encoder_layers, *start})
+        if not self.encoder_trained_layers:
+            return sorted(set(self.encoder_layers))
+        start = max(self.encoder_layers) - self.encoder_trained_layers
+        kept = [layer for layer in self.encoder_layers if self.cache_trained_layers or layer < start]
+        return sorted({*kept, start})
 
     def encoder_identity(self, weights: str | None = None) -> dict[str, Any]:
         """What features depend on; stored with them. `weights`: sha256 of those of a model's encoder; where None, those
@@ -63,6 +69,8 @@ class ModelConfig:
 
     def to_dict(self) -> dict[str, Any]:
         values = {**asdict(self), "encoder_layers": list(self.encoder_layers)}
+        if self.cache_trained_layers:
+            del values["cache_trained_layers"]
         if not self.chat_template_kwargs:
             del values["chat_template_kwargs"]
         return values
@@ -90,8 +98,9 @@ def model_config_from_dict(values: Mapping[str, Any], source: str) -> ModelConfi
     for name, low in least.items():
         if type(getattr(config, name)) is not int or getattr(config, name) < low:
             raise UserError(f"{source}: {name} is {getattr(config, name)!r}; a whole number of {low} or more is needed")
-    if type(config.spec_augment) is not bool:
-        raise UserError(f"{source}: spec_augment is {config.spec_augment!r}; use true or false")
+    for name in ("spec_augment", "cache_trained_layers"):
+        if type(getattr(config, name)) is not bool:
+            raise UserError(f"{source}: {name} is {getattr(config, name)!r}; use true or false")
     kwargs = config.chat_template_kwargs
     if not isinstance(kwargs, Mapping) or not all(isinstance(name, str) for name in kwargs):
         raise UserError(f"{source}: chat_template_kwargs is {kwargs!r}; names and values are needed")

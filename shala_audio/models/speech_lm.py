@@ -217,9 +217,16 @@ class SpeechLM(PreTrainedModel, GenerationMixin):
         encoder, encoder_found = None, ""
         if task.has_audio:
             where = locate(str(model_config.encoder), sha256=encoder_sha256)
-            encoder, encoder_found = load_encoder(where, model_config.cached_layers()), base_sha256(where)
+            cached = model_config.cached_layers()
+            encoder, encoder_found = (
+                load_encoder(where, sorted({*model_config.encoder_layers, *cached})),
+                base_sha256(where),
+            )
         found = base_sha256(source)
-        return cls(lm, tokenizer, model_config, task, readout, encoder, found, attributes, encoder_found), encoder
+        model = cls(lm, tokenizer, model_config, task, readout, encoder, found, attributes, encoder_found)
+        if encoder is not None:
+            encoder.layers = model_config.cached_layers()  # what it gives; the layers above were taken out of it
+        return model, encoder
 
     @classmethod
     def from_pretrained(cls, folder: str | Path, dtype: torch.dtype = torch.float32) -> SpeechLM:  # type: ignore[override]

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -8,9 +9,11 @@ import torch
 
 from shala_audio.audio.encoders import load_encoder
 from shala_audio.errors import UserError
+from shala_audio.inference.predictor import Predictor
 from shala_audio.models.audio_adapter import AudioAdapter
 from shala_audio.models.config import ModelConfig, model_config_from_dict
-from tests.tiny import make_tiny_wave_encoder
+from shala_audio.models.speech_lm import SpeechLM
+from tests.tiny import SPEECH_TASK, make_tiny_wave_encoder, tiny_config
 
 CONFIG = {"lm": "x", "frame_stack": 4, "projector_width": 16}
 
@@ -124,3 +127,24 @@ def test_fbank_counts_tokens_by_half_frames():
     config = ModelConfig(**CONFIG, encoder="fbank", encoder_layers=(0,))
     adapter = AudioAdapter(config, load_encoder("fbank", [0]), 32, 0.1)
     assert [adapter.token_count(frames) for frames in (1, 8, 9)] == [1, math.ceil(4 / 4), math.ceil(5 / 4)]
+
+
+def test_a_cache_of_one_layer_gives_the_same_answer(tiny_lm, tiny_encoder, tmp_path):
+    """Five layers of WavLM-large would take 750 GB of MSP-Podcast."""
+    clip = (0.1 * np.random.default_rng(0).standard_normal(20_000)).astype(np.float32)
+    answers = []
+    for keep in (True, False):
+        config = replace(
+            tiny_config(tiny_lm, tiny_encoder),
+            encoder_layers=(1, 2),
+            encoder_trained_layers=2,
+            cache_trained_layers=keep,
+        )
+        assert config.cached_layers() == ([0, 1, 2] if keep else [0])
+        torch.manual_seed(0)
+        model = SpeechLM.build(config, SPEECH_TASK, "label_token")
+        model.save_pretrained(tmp_path / str(keep))
+        predictor = Predictor.from_pretrained(tmp_path / str(keep))
+        assert predictor.encode([clip])[0].shape[0] == (3 if keep else 1)
+        answers.append(predictor.predict((clip, 16_000)).probs)
+    np.testing.assert_allclose(answers[0], answers[1], atol=1e-6)
