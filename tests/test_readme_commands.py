@@ -58,6 +58,7 @@ def place(tiny_lm, tiny_encoder, tmp_path, monkeypatch):
         f"name: mood\nmodality: audio\nlabels: {list(LABELS)}\nprompt: '{{{{ audio }}}} How?'\nanswer: It sounds\n"
     )
     clip("clip.wav")
+    shutil.copytree(ROOT / "shala_audio" / "assets" / "clips", tmp_path / "shala_audio" / "assets" / "clips")
     clip("talk.wav", 5)
     rows = []
     with open(tmp_path / "votes.csv", "w", newline="") as file:

@@ -408,6 +408,33 @@ def _listen(row: Row, root: Path) -> tuple[str | None, list[str]]:
         return str(error), []
 
 
+@app.command()
+def transcribe(
+    manifest: Annotated[Path, typer.Argument(help="Manifest whose sound is written down.")],
+    out: Annotated[Path, typer.Option(help="Manifest to write, with a transcript in each row's text.")],
+    audio_root: Annotated[Path, typer.Option(help="Folder that the manifest's paths start from.")],
+    model: Annotated[
+        str, typer.Option(help="Whisper: a default model's name, a folder or a hub id.")
+    ] = "whisper-base-asr",
+    language: Annotated[str | None, typer.Option(help="Such as en; recognised in each clip if not given.")] = None,
+    field: Annotated[str, typer.Option(help="Name of the text field.")] = "transcript",
+) -> None:
+    """Write down what is said, in rows that have no transcript, for models of sound and text.
+
+    What was heard is kept beside OUT as it comes, so that an interrupted job goes on from there. Silence has no words.
+
+    Example: shala-audio data transcribe data/manifest.jsonl --audio-root recordings --out data/heard.jsonl
+    """
+    from shala_audio.inference.transcribe import transcribe_rows
+    from shala_audio.manifest import read_manifest, write_manifest
+
+    rows = transcribe_rows(
+        read_manifest(manifest), audio_root, out.with_name(f"{out.name}.heard"), model, language, field
+    )
+    write_manifest(out, rows)
+    print(f"{out}: {sum(field in row.text for row in rows)} of {len(rows)} rows have a transcript")
+
+
 FORMATS = ("lhotse", "datasets")
 
 

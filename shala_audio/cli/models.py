@@ -30,15 +30,17 @@ def list_models() -> None:
 
 @app.command("pull")
 def pull_models(
-    names: Annotated[list[str] | None, typer.Argument(help="Names; all where none is given.", metavar="NAME")] = None,
+    names: Annotated[
+        list[str] | None, typer.Argument(help="Names; those that the default model needs if none.", metavar="NAME")
+    ] = None,
 ) -> None:
     """Fetch default models, check their sha256, and keep them as safetensors. The licence is printed first.
 
     Example: shala-audio models pull whisper-base
     """
-    from shala_audio.models.pretrained import DEFAULT_MODELS, pull
+    from shala_audio.models.pretrained import USUAL, pull
 
-    for name in names or list(DEFAULT_MODELS):
+    for name in names or USUAL:
         print(pull(name, print))
 
 

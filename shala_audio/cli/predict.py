@@ -240,6 +240,10 @@ def predict(
         list[str] | None,
         typer.Option(help="Another model of the task, whose answers are averaged with MODEL's; may be repeated."),
     ] = None,
+    transcribe: Annotated[
+        bool,
+        typer.Option("--transcribe", help="Of sound files: write down what is said, for a model of sound and text."),
+    ] = False,
     channel: Annotated[
         int | None,
         typer.Option(help="Of sound files: channel to judge, from 0; the mean of all where not given.", min=0),
@@ -288,6 +292,8 @@ def predict(
     manifests = [name for name in inputs or [] if name.endswith(".jsonl")]
     if manifests and fields:
         raise UserError("--text: rows of a manifest have their own text; give it with sound files, or alone")
+    if transcribe and (fields or manifests):
+        raise UserError("--transcribe: of sound files without --text; of a manifest, `shala-audio data transcribe`")
     if channel is not None and len(manifests) == len(inputs or []):
         raise UserError("--channel: of sound files; a manifest's rows name theirs in `audio`")
     if not manifests and (split or features or audio_root):
@@ -347,7 +353,7 @@ def predict(
         if window is not None:
             yield from timelines(predictor, clips, window, hop or window, complain, picture, channel)
         else:
-            yield from _clips(predictor, clips, fields, complain, channel)
+            yield from _clips(predictor, clips, _words(predictor) if transcribe else fields, complain, channel)
         if not inputs:
             yield {"id": "text"}, predictor.predict(text=fields)
 
@@ -433,8 +439,29 @@ def _device(launched: Shard) -> str | None:
     return str(state.device)
 
 
+def _words(predictor: Any) -> Callable[[str, Any], dict[str, str]]:
+    """What writes down the words of a clip, in the text field that the model's task has."""
+    from shala_audio.inference.transcribe import Transcriber
+
+    names = predictor.task.text_fields()
+    if len(names) != 1 or predictor.task.modality != "audio+text":
+        raise UserError(f"--transcribe: task {predictor.task.name} does not take sound and one text")
+    transcriber = Transcriber()
+
+    def heard(name: str, samples: Any) -> dict[str, str]:
+        said = transcriber.transcribe([samples])[0]
+        noted(name)(f"heard ({said.language}): {said.text or 'no words'}")
+        return {names[0]: said.text}
+
+    return heard
+
+
 def _clips(
-    predictor: Any, names: Iterable[str], fields: dict[str, str], complain: Any, channel: int | None
+    predictor: Any,
+    names: Iterable[str],
+    fields: dict[str, str] | Callable[[str, Any], dict[str, str]],
+    complain: Any,
+    channel: int | None,
 ) -> Iterator[Prediction]:
     """Clips a batch at a time; a bad one is complained of and does not spoil its batch."""
     from shala_audio.audio.io import SAMPLE_RATE, read_sound, remarks
@@ -453,7 +480,7 @@ def _clips(
                 complain(error)
             else:
                 read.append(name)
-                yield clip, fields
+                yield clip, fields(name, samples) if callable(fields) else fields
 
     while batch := list(islice(source, predictor.batch_size)):
         for distribution in predictor.predict_batch(readable(batch)):

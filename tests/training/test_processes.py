@@ -59,7 +59,7 @@ def test_two_processes_train_as_one_does(folders, name):
     assert two.get("running_loss") == pytest.approx(one.get("running_loss"), abs=1e-5)
     theirs, ours = (load_file(folder / f"{name}.safetensors") for folder in folders)
     for key, value in ours.items():
-        torch.testing.assert_close(theirs[key], value, atol=1e-5, rtol=0)
+        torch.testing.assert_close(theirs[key], value, atol=3e-5, rtol=0)  # sums in another order
 
 
 def test_two_processes_learn_from_rollouts_as_one_does(folders):
