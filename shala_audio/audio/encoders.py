@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Sequence
-from pickle import UnpicklingError
 from typing import Any
 
 import numpy as np
@@ -274,11 +273,6 @@ def load_encoder(source: str, layers: Sequence[int], device: str = "cpu") -> Aud
             encoder = WhisperEncoder(model if alone else model.encoder, extractor, layers)
         else:
             encoder = WaveEncoder(_weights(AutoModel, source), extractor.do_normalize, layers)
-    except UnpicklingError as error:
-        raise UserError(
-            f"encoder {source}: its pytorch_model.bin holds more than weights, and is not loaded ({first_line(error)}); convert it "
-            "to safetensors where you trust it"
-        ) from None
     except (OSError, ValueError, LookupError, TypeError, AttributeError, RuntimeError, SafetensorError) as error:
         raise UserError(f"encoder {source}: cannot be loaded ({first_line(error)})") from None
     return encoder.eval().requires_grad_(False).to(device)
@@ -293,4 +287,10 @@ def _weights(kind: Any, source: str) -> Any:
     except OSError as error:
         if "safetensors" not in str(error):
             raise
-    return kind.from_pretrained(source, use_safetensors=False, weights_only=True, **options)
+    try:
+        return kind.from_pretrained(source, use_safetensors=False, weights_only=True, **options)
+    except Exception as error:  # of the file, whatever it holds
+        raise UserError(
+            f"encoder {source}: its pytorch_model.bin cannot be loaded as weights alone ({first_line(error)}); convert it to "
+            "safetensors where you trust it"
+        ) from None

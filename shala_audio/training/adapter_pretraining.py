@@ -84,7 +84,9 @@ def pretrain_adapter(model: SpeechLM, dataset: Dataset, batcher: Batcher, config
                 rows: list[dict[str, Any]] = [dataset[int(index)] for index in indices]
                 audio, target, weight = batcher.learnt(batcher.augmented(rows))
                 audio = {name: tensor.to(device) for name, tensor in audio.items()}
-                log_q = (pooled_logits(adapter, audio, words) + bias).log_softmax(dim=-1)
+                with torch.autocast(device.type, torch.bfloat16, enabled=bool(config.bf16)):
+                    logits = pooled_logits(adapter, audio, words)
+                log_q = (logits.float() + bias).log_softmax(dim=-1)
                 loss = (weight.to(device) * soft_cross_entropy(target.to(device), log_q)).mean()
                 optimizer.zero_grad()
                 loss.backward()

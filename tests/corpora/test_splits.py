@@ -143,7 +143,7 @@ def test_validate_names_twins_that_cross(tmp_path):
     command = ["data", "validate", tmp_path / "m.jsonl", "--audio-root", tmp_path, "--task", tmp_path / "t.yaml"]
     result = CliRunner().invoke(app, list(map(str, command)), catch_exceptions=False)
     assert "m.jsonl: c0 (test) and c1 (train) have the same sound" in result.stderr
-    assert "4 rows, 0 faults, 1 notes" in result.stdout
+    assert "4 rows, 0 faults" in result.stdout
 
 
 def test_votes_keep_twins_together(tmp_path):
