@@ -2,8 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from difflib import get_close_matches
+
+Note = Callable[[str], None]  # is told what is odd, and can be used all the same
+
+
+def no_note(remark: str) -> None:
+    """For who does not ask what is odd."""
 
 
 class UserError(Exception):

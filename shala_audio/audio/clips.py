@@ -13,14 +13,14 @@ from typing import Any, BinaryIO
 import numpy as np
 from numpy.typing import NDArray
 
-from shala_audio.audio.io import SAMPLE_RATE, Note, Samples, no_note, read_sound, to_mono_16k
-from shala_audio.errors import UserError
+from shala_audio.audio.io import Samples, read_sound, to_mono_16k
+from shala_audio.errors import Note, UserError, no_note
 
 Clip = str | os.PathLike[str] | bytes | BinaryIO | Mapping[str, Any] | tuple[Any, Any]
 FORMS = "a path, bytes, an open binary file, (array, rate), or `datasets`' {'array', 'sampling_rate'}"
 
 
-def samples_of(clip: Any, channel: int | None = None, note: Note = no_note, longest: float | None = None) -> Samples:
+def samples_of(clip: Any, channel: int | None = None, note: Note = no_note) -> Samples:
     """A clip's sound, mono float32 at 16 kHz, shape (samples,).
 
     Args:
@@ -29,7 +29,6 @@ def samples_of(clip: Any, channel: int | None = None, note: Note = no_note, long
             `datasets` has it; an audio decoder of torchcodec, or what it decodes.
         channel: which, from 0; the mean of all where None.
         note: told what is odd about the channels.
-        longest: seconds; a longer file is refused.
 
     Raises:
         UserError: it is none of these, or cannot be used.
@@ -39,26 +38,26 @@ def samples_of(clip: Any, channel: int | None = None, note: Note = no_note, long
     ((16000,), (16000,))
     """
     if isinstance(clip, (str, os.PathLike)):
-        return read_sound(Path(clip), channel=channel, note=note, longest=longest)
+        return read_sound(Path(clip), channel=channel, note=note)
     if isinstance(clip, (bytes, bytearray, memoryview)):
-        return read_sound(io.BytesIO(bytes(clip)), channel=channel, note=note, longest=longest)
+        return read_sound(io.BytesIO(bytes(clip)), channel=channel, note=note)
     if is_recording(clip):
         first, second = clip
         swapped = _is_number(first)
         rate: Any = first if swapped else second
-        return _of_array(second if swapped else first, rate, channel, note, longest)
+        return _of_array(second if swapped else first, rate, channel, note)
     if isinstance(clip, Mapping):
-        return _of_mapping(clip, channel, note, longest)
+        return _of_mapping(clip, channel, note)
     if hasattr(clip, "get_all_samples"):  # torchcodec's and `datasets`' decoders
         clip = clip.get_all_samples()
     if hasattr(clip, "data") and hasattr(clip, "sample_rate"):  # torchcodec's AudioSamples
-        return _of_array(clip.data, clip.sample_rate, channel, note, longest)
+        return _of_array(clip.data, clip.sample_rate, channel, note)
     if hasattr(clip, "samplerate") and callable(getattr(clip, "read", None)):  # soundfile's open file
-        return to_mono_16k(clip.read(dtype="float32", always_2d=True), clip.samplerate, channel, note)
+        return _of_array(clip.read(dtype="float32", always_2d=True), clip.samplerate, channel, note)
     if callable(getattr(clip, "read", None)):
         if isinstance(clip, io.TextIOBase):
             raise UserError("the file is open as text; open it with mode 'rb'")
-        return read_sound(clip, channel=channel, note=note, longest=longest)
+        return read_sound(clip, channel=channel, note=note)
     if is_array(clip):
         raise UserError("an array of samples needs its sampling rate: give (array, rate)")
     if isinstance(clip, (tuple, list)):
@@ -67,12 +66,9 @@ def samples_of(clip: Any, channel: int | None = None, note: Note = no_note, long
     raise UserError(f"a clip of type {type(clip).__name__}: give {FORMS}")
 
 
-def _of_array(value: Any, rate: Any, channel: int | None, note: Note, longest: float | None) -> Samples:
+def _of_array(value: Any, rate: Any, channel: int | None, note: Note) -> Samples:
     rate = rate.item() if hasattr(rate, "item") else rate
-    samples = to_mono_16k(_array(value), rate, channel, note)
-    if longest is not None and len(samples) > longest * SAMPLE_RATE:
-        raise UserError(f"lasts {len(samples) / SAMPLE_RATE:,.0f} s; at most {longest:,.0f} s are taken")
-    return samples
+    return to_mono_16k(_array(value), rate, channel, note)
 
 
 def is_array(value: Any) -> bool:
@@ -117,7 +113,7 @@ def _array(value: Any) -> NDArray:
     return samples
 
 
-def _of_mapping(clip: Mapping[str, Any], channel: int | None, note: Note, longest: float | None) -> Samples:
+def _of_mapping(clip: Mapping[str, Any], channel: int | None, note: Note) -> Samples:
     if isinstance(clip.get("audio"), Mapping):  # a whole row of `datasets`
         clip = clip["audio"]
     for name in ("array", "raw", "waveform"):
@@ -127,12 +123,12 @@ def _of_mapping(clip: Mapping[str, Any], channel: int | None, note: Note, longes
             )
             if rate is None:
                 raise UserError(f"a clip with `{name}` needs `sampling_rate` beside it")
-            return _of_array(clip[name], rate, channel, note, longest)
+            return _of_array(clip[name], rate, channel, note)
     if isinstance(clip.get("bytes"), (bytes, bytearray, memoryview)):
         try:
-            return read_sound(io.BytesIO(bytes(clip["bytes"])), channel=channel, note=note, longest=longest)
+            return read_sound(io.BytesIO(bytes(clip["bytes"])), channel=channel, note=note)
         except UserError as error:
             raise UserError(f"{clip.get('path') or 'bytes'}: {str(error).removeprefix('sound: ')}") from None
     if isinstance(clip.get("path"), (str, os.PathLike)):
-        return read_sound(Path(clip["path"]), channel=channel, note=note, longest=longest)
+        return read_sound(Path(clip["path"]), channel=channel, note=note)
     raise UserError(f"a clip as a mapping with {', '.join(map(repr, clip)) or 'nothing'}: give {FORMS}")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import io
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import BinaryIO
@@ -15,7 +15,7 @@ import soxr
 from numpy.typing import NDArray
 
 from shala_audio.audio.containers import HEAD, check_header, needs_ffmpeg, not_sound, through_ffmpeg
-from shala_audio.errors import UserError
+from shala_audio.errors import Note, UserError, no_note
 from shala_audio.manifest import Audio
 
 SAMPLE_RATE = 16_000  # Hz, what every encoder here expects
@@ -33,11 +33,6 @@ CANCELLED_DB = 10.0  # by how much the mean of the channels may be softer than t
 UNLIKE = 0.5  # correlation of two channels, below which they hold different sound
 
 Samples = NDArray[np.float32]
-Note = Callable[[str], None]
-
-
-def no_note(remark: str) -> None:
-    """For who does not ask what is odd."""
 
 
 def to_mono_16k(samples: NDArray, rate: float, channel: int | None = None, note: Note = no_note) -> Samples:

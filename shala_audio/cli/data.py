@@ -286,7 +286,7 @@ def votes(
         raise UserError(f"task {made.name} takes {made.modality}; {'name' if made.has_audio else 'leave out'} --clips")
     caveat = "The split is ours, by speaker." if speaker else "The split is ours, by item."
     prepared = prepare(found, left_out, made, clips, seed, "" if split else caveat, channel, say)
-    summary = write_prepared(prepared, made, out, seed, max_rows, clips)
+    summary = write_prepared(prepared, made, out, seed, max_rows, clips if split else None)  # ours has none
     if task is None:
         write_task(out / "task.yaml", made)
         print(out / "task.yaml")

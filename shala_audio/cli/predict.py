@@ -315,7 +315,7 @@ def predict(
         raise UserError("--resume is for one manifest, with --format jsonl and --out")
     if out is not None and out.is_dir():
         raise UserError(f"--out {out}: is a folder; name a file in it")
-    from shala_audio.audio.io import no_note
+    from shala_audio.errors import no_note
     from shala_audio.inference import default
     from shala_audio.inference.ensemble import Ensemble
     from shala_audio.inference.predictor import Predictor

@@ -12,8 +12,8 @@ from urllib.parse import parse_qs, unquote, urlsplit
 from shala_audio.audio.containers import SUFFIXES
 from shala_audio.corpora.ratings import Columns, Rating, Region, choices_of
 from shala_audio.corpora.sound_files import without_upload_mark
-from shala_audio.corpora.tables import Note, csv_records, plain_text
-from shala_audio.errors import UserError
+from shala_audio.corpora.tables import csv_records, plain_text
+from shala_audio.errors import Note, UserError
 from shala_audio.io import read_json
 
 _NO_CHOICE = (None, False, "", "false")  # how Potato writes a box that was cleared

@@ -102,12 +102,12 @@ def _from_raters(files: Sequence[Path], splits: Path) -> Prepared:
     else:
         # Comment ids are unrelated to content, so a stable hash of them splits at random: 80, 10 and 10 per cent. Comments
         # of one text go with the first of them.
+        plain = {identity: plain_label(comments[identity]).casefold() for identity in choices}
         first: dict[str, str] = {}
         for identity in sorted(choices):
-            first.setdefault(plain_label(comments[identity]).casefold(), identity)
+            first.setdefault(plain[identity], identity)
         split_of = {
-            identity: ("train", "dev", "test")[max(0, _bucket(first[plain_label(comments[identity]).casefold()]) - 7)]
-            for identity in choices
+            identity: ("train", "dev", "test")[max(0, _bucket(first[plain[identity]]) - 7)] for identity in choices
         }
     rows = [
         Row(identity, TASK, split_of[identity], None, None, {"comment": comments[identity]}, count_votes(chosen))

@@ -25,16 +25,14 @@ from shala_audio.corpora.prepare import Prepared, sound_durations
 from shala_audio.corpora.sound_files import find_sound_files
 from shala_audio.corpora.splits import SHARES, split_by_group, twin_groups
 from shala_audio.corpora.tables import (
-    Note,
     Record,
     check_columns,
     csv_records,
-    no_note,
     one_edit_apart,
     plain_label,
     plain_text,
 )
-from shala_audio.errors import UserError, not_one_of
+from shala_audio.errors import Note, UserError, no_note, not_one_of
 from shala_audio.io import write_text
 from shala_audio.manifest import Audio, Row
 from shala_audio.task import Label, Task
@@ -200,7 +198,7 @@ def table_ratings(
         raise UserError(f"--rater: of --layout long; with {layout}, {who}")
     if layout == "counts" and not ticked:
         _check_counts(path, kept, chosen, note)
-    yield from _ratings(kept, columns, layout, chosen, separator, left_out, note)
+    yield from _ratings(kept, columns, "ticks" if ticked else layout, chosen, separator, left_out, note)
 
 
 def _named(columns: Columns) -> Columns:
@@ -230,7 +228,7 @@ def _ratings(
     left_out: Counter[str],
     note: Note,
 ) -> Iterator[Rating]:
-    ticks = layout == "counts" and _is_ticked(records, chosen, columns)
+    """Of records of a layout; `ticks` are counts of which each line is one rater's."""
     often = None
     if layout == "long" and not columns.rater and records:
         often = next((name for name in records[0][1] if name.lower() in _COUNT and name != columns.label), None)
@@ -263,7 +261,7 @@ def _ratings(
                 yield Rating(where, name, choices, "", float(record[often]), fields=fields)
             else:
                 yield Rating(where, name, choices, rater, fields=fields)
-        elif ticks:
+        elif layout == "ticks":
             choices = [column for column in chosen if record[column].strip().lower() in _TICKED]
             if choices:
                 yield Rating(where, name, choices, rater, fields=fields)

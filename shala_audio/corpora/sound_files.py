@@ -11,8 +11,8 @@ from pathlib import Path, PurePosixPath
 from urllib.parse import unquote
 
 from shala_audio.audio.containers import SUFFIXES
-from shala_audio.corpora.tables import Note, plain_label, plain_text
-from shala_audio.errors import UserError
+from shala_audio.corpora.tables import plain_label, plain_text
+from shala_audio.errors import Note, UserError
 
 _UPLOADED = re.compile(r"^[0-9a-f]{8}-")  # what Label Studio puts before the name of a file that was uploaded
 
@@ -104,12 +104,14 @@ def find_sound_files(
     missing = {name: NOT_THERE for name in names if name not in found}
     otherwise: dict[str, str] = {}
     for how, key in _WAYS:
+        if not missing:
+            break
         by_key: dict[str, set[Path]] = defaultdict(set)
         for path, relative in below.items():
             by_key[key(relative)].add(path)
         now: dict[str, Path] = {}
         for name in list(missing):
-            hits = by_key.get(key(name), set()) if key(name) else set()
+            hits = by_key.get(known, set()) if (known := key(name)) else set()
             if len(hits) > 1 or _is_relative(name):  # whose folders count
                 hits = _nearest(name, hits, below)
             if len(hits) == 1:

@@ -5,14 +5,14 @@ from __future__ import annotations
 import hashlib
 import random
 from collections import Counter, defaultdict
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import soundfile
 
 from shala_audio.corpora.tables import plain_label
-from shala_audio.errors import UserError
+from shala_audio.errors import Note, UserError
 from shala_audio.manifest import Row
 
 FOLDS = 5  # of a cross-validation
@@ -129,7 +129,7 @@ def _sound_digest(path: Path) -> str:
         return str(path)
 
 
-def twin_groups(rows: Sequence[Row], root: str | Path | None, note: Callable[[str], None]) -> list[str]:
+def twin_groups(rows: Sequence[Row], root: str | Path | None, note: Note) -> list[str]:
     """The group of each row, which a split must keep on one side: its speaker, or else itself; with those of its twins.
 
     Args:

@@ -10,14 +10,13 @@ import csv
 import io
 import unicodedata
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-from shala_audio.errors import UserError
+from shala_audio.errors import Note, UserError, no_note
 from shala_audio.io import readable
 
-Note = Callable[[str], None]
 Record = tuple[str, dict[str, str]]  # where it stands (`file:line`), and its values by column
 DELIMITERS = {",": "a comma", ";": "a semicolon", "\t": "a tab", "|": "a bar"}
 _BOMS = (
@@ -49,10 +48,6 @@ def plain_label(label: str) -> str:
     "don't know"
     """
     return " ".join(plain_text(label).translate(_JOINERS).translate(_QUOTES).split())
-
-
-def no_note(remark: str) -> None:
-    """For who does not ask what was recognised."""
 
 
 def csv_records(path: Path, note: Note = no_note, encoding: str | None = None) -> Iterator[Record]:

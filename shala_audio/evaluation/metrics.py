@@ -93,6 +93,7 @@ class Measures:
             "total_variation": total_variation(human, predicted),
             "bhattacharyya": bhattacharyya(human, predicted),
         }
+        self.divergences = np.square(self.row_means["jsd"])  # in bits
         # Labels that count as chosen, as EMO-SUPERB (arXiv 2402.13018) takes them: with more than one K-th of the votes.
         self.chosen = human > 1 / self.labels + TIE, predicted > 1 / self.labels + TIE
         # Plurality labels; rows whose first place is shared are left out of the hard measures.
@@ -147,7 +148,7 @@ class Measures:
         found["entropy_correlation"] = rank_correlation(product, spread, rank_spread(actual), total)
         gaps = np.add.reduceat(weights * self.gap, self.bin_starts)
         found["entropy_error"] = float(np.abs(gaps).sum() / total)
-        found["js_divergence"] = float(np.einsum("r,r->", weights, np.square(self.row_means["jsd"])) / total)
+        found["js_divergence"] = float(np.einsum("r,r->", weights, self.divergences) / total)
         found["multilabel_f1"] = self._multilabel_f1(weights)
         for index, name in enumerate(TERCILES):
             within = self._closeness(sums[:, index], cells[index].sum(), table[index])

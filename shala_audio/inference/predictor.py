@@ -16,11 +16,11 @@ from tqdm import tqdm
 from shala_audio.audio.clips import Clip, is_recording, samples_of
 from shala_audio.audio.encoders import AudioEncoder, load_encoder
 from shala_audio.audio.features import FeatureStore
-from shala_audio.audio.io import SAMPLE_RATE, Samples, frame_levels, no_note, read_row_audio, trim_silence, voiced_share
+from shala_audio.audio.io import SAMPLE_RATE, Samples, frame_levels, read_row_audio, trim_silence, voiced_share
 from shala_audio.audio.speech import speech_remark
 from shala_audio.devices import accelerator_computes_bf16, default_device
 from shala_audio.distribution import LabelDistribution
-from shala_audio.errors import UserError, not_one_of
+from shala_audio.errors import Note, UserError, no_note, not_one_of
 from shala_audio.evaluation.calibration import KINDS, Calibration, load_calibration
 from shala_audio.inference.hub import find_model, push
 from shala_audio.inference.windows import Moment, average, window_bounds
@@ -73,7 +73,7 @@ class Predictor:
         self.folder: Path | None = None
         self.dtype = torch.float32
         self._encoder: AudioEncoder | None = None
-        self.note: Callable[[str], None] = log.warning
+        self.note: Note = log.warning
 
     @classmethod
     def from_pretrained(

@@ -12,10 +12,10 @@ from fastapi import FastAPI, File, Form, HTTPException, Query, Request, UploadFi
 from fastapi.responses import FileResponse
 from starlette.middleware.trustedhost import TrustedHostMiddleware
 
-from shala_audio.audio.io import SAMPLE_RATE, Samples, no_note, read_sound
+from shala_audio.audio.io import SAMPLE_RATE, Samples, read_sound
 from shala_audio.audio.speech import voiced_seconds
 from shala_audio.distribution import Floats
-from shala_audio.errors import UserError
+from shala_audio.errors import UserError, no_note
 from shala_audio.evaluation.score import ONE_LABEL_EACH, read_score
 from shala_audio.inference.neighbours import Neighbours
 from shala_audio.inference.predictor import Predictor
