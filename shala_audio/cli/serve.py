@@ -22,6 +22,9 @@ def serve(
     neighbours: Annotated[
         bool, typer.Option(help="Show training items, with their votes and texts, to whoever asks.")
     ] = True,
+    transcribe: Annotated[
+        bool, typer.Option(help="Write down, with Whisper, what is said in a clip; a task with a transcript takes it.")
+    ] = False,
 ) -> None:
     """Serve a page to try a model in, and JSON endpoints (`POST /api/predict`, described at `/openapi.json`).
 
@@ -41,6 +44,7 @@ def serve(
 
     from shala_audio.inference import default
     from shala_audio.inference.predictor import Predictor
+    from shala_audio.inference.transcribe import Transcriber
 
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
     try:
@@ -51,7 +55,8 @@ def serve(
         raise UserError(f"--host {host} --port {port}: {error.strerror}; choose another") from None
     folders = [default.part(sound=True), default.part(sound=False)] if model == "default" else [model]
     hosts = ["127.0.0.1", "localhost", "[::1]", *(allow_host or ())] if host in LOOPBACK else ["*"]
-    app = create_app([Predictor.from_pretrained(folder) for folder in folders], hosts, neighbours)
+    transcriber = Transcriber() if transcribe else None
+    app = create_app([Predictor.from_pretrained(folder) for folder in folders], hosts, neighbours, transcriber)
     shown = f"[{host}]" if ":" in host else host
     print(f"http://{shown}:{listening.getsockname()[1]} (Ctrl+C ends it)", file=sys.stderr)
     if host not in LOOPBACK:

@@ -19,6 +19,7 @@ from shala_audio.errors import UserError, no_note
 from shala_audio.evaluation.score import ONE_LABEL_EACH, read_score
 from shala_audio.inference.neighbours import Neighbours
 from shala_audio.inference.predictor import Predictor
+from shala_audio.inference.transcribe import Transcriber
 from shala_audio.io import has_half_characters
 from shala_audio.web import schema
 from shala_audio.web.limits import BodyLimit, Headers, Turns
@@ -33,6 +34,7 @@ WAITING = 32  # requests
 MOST_OVERLAP = 4  # windows of a timeline over the same moment
 PEAKS = 600  # points of a waveform
 PAGE = Path(__file__).parent / "page"
+TRANSCRIPT = "transcript"  # the text field that sound itself can fill in
 # The page needs nothing from anywhere else, and nothing else may frame or script it.
 HEADERS = {
     "Content-Security-Policy": "default-src 'self'; img-src 'self' data:; media-src 'self' blob:; "
@@ -46,8 +48,9 @@ HEADERS = {
 class Served:
     """A model, and what stands beside it in its folder: its training items, and how good it is."""
 
-    def __init__(self, predictor: Predictor, neighbours: bool) -> None:
+    def __init__(self, predictor: Predictor, neighbours: bool, transcriber: Transcriber | None = None) -> None:
         self.predictor, self.task = predictor, predictor.task
+        self.transcriber = transcriber if predictor.task.has_audio else None
         predictor.note = no_note  # the page says it
         folder = predictor.folder
         self.neighbours = Neighbours.load(folder) if folder and neighbours else None
@@ -60,6 +63,12 @@ class Served:
             panel = None if bound.get("kind") == ONE_LABEL_EACH else bound.get("jsd")
             self.trust = schema.Trust(model=score["jsd"]["value"], another_panel=panel["value"] if panel else None)
 
+    @property
+    def transcribed(self) -> list[str]:
+        """Text fields that are filled in with what was heard, where they are not given."""
+        fields = self.task.text_fields() if self.transcriber and "text" in self.task.modality else ()
+        return [name for name in fields if name == TRANSCRIPT]
+
     def describe(self) -> schema.Task:
         people = None
         if self.neighbours is not None and self.entropies is not None:
@@ -70,13 +79,17 @@ class Served:
             name=self.task.name,
             labels=list(self.task.label_names),
             modality=self.task.modality,
-            text_fields=list(self.task.text_fields()) if "text" in self.task.modality else [],
+            text_fields=_asked(self),
             highest_entropy=float(np.log2(len(self.task.labels))),
             people=people,
             trust=self.trust,
         )
 
     def answer(self, samples: Samples | None, fields: dict[str, str]) -> schema.Answer:
+        heard = None
+        if self.transcriber is not None and samples is not None:
+            heard = self.transcriber.transcribe([samples])[0].text
+            fields = {**{name: heard for name in self.transcribed}, **fields}
         clip = None if samples is None else (samples, SAMPLE_RATE)
         nearest, share = [], None
         if self.neighbours is None or self.entropies is None:
@@ -89,6 +102,7 @@ class Served:
             task=self.task.name,
             seconds=None if samples is None else len(samples) / SAMPLE_RATE,
             speech=samples is None or voiced_seconds(samples) > 0,
+            heard=heard,
             probs=found.to_dict(),
             entropy=found.entropy,
             top=found.top,
@@ -118,13 +132,19 @@ class Served:
         )
 
 
-def create_app(predictors: Sequence[Predictor], hosts: Sequence[str] = ("*",), neighbours: bool = True) -> FastAPI:
+def create_app(
+    predictors: Sequence[Predictor],
+    hosts: Sequence[str] = ("*",),
+    neighbours: bool = True,
+    transcriber: Transcriber | None = None,
+) -> FastAPI:
     """The web application of one model, or of one for sound and one for text.
 
     Args:
         predictors: of which the first that takes what was sent answers.
         hosts: names by which it may be called; others are refused, so that no page elsewhere reaches it by its own name.
         neighbours: whether to show training items, with their votes and texts, to whoever asks.
+        transcriber: writes down what is said in a clip; it is shown, and fills in the transcript of a task that takes one.
     """
     app = FastAPI(
         title="shala-audio",
@@ -135,7 +155,7 @@ def create_app(predictors: Sequence[Predictor], hosts: Sequence[str] = ("*",), n
     app.add_middleware(BodyLimit, bytes_allowed=LARGEST_UPLOAD, seconds=UPLOAD_SECONDS, pause=PAUSE, uploads=UPLOADS)
     app.add_middleware(Headers, headers=HEADERS)
     app.add_middleware(TrustedHostMiddleware, allowed_hosts=list(hosts), www_redirect=False)
-    served = [Served(predictor, neighbours) for predictor in predictors]
+    served = [Served(predictor, neighbours, transcriber) for predictor in predictors]
     turns = Turns(WAITING)
 
     @app.get("/", include_in_schema=False)
@@ -224,9 +244,15 @@ def _chosen(served: Sequence[Served], sound: bool) -> Served:
     raise HTTPException(422, f"{names}: takes no sound" if sound else f"{names}: send a clip")
 
 
+def _asked(one: Served) -> list[str]:
+    """Text fields that must come with a request."""
+    fields = one.task.text_fields() if "text" in one.task.modality else ()
+    return [name for name in fields if name not in one.transcribed]
+
+
 def _fields(one: Served, text: str | None) -> dict[str, str]:
     """Text fields by name; what is no JSON object of them is the text of a task with one field."""
-    names = list(one.task.text_fields()) if "text" in one.task.modality else []
+    names = _asked(one)
     if not text:
         if names:
             raise UserError(f"task {one.task.name} needs a text: {', '.join(names)}")

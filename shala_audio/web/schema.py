@@ -66,6 +66,9 @@ class Answer(BaseModel):
     speech: bool = Field(
         default=True, description="whether speech was found in the sound; without it, the answer says nothing"
     )
+    heard: str | None = Field(
+        default=None, description="what is said in the sound, where `serve --transcribe` writes it down"
+    )
     probs: dict[str, float] = Field(description="sum to 1, in the task's order")
     entropy: float = Field(description="bits")
     top: str

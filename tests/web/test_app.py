@@ -15,7 +15,9 @@ from fastapi.testclient import TestClient
 
 from shala_audio.inference.neighbours import find_neighbours
 from shala_audio.inference.predictor import Predictor
+from shala_audio.inference.transcribe import Transcript
 from shala_audio.manifest import Row
+from shala_audio.task import Task
 from shala_audio.web import app as module
 from shala_audio.web.limits import BodyLimit
 from tests.tiny import LABELS, TEXT_TASK, tiny_model
@@ -250,3 +252,24 @@ def test_one_is_answered_at_a_time_and_a_line_has_an_end(sound_predictor, monkey
         statuses = sorted(answer.result().status_code for answer in [first, *rest])
     assert statuses == [200, 200, 200, 503, 503, 503]
     assert [answer.headers["retry-after"] for answer in refused] == ["5"] * 3
+
+
+class Clerk:
+    """Writes down the same words whatever it hears: the page is tested, and not Whisper."""
+
+    def transcribe(self, clips):
+        return [Transcript("hello there", "en", 0.0) for _ in clips]
+
+
+def test_what_was_heard_is_shown_and_fills_in_the_transcript(tiny_lm, tiny_encoder):
+    prompt = '{{ audio }} "{{ text.transcript }}", how?'
+    task = Task("tiny_both", "audio+text", LABELS, prompt, "It sounds")
+    both = Predictor(tiny_model(tiny_lm, tiny_encoder, task=task), device="cpu")
+    client = TestClient(module.create_app([both], transcriber=Clerk()))
+    assert client.get("/api/tasks").json()["tasks"][0]["text_fields"] == [], "nobody has to write what is heard"
+    answer = client.post("/api/predict", files={"clip": ("a.wav", wav())}).json()
+    samples, rate = soundfile.read(io.BytesIO(wav()), dtype="float32")
+    expected = both.predict((samples, rate), {"transcript": "hello there"}).to_dict()
+    assert answer["heard"] == "hello there" and answer["probs"] == pytest.approx(expected, abs=1e-5)
+    refused = TestClient(module.create_app([both])).post("/api/predict", files={"clip": ("a.wav", wav())})
+    assert refused.status_code == 422 and "needs a text: transcript" in refused.json()["detail"]

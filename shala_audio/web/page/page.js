@@ -219,6 +219,7 @@ async function predict(event) {
     answer = await call("api/predict", body);
     $("headline").textContent = answer.speech === false ? "No speech was found in it, so the answer says nothing"
       : answer.contested ? `People would be divided; ${answer.top} first` : `Most would say ${answer.top}`;
+    $("heard").textContent = answer.heard ? `Heard: “${answer.heard}”` : "";
     showBars(answer.probs); showContested(); showNearest();
     $("result").hidden = false;
     if (task.modality === "audio" && answer.seconds > WINDOW) {
