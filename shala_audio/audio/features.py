@@ -129,11 +129,17 @@ def augmented_id(row_id: str, number: int) -> str:
     return f"{row_id}\t{number}" if number else row_id
 
 
-def pad_features(features: Sequence[Tensor]) -> tuple[Tensor, Tensor]:
-    """Features (S, T, D) of B clips to (B, S, longest T, D) of the same type, and their lengths (B,)."""
+def pad_features(features: Sequence[Tensor], multiple: int = 1) -> tuple[Tensor, Tensor]:
+    """Features (S, T, D) of B clips to (B, S, longest T, D) of the same type, and their lengths (B,).
+
+    Args:
+        features: of the clips.
+        multiple: the longest T is rounded up to one of it.
+    """
     lengths = torch.tensor([clip.shape[1] for clip in features])
     layers, _, width = features[0].shape
-    padded = torch.zeros(len(features), layers, int(lengths.max()), width, dtype=features[0].dtype)
+    longest = -(-int(lengths.max()) // multiple) * multiple
+    padded = torch.zeros(len(features), layers, longest, width, dtype=features[0].dtype)
     for index, clip in enumerate(features):
         padded[index, :, : clip.shape[1]] = clip
     return padded, lengths

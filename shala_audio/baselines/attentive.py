@@ -20,12 +20,13 @@ from shala_audio.baselines.linear import judged_splits, named_predictions
 from shala_audio.devices import default_device
 from shala_audio.distribution import Floats, LabelDistribution, jsd
 from shala_audio.manifest import Row
+from shala_audio.models.audio_adapter import AttentiveStatistics
 from shala_audio.task import Task
 from shala_audio.training.data import visit_order
 from shala_audio.training.losses import soft_cross_entropy
 
 LEARNING_RATES = (3e-4, 1e-3, 3e-3)
-EPOCHS, PATIENCE, BATCH, WIDTH, DROPOUT = 30, 6, 32, 128, 0.3
+EPOCHS, PATIENCE, BATCH, DROPOUT = 30, 6, 32, 0.3
 
 
 class AttentivePooling(nn.Module):
@@ -41,19 +42,14 @@ class AttentivePooling(nn.Module):
         self.layer_logits = nn.Parameter(torch.zeros(layers))
         self.register_buffer("mean", mean)
         self.register_buffer("spread", spread)
-        self.attention = nn.Sequential(nn.Linear(width, WIDTH), nn.Tanh(), nn.Linear(WIDTH, 1))
+        self.statistics = AttentiveStatistics(width)
         self.norm, self.dropout = nn.LayerNorm(2 * width), nn.Dropout(DROPOUT)
         self.linear = nn.Linear(2 * width, labels)
 
     def forward(self, features: Tensor, lengths: Tensor) -> Tensor:
         frames = torch.einsum("s,bstd->btd", self.layer_logits.softmax(dim=0), features)
         frames = (frames - self.mean) / self.spread
-        valid = torch.arange(frames.shape[1], device=frames.device) < lengths[:, None]
-        scores = self.attention(frames).squeeze(-1).masked_fill(~valid, float("-inf"))
-        weights = scores.softmax(dim=1)[..., None]
-        mean = (weights * frames).sum(dim=1)
-        spread = ((weights * frames.square()).sum(dim=1) - mean.square()).clamp(min=1e-6).sqrt()
-        pooled = self.dropout(self.norm(torch.cat([mean, spread], dim=1)))
+        pooled = self.dropout(self.norm(self.statistics(frames, lengths)))
         return self.linear(pooled).log_softmax(dim=-1)
 
 

@@ -5,7 +5,8 @@ layers (SUPERB, arXiv 2105.01051); the projector; and a LayerNorm that starts wi
 
 Three projectors make tokens of frames, and none drops the tail of a clip. `stack` joins neighbouring frames and passes them
 through a two-layer perceptron (SLAM-LLM, arXiv 2402.08846); `conv` goes over them with strided convolutions; `qformer` asks
-learnt queries of each window of frames (SALMONN, arXiv 2310.13289).
+learnt queries of each window of frames (SALMONN, arXiv 2310.13289). A summary token may stand before them: mean and deviation
+of the whole clip's frames under learnt attention (Okabe et al. 2018, arXiv 1803.10963).
 """
 
 from __future__ import annotations
@@ -16,7 +17,7 @@ from torch import Tensor, nn
 from shala_audio.audio.augment import mask_features
 from shala_audio.audio.encoders import AudioEncoder, EncoderLayers
 from shala_audio.models.config import ModelConfig
-from shala_audio.models.lora import add_lora
+from shala_audio.models.lora import add_lora, sum_weights
 
 WINDOW_TOKENS = 4  # tokens that a window of the Q-Former becomes
 
@@ -121,6 +122,35 @@ class QFormerProjector(nn.Module):
         return self.linear_out(tokens).view(batch, count * WINDOW_TOKENS, -1)[:, : token_count(time, self.stack)]
 
 
+class AttentiveStatistics(nn.Module):
+    """(B, T, D) frames and (B,) lengths to (B, 2 · D): their mean and standard deviation under learnt attention over time."""
+
+    def __init__(self, width: int, hidden_width: int = 128) -> None:
+        super().__init__()
+        self.attention = nn.Sequential(nn.Linear(width, hidden_width), nn.Tanh(), nn.Linear(hidden_width, 1))
+
+    def forward(self, frames: Tensor, lengths: Tensor) -> Tensor:
+        scores = self.attention(frames).squeeze(-1).float()
+        scores = scores.masked_fill(~valid_frames(frames.shape[1], lengths), float("-inf"))
+        weights = scores.softmax(dim=1)[..., None].to(frames.dtype)
+        mean = (weights * frames).sum(dim=1)
+        variance = (weights * (frames - mean[:, None]).square()).sum(dim=1)
+        return torch.cat([mean, variance.clamp(min=1e-6).sqrt()], dim=1)
+
+
+class Summary(nn.Module):
+    """(B, T, D) frames to (B, lm_width): LayerNorm, attentive statistics, LayerNorm, dropout, linear."""
+
+    def __init__(self, encoder_width: int, lm_width: int) -> None:
+        super().__init__()
+        self.norm_in, self.statistics = nn.LayerNorm(encoder_width), AttentiveStatistics(encoder_width)
+        self.norm_out, self.dropout = nn.LayerNorm(2 * encoder_width), nn.Dropout(0.2)
+        self.linear = nn.Linear(2 * encoder_width, lm_width)
+
+    def forward(self, frames: Tensor, lengths: Tensor) -> Tensor:
+        return self.linear(self.dropout(self.norm_out(self.statistics(self.norm_in(frames), lengths))))
+
+
 def build_projector(kind: str, encoder_width: int, stack: int, hidden_width: int, lm_width: int) -> nn.Module:
     """A fresh projector of one of the kinds that a model's configuration may name."""
     classes = {"stack": StackProjector, "conv": ConvProjector, "qformer": QFormerProjector}
@@ -151,10 +181,12 @@ def _add_lora(top: EncoderLayers, r: int) -> None:
         if isinstance(module, nn.Linear) and not (top.kind == "wavlm" and ".attention." in name)
     ]
     add_lora(top.layers, r, 2 * r, names)
+    sum_weights(top.layers)
 
 
 class AudioAdapter(nn.Module):
-    """Features (B, S, T, D) and frame counts (B,) to tokens (B, L, lm_width) and token counts (B,).
+    """Features (B, S, T, D) and frame counts (B,) to tokens (B, L, lm_width) and token counts (B,), a summary token first if
+    there is one.
 
     The last normalisation starts with the gain `scale`, the spread of the language model's own embeddings, so that sound
     enters on the scale of words.
@@ -181,24 +213,37 @@ class AudioAdapter(nn.Module):
         self.layer_logits = nn.Parameter(torch.zeros(len(self.mixed)))
         width = FBANK_WIDTH if self.convolution is not None else encoder.width
         self.projector = build_projector(config.projector, width, config.frame_stack, config.projector_width, lm_width)
+        self.summary = Summary(width, lm_width) if config.summary_token else None
         self.norm = nn.LayerNorm(lm_width)
         nn.init.constant_(self.norm.weight, scale)
 
     def token_count(self, frames: int) -> int:
         """Tokens that T cached frames become."""
-        return token_count((frames + 1) // 2 if self.convolution is not None else frames, self.stack)
+        frames = (frames + 1) // 2 if self.convolution is not None else frames
+        return token_count(frames, self.stack) + (self.summary is not None)
 
     def forward(self, features: Tensor, lengths: Tensor) -> tuple[Tensor, Tensor]:
-        features = features.to(self.layer_logits.dtype)
+        kind = features.device.type
+        low = torch.is_autocast_enabled(
+            kind
+        )  # then sums between the layers are kept low as well, not only the products
+        # What is read: the trained layers' own input, and not what the cache holds of them before training.
+        used = [number for number, layer in enumerate(self.cached) if self.top is None or layer <= self.top.start]
+        features = features[:, used].to(torch.get_autocast_dtype(kind) if low else self.layer_logits.dtype)
         if self.training and self.augment:
             features = mask_features(features, lengths)
-        states = dict(zip(self.cached, features.unbind(dim=1), strict=True))
+        states = {self.cached[number]: state for number, state in zip(used, features.unbind(dim=1), strict=True)}
         if self.top is not None:
             start = self.top.start
             states |= dict(enumerate(self.top(states[start], lengths), start=start + 1))
         if self.convolution is not None:
             states[0], lengths = self.convolution(states[0], lengths)
-        weights = self.layer_logits.softmax(dim=0)
-        frames = torch.stack([states[layer] for layer in self.mixed], dim=-1) @ weights
-        tokens = self.norm(self.projector(frames, lengths))
-        return tokens, (lengths + self.stack - 1) // self.stack
+        weights = self.layer_logits.softmax(dim=0).to(features.dtype)
+        frames = sum(
+            (weight * states[layer] for weight, layer in zip(weights[1:], self.mixed[1:], strict=True)),
+            weights[0] * states[self.mixed[0]],
+        )
+        tokens, counts = self.projector(frames, lengths), (lengths + self.stack - 1) // self.stack
+        if self.summary is not None:
+            tokens, counts = torch.cat([self.summary(frames, lengths)[:, None], tokens], dim=1), counts + 1
+        return self.norm(tokens), counts

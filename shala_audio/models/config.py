@@ -28,10 +28,13 @@ class ModelConfig:
         projector: how frames become tokens: stack, conv or qformer.
         frame_stack: encoder frames that become one token.
         projector_width: hidden width of the projector.
+        summary_token: put attentive statistics of the whole clip before its tokens, and let the label words read them directly too.
         lora_r, lora_alpha: LoRA on every linear layer of the language model; r = 0 leaves it frozen.
         system_prompt: system message; "" keeps a chat template from putting in one of its own, where it has a place for it;
             None leaves it to the template.
         chat_template_kwargs: variables of the chat template, such as `enable_thinking`, which is false where not given.
+        weights: of the language model, which stay as they are: auto holds them as they were published where products are
+            computed in bfloat16 anyway, in half the memory; float32 never.
     """
 
     lm: str
@@ -45,10 +48,12 @@ class ModelConfig:
     projector: str = "stack"
     frame_stack: int = 8
     projector_width: int = 768
+    summary_token: bool = False
     lora_r: int = 16
     lora_alpha: int = 32
     system_prompt: str | None = None
     chat_template_kwargs: Mapping[str, Any] = field(default_factory=dict)
+    weights: str = "auto"
 
     def cached_layers(self) -> list[int]:
         """Layers whose output the feature cache keeps: those that are mixed, and what enters the first trained one.
@@ -71,12 +76,17 @@ class ModelConfig:
         values = {**asdict(self), "encoder_layers": list(self.encoder_layers)}
         if self.cache_trained_layers:
             del values["cache_trained_layers"]
+        if self.weights == "auto":
+            del values["weights"]
+        if not self.summary_token:
+            del values["summary_token"]
         if not self.chat_template_kwargs:
             del values["chat_template_kwargs"]
         return values
 
 
 PROJECTORS = ("stack", "conv", "qformer")
+WEIGHTS = ("auto", "float32")
 
 
 def model_config_from_dict(values: Mapping[str, Any], source: str) -> ModelConfig:
@@ -98,7 +108,7 @@ def model_config_from_dict(values: Mapping[str, Any], source: str) -> ModelConfi
     for name, low in least.items():
         if type(getattr(config, name)) is not int or getattr(config, name) < low:
             raise UserError(f"{source}: {name} is {getattr(config, name)!r}; a whole number of {low} or more is needed")
-    for name in ("spec_augment", "cache_trained_layers"):
+    for name in ("spec_augment", "cache_trained_layers", "summary_token"):
         if type(getattr(config, name)) is not bool:
             raise UserError(f"{source}: {name} is {getattr(config, name)!r}; use true or false")
     kwargs = config.chat_template_kwargs
@@ -110,6 +120,8 @@ def model_config_from_dict(values: Mapping[str, Any], source: str) -> ModelConfi
         raise UserError(f"{source}: system_prompt is {config.system_prompt!r}; a text is needed")
     if config.encoder and not config.encoder_layers:
         raise UserError(f"{source}: encoder_layers is empty; name the layers to mix")
+    if config.weights not in WEIGHTS:
+        raise UserError(f"{source}: weights is {config.weights!r}; use one of {', '.join(WEIGHTS)}")
     if config.projector not in PROJECTORS:
         raise UserError(f"{source}: projector is {config.projector!r}; use one of {', '.join(PROJECTORS)}")
     if config.projector == "qformer" and config.projector_width % 8:

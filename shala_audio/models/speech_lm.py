@@ -6,9 +6,11 @@ a merge in `forward` of the whole model would reach generation and not the loss.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal, TypeAlias
 
 import torch
 from safetensors import SafetensorError
@@ -16,6 +18,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 from torch.distributed.tensor import DTensor, distribute_tensor
 from torch.nn import functional as F
+from torch.nn.attention import SDPBackend, sdpa_kernel
 from transformers import (
     DynamicCache,
     GenerationMixin,
@@ -36,6 +39,8 @@ from shala_audio.models.pretrained import base_sha256, load_language_model, loca
 from shala_audio.models.readouts import READOUTS
 from shala_audio.task import AUDIO_TOKEN, Task, task_from_dict
 
+Dtype: TypeAlias = torch.dtype | Literal["auto"]
+
 
 class AttributeHead(nn.Linear):
     """States of width D to a task's A attributes, each on its scale.
@@ -55,6 +60,37 @@ class AttributeHead(nn.Linear):
         with torch.autocast(hidden.device.type, enabled=False):
             # The weights may be in bfloat16, where the machine's settings say so.
             return low + (high - low) * F.linear(hidden.float(), self.weight.float(), self.bias.float()).sigmoid()
+
+
+class BehindHead(nn.Module):
+    """What a language model does to its logits after the head: Granite divides them, Cohere and Falcon-H1 multiply them, and
+    Gemma bounds them.
+
+    Args:
+        config: of the language model.
+    """
+
+    def __init__(self, config: Any) -> None:
+        super().__init__()
+        factors = [getattr(config, name, None) for name in ("logit_scale", "output_multiplier", "lm_head_multiplier")]
+        self.factor = math.prod(float(factor) for factor in factors if isinstance(factor, (int, float)))
+        scaling = float(getattr(config, "logits_scaling", None) or 1.0)
+        self.factor *= scaling if config.model_type == "hyperclovax" else 1 / scaling
+        self.bound: float | None = getattr(config, "final_logit_softcapping", None)
+
+    def forward(self, logits: Tensor) -> Tensor:
+        logits = logits if self.factor == 1.0 else logits * self.factor
+        return logits if self.bound is None else self.bound * (logits / self.bound).tanh()
+
+
+@torch.inference_mode()
+def check_head(lm: PreTrainedModel, name: str) -> None:
+    """Raise a UserError where a language model does something else to its logits, so that probabilities would not be its own."""
+    ids = torch.tensor([[1, 2, 3]], device=lm.device)
+    hidden = lm.get_decoder()(input_ids=ids).last_hidden_state
+    ours = BehindHead(lm.config.get_text_config())(lm.get_output_embeddings()(hidden)).float()
+    if not torch.allclose(ours, lm(input_ids=ids).logits.float(), atol=1e-3, rtol=1e-3):
+        raise UserError(f"lm {name}: {type(lm).__name__} does more to its logits than is known here; use another model")
 
 
 class SpeechBackbone(nn.Module):
@@ -78,12 +114,15 @@ class SpeechBackbone(nn.Module):
         if inputs_embeds is None:
             assert input_ids is not None
             inputs_embeds = self.embed(input_ids, audio_features, audio_lengths)
-        return self.decoder(inputs_embeds=inputs_embeds, **kwargs)
+        with _attention_of(inputs_embeds):
+            return self.decoder(inputs_embeds=inputs_embeds, **kwargs)
 
     def embed(self, input_ids: Tensor, audio_features: Tensor | None, audio_lengths: Tensor | None) -> Tensor:
         """Embeddings (B, L, D) of tokens (B, L), with sound where the placeholders stand."""
         is_audio = input_ids == self.audio_token_id
         embeds = self.decoder.get_input_embeddings()(input_ids.masked_fill(is_audio, 0))
+        if torch.is_autocast_enabled(embeds.device.type):
+            embeds = embeds.float()  # whatever holds the weights, all but products stays in float32 from here on
         if not is_audio.any():
             return embeds
         if self.audio_adapter is None or audio_features is None or audio_lengths is None:
@@ -117,6 +156,15 @@ class SpeechBackbone(nn.Module):
             if part.training
         )
         return not any(recomputed)
+
+
+SHORT = 128  # tokens
+
+
+def _attention_of(inputs_embeds: Tensor) -> AbstractContextManager[Any]:
+    """Plain attention where a CPU is to learn from short rows: flash attention's backward pass takes three times as long."""
+    short = inputs_embeds.shape[1] <= SHORT and inputs_embeds.device.type == "cpu" and torch.is_grad_enabled()
+    return sdpa_kernel(SDPBackend.MATH) if short else nullcontext()
 
 
 def keeps_everything(config: Any) -> bool:
@@ -168,6 +216,7 @@ class SpeechLM(PreTrainedModel, GenerationMixin):
             add_lora(decoder, model_config.lora_r, model_config.lora_alpha)
         self.model = SpeechBackbone(decoder, audio_adapter, tokenizer.convert_tokens_to_ids(AUDIO_TOKEN))
         self.lm_head = lm.get_output_embeddings()
+        self.behind_head = BehindHead(lm.config.get_text_config())
         self.attribute_head = AttributeHead(lm.config.get_text_config().hidden_size, task) if attributes else None
         self.generation_config = lm.generation_config
         self._no_split_modules = lm._no_split_modules  # the layers that FSDP wraps
@@ -179,14 +228,14 @@ class SpeechLM(PreTrainedModel, GenerationMixin):
         model_config: ModelConfig,
         task: Task,
         readout: str,
-        dtype: torch.dtype = torch.float32,
+        dtype: Dtype = torch.float32,
         attributes: bool = False,
     ) -> SpeechLM:
         """Load the base models and put fresh trainable parts on them.
 
         Args:
             model_config, task, readout: what to build.
-            dtype: of the language model.
+            dtype: of the language model; "auto": as its configuration's `weights` says.
             attributes: add a head for the task's attributes, which reads the state that the label words follow.
 
         Raises:
@@ -201,7 +250,7 @@ class SpeechLM(PreTrainedModel, GenerationMixin):
         model_config: ModelConfig,
         task: Task,
         readout: str,
-        dtype: torch.dtype,
+        dtype: Dtype,
         attributes: bool,
         lm_sha256: str = "",
         encoder_sha256: str = "",
@@ -213,7 +262,10 @@ class SpeechLM(PreTrainedModel, GenerationMixin):
             raise UserError(f"task {task.name} needs sound, but the model has no encoder")
         if attributes and not (READOUTS[readout].is_direct and task.attributes):
             raise UserError(f"attributes: readout label_token and a task with attributes are needed, not {task.name}")
+        if dtype == "auto" and model_config.weights == "float32":
+            dtype = torch.float32
         lm, tokenizer, source = load_language_model(model_config.lm, lm_sha256, dtype)
+        check_head(lm, model_config.lm)
         encoder, encoder_found = None, ""
         if task.has_audio:
             where = locate(str(model_config.encoder), sha256=encoder_sha256)
@@ -229,7 +281,7 @@ class SpeechLM(PreTrainedModel, GenerationMixin):
         return model, encoder
 
     @classmethod
-    def from_pretrained(cls, folder: str | Path, dtype: torch.dtype = torch.float32) -> SpeechLM:  # type: ignore[override]
+    def from_pretrained(cls, folder: str | Path, dtype: Dtype = torch.float32) -> SpeechLM:  # type: ignore[override]
         """Load what `save_pretrained` wrote, on the base models it names.
 
         Raises:
@@ -238,7 +290,7 @@ class SpeechLM(PreTrainedModel, GenerationMixin):
         return cls.load(folder, dtype)[0]
 
     @classmethod
-    def load(cls, folder: str | Path, dtype: torch.dtype = torch.float32) -> tuple[SpeechLM, AudioEncoder | None]:
+    def load(cls, folder: str | Path, dtype: Dtype = torch.float32) -> tuple[SpeechLM, AudioEncoder | None]:
         """As `from_pretrained`; and the frozen encoder, of which the model has the trained layers alone."""
         folder = Path(folder)
         if not (folder / SETTINGS).is_file():
@@ -353,6 +405,9 @@ class SpeechLM(PreTrainedModel, GenerationMixin):
                     if isinstance(getattr(module, name, None), float):  # a layer that drops out by itself (OPT's)
                         setattr(module, name, 0.0)
 
+    def _grouped_mm_can_dispatch(self) -> bool:
+        return True  # what experts are computed by was settled when the language model, whose configuration this is, was loaded
+
     def get_input_embeddings(self) -> nn.Module:
         return self.model.decoder.get_input_embeddings()
 
@@ -398,7 +453,8 @@ class SpeechLM(PreTrainedModel, GenerationMixin):
             **kwargs,
         )
         hidden = outputs.last_hidden_state[:, -logits_to_keep:] if logits_to_keep else outputs.last_hidden_state
-        return CausalLMOutputWithPast(logits=self.lm_head(hidden), past_key_values=outputs.past_key_values)
+        logits = self.behind_head(self.lm_head(hidden))
+        return CausalLMOutputWithPast(logits=logits, past_key_values=outputs.past_key_values)
 
     def token_logits(self, hidden: Tensor, token_ids: Tensor) -> Tensor:
         """Logits (..., n) in float32 of n chosen tokens, without the rest of the vocabulary."""
@@ -406,4 +462,7 @@ class SpeechLM(PreTrainedModel, GenerationMixin):
             weight = self.lm_head.weight
             if isinstance(weight, DTensor):  # FSDP spreads a head of its own, and gathers it only for its own forward
                 weight = weight.full_tensor()
-            return hidden.float() @ weight[token_ids].float().T
+            logits = hidden.float() @ weight[token_ids].float().T
+            if (bias := getattr(self.lm_head, "bias", None)) is not None:
+                logits = logits + bias[token_ids].float()
+            return self.behind_head(logits)

@@ -1,9 +1,10 @@
 """Adapter pretraining: tokens of sound lean towards the words of the labels that listeners chose.
 
 A fresh projector feeds noise to the language model, which then learns for hundreds of steps to ignore it before it learns
-to use it. So the audio adapter is trained first, without the language model: the mean of a clip's tokens, multiplied with the
-embeddings of the label words, is read as logits, and learns the human distribution by cross-entropy. That takes a small
-part of the time, and when the language model joins in, an angry clip is already much like the word to it.
+to use it. So the audio adapter is trained first, without the language model: the mean of a clip's tokens, and its summary
+token if there is one, are multiplied with the embeddings of the label words; read as logits, both learn the human
+distribution by cross-entropy. That takes a small part of the time, and when the language model joins in, an angry clip is
+already much like the word to it.
 """
 
 from __future__ import annotations
@@ -11,11 +12,13 @@ from __future__ import annotations
 import math
 from typing import Any
 
+import numpy as np
 import torch
 from datasets import Dataset
 from torch import Tensor, nn
 from tqdm import tqdm
 
+from shala_audio.distribution import entropy
 from shala_audio.models.audio_adapter import AudioAdapter, valid_frames
 from shala_audio.models.speech_lm import SpeechLM
 from shala_audio.training.config import DirectConfig
@@ -23,7 +26,7 @@ from shala_audio.training.data import Batcher, visit_order
 from shala_audio.training.losses import soft_cross_entropy
 from shala_audio.training.trainer import part_learning_rates
 
-BATCH = 16  # clips
+BATCH = 32  # clips
 
 
 def word_embeddings(model: SpeechLM) -> Tensor:
@@ -34,12 +37,15 @@ def word_embeddings(model: SpeechLM) -> Tensor:
     return embeddings - embeddings.mean(dim=0)
 
 
-def pooled_logits(adapter: AudioAdapter, audio: dict[str, Tensor], words: Tensor) -> Tensor:
-    """(B, K): the mean of each clip's tokens times the label words' embeddings."""
+def pooled_logits(adapter: AudioAdapter, audio: dict[str, Tensor], words: Tensor) -> list[Tensor]:
+    """(B, K) each: the mean of a clip's tokens, and its summary token if it has one, times the label words' embeddings."""
     tokens, counts = adapter(audio["audio_features"], audio["audio_lengths"])
+    summaries = []
+    if adapter.summary is not None:
+        summaries, tokens, counts = [tokens[:, 0]], tokens[:, 1:], counts - 1
     valid = valid_frames(tokens.shape[1], counts)
     mean = (tokens * valid[..., None]).sum(dim=1) / counts[:, None]
-    return mean @ words.T
+    return [pooled @ words.T for pooled in (mean, *summaries)]
 
 
 def pretrain_adapter(model: SpeechLM, dataset: Dataset, batcher: Batcher, config: DirectConfig) -> list[float]:
@@ -50,13 +56,14 @@ def pretrain_adapter(model: SpeechLM, dataset: Dataset, batcher: Batcher, config
         dataset: rows as `build_dataset` makes them.
         batcher: finds their features.
         config: `adapter_epochs` passes, at `adapter_learning_rate` and `encoder_learning_rate`, which are reached after a
-            tenth of the steps and then fall to nothing; `seed` of the order of rows.
+            tenth of the steps and then fall to nothing; `seed` of the order of rows; `curriculum` of the first pass.
     """
     adapter = model.model.audio_adapter
     assert adapter is not None
     device = adapter.layer_logits.device
     words = word_embeddings(model).to(device)
     human = torch.tensor(dataset["human"], dtype=torch.float32, device=device)
+    ranks = entropy(np.asarray(dataset["human"])) if config.curriculum else None
     bias = nn.Parameter(human.mean(dim=0).clamp(min=1e-4).log())  # the prior is the head's business, not the tokens'
     parts, rates = model.trained_parts(), part_learning_rates(config)
     groups = [([bias, *parts["audio adapter"]], rates["audio adapter"])]
@@ -78,7 +85,7 @@ def pretrain_adapter(model: SpeechLM, dataset: Dataset, batcher: Batcher, config
         for epoch in range(config.adapter_epochs):
             batcher.epoch = epoch
             total = 0.0
-            order = visit_order(dataset["length"], BATCH, config.seed, epoch)
+            order = visit_order(dataset["length"], BATCH, config.seed, epoch, ranks if epoch == 0 else None)
             for start in range(0, len(order), BATCH):
                 indices = order[start : start + BATCH]
                 rows: list[dict[str, Any]] = [dataset[int(index)] for index in indices]
@@ -86,7 +93,7 @@ def pretrain_adapter(model: SpeechLM, dataset: Dataset, batcher: Batcher, config
                 audio = {name: tensor.to(device) for name, tensor in audio.items()}
                 with torch.autocast(device.type, torch.bfloat16, enabled=bool(config.bf16)):
                     logits = pooled_logits(adapter, audio, words)
-                log_q = (logits.float() + bias).log_softmax(dim=-1)
+                log_q = torch.stack([(each.float() + bias).log_softmax(dim=-1) for each in logits])
                 loss = (weight.to(device) * soft_cross_entropy(target.to(device), log_q)).mean()
                 optimizer.zero_grad()
                 loss.backward()

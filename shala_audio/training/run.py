@@ -21,7 +21,7 @@ from shala_audio.inference.predictor import Predictor
 from shala_audio.io import clear_removed, remove_folder, write_json
 from shala_audio.manifest import Row, read_manifest
 from shala_audio.models.config import load_model_config
-from shala_audio.models.speech_lm import SpeechLM
+from shala_audio.models.speech_lm import Dtype, SpeechLM
 from shala_audio.task import load_task
 from shala_audio.training.adapter_pretraining import pretrain_adapter
 from shala_audio.training.ambiguity import AmbiguityWeights
@@ -102,8 +102,9 @@ def train(config: Config) -> Path:
 
 
 def _model(config: Config) -> SpeechLM:
+    held: Dtype = "auto" if config.bf16 else torch.float32
     if config.init:
-        model = SpeechLM.from_pretrained(config.init)
+        model = SpeechLM.from_pretrained(config.init, held)
         if config.task and load_task(config.task).label_names != model.task.label_names:
             raise UserError(
                 f"task {config.task}: has other labels than {config.init}, which answers with those of its own"
@@ -119,7 +120,7 @@ def _model(config: Config) -> SpeechLM:
     if config.modality:
         task = task.with_input(config.modality)
     attributes = config.attribute_weight > 0 and METHODS[config.method].learns != "nothing"
-    return SpeechLM.build(load_model_config(config.model), task, config.readout, attributes=attributes)
+    return SpeechLM.build(load_model_config(config.model), task, config.readout, held, attributes)
 
 
 def _fit(model: SpeechLM, config: Config) -> tuple[bool, dict[str, Any] | None] | None:

@@ -44,11 +44,16 @@ def source(request, tiny_encoder, tmp_path_factory):
     )
 
 
-@pytest.mark.parametrize("lora_r", [0, 2])
-def test_a_clip_alone_equals_the_clip_in_a_batch_and_every_part_learns(source, lora_r):
+@pytest.mark.parametrize(("lora_r", "summary"), [(0, False), (2, True)])
+def test_a_clip_alone_equals_the_clip_in_a_batch_and_every_part_learns(source, lora_r, summary):
     layers, trained = ((0,), 0) if source == "fbank" else ((1, 2), 1)
     config = ModelConfig(
-        **CONFIG, encoder=source, encoder_layers=layers, encoder_trained_layers=trained, encoder_lora_r=lora_r
+        **CONFIG,
+        encoder=source,
+        encoder_layers=layers,
+        encoder_trained_layers=trained,
+        encoder_lora_r=lora_r,
+        summary_token=summary,
     )
     encoder = load_encoder(source, config.cached_layers())
     torch.manual_seed(0)
@@ -65,6 +70,7 @@ def test_a_clip_alone_equals_the_clip_in_a_batch_and_every_part_learns(source, l
     learning = {name for name, parameter in adapter.named_parameters() if parameter.requires_grad}
     silent = {name for name in learning if not adapter.get_parameter(name).grad.abs().sum() > 0}
     alone = {"layer_logits"} if source == "fbank" else set()  # one layer has nothing to be weighed against
+    alone |= {"summary.statistics.attention.2.bias"} if summary else set()  # the softmax over time takes it out
     assert silent <= alone | {f"top.layers.0.{part}.k_proj.bias" for part in ("self_attn", "attention")}
     assert any(name.startswith("top.") for name in learning) == bool(trained)
     assert all("lora_" in name for name in learning if name.startswith("top.")) or not lora_r

@@ -23,8 +23,9 @@ from shala_audio.models.readouts.base import Prediction, Readout, Rollouts, chec
 if TYPE_CHECKING:
     from shala_audio.models.speech_lm import SpeechLM
 
-# Tokens that computing a beginning once must save: on a CPU a pass of few tokens is no faster than one of some 50.
-WORTH_SHARING = 64
+# Tokens that computing a beginning once must save: on a CPU a pass of few tokens is no faster than one of some hundred, since
+# all weights are read, and under autocast rounded, for it.
+WORTH_SHARING = 256
 # On an accelerator a pass is thousands of kernels, whose launches take longer than a small model's products: what is saved,
 # times the model's parameters, must be worth launching them all twice (an estimate: 20,000 tokens of 135 million parameters).
 WORTH_LAUNCHING_TWICE = 2.7e12
@@ -224,15 +225,23 @@ def label_states(model: SpeechLM, tree: LabelTree, batch: dict[str, Any]) -> Ten
         suffix = torch.tensor(tree.tokens, device=ids.device).expand(len(ids), -1)
         positions = torch.cat([positions, positions[:, -1:] + tree.depths().to(ids.device)], dim=1)
         ids = torch.cat([ids, suffix], dim=1)
-    outputs = model.model(
-        input_ids=ids,
+    backbone = model.model
+    embeds = backbone.embed(ids, batch.pop("audio_features", None), batch.pop("audio_lengths", None))
+    outputs = backbone(
+        inputs_embeds=embeds,
         attention_mask=_tree_attention(model, mask, tree, shared) if count else _with_shared(mask, shared),
         position_ids=positions,
         past_key_values=cache,
         use_cache=cache is not None,
         **batch,
     )
-    return outputs.last_hidden_state[:, -1 - count :]
+    hidden = outputs.last_hidden_state[:, -1 - count :]
+    if backbone.audio_adapter is None or backbone.audio_adapter.summary is None:
+        return hidden
+    # The summary token lies among the words' embeddings: what it says of the label words goes past the layers as well.
+    is_audio = ids == backbone.audio_token_id
+    summary = embeds[torch.arange(len(ids), device=ids.device), is_audio.long().argmax(dim=1)]
+    return hidden + (summary * is_audio.any(dim=1)[:, None])[:, None].to(hidden.dtype)
 
 
 def computed_once(model: SpeechLM, ids: Tensor, mask: Tensor) -> int:
@@ -250,7 +259,7 @@ def is_worth_sharing(saved: int, size: int, device: str) -> bool:
         size: of the language model, in parameters.
         device: as torch names its kind.
 
-    >>> is_worth_sharing(120, 135_000_000, "cpu"), is_worth_sharing(120, 135_000_000, "cuda")
+    >>> is_worth_sharing(300, 135_000_000, "cpu"), is_worth_sharing(300, 135_000_000, "cuda")
     (True, False)
     """
     return saved >= WORTH_SHARING if device == "cpu" else saved * size >= WORTH_LAUNCHING_TWICE

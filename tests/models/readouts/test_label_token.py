@@ -1,14 +1,18 @@
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from shala_audio.audio.features import pad_features
 from shala_audio.models.prompts import PromptBuilder
 from shala_audio.models.readouts import label_token
 from shala_audio.models.readouts.label_token import LabelTree, shared_beginning
-from tests.tiny import label_log_probs, random_features, tiny_model
+from shala_audio.models.speech_lm import SpeechLM
+from tests.tiny import SPEECH_TASK, label_log_probs, random_features, tiny_config, tiny_model
 
 END = 9
 WORDS = st.lists(st.lists(st.integers(0, 3), min_size=1, max_size=4).map(tuple), min_size=2, max_size=8, unique=True)
@@ -134,3 +138,24 @@ def test_a_sliding_window_shares_nothing():
     from shala_audio.models.speech_lm import keeps_everything
 
     assert keeps_everything(LlamaConfig()) and not keeps_everything(MistralConfig(sliding_window=64))
+
+
+def test_the_summary_token_reaches_the_label_words_past_the_layers(tiny_lm, tiny_encoder):
+    """The state that the words are read from has the summary token added, and no other sound."""
+    config = replace(tiny_config(tiny_lm, tiny_encoder), summary_token=True)
+    model = SpeechLM.build(config, replace(SPEECH_TASK, labels=SPEECH_TASK.labels[:2]), "label_token").eval()
+    features, lengths = pad_features(random_features(2))
+    builder = PromptBuilder(model)
+    prompts = [builder.prompt({}, frames) for frames in lengths.tolist()]
+    batch = {**builder.batch(prompts), "audio_features": features, "audio_lengths": lengths}
+    tree = model.readout.tree
+    (branching,) = tree.branchings  # all tokens before it are the words' common beginning
+    with torch.no_grad():
+        found = label_log_probs(model, batch)
+        path = torch.tensor(tree.tokens).expand(2, -1)
+        batch["input_ids"] = torch.cat([batch["input_ids"], path], dim=1)
+        batch["attention_mask"] = torch.cat([batch["attention_mask"], torch.ones_like(path)], dim=1)
+        hidden = model.model(**batch).last_hidden_state[:, -1]
+        summary = model.model.audio_adapter(features, lengths)[0][:, 0]
+        expected = model.lm_head(hidden + summary)[:, branching.token_ids].log_softmax(dim=-1)
+    torch.testing.assert_close(found, expected, atol=1e-5, rtol=1e-4)
