@@ -35,7 +35,7 @@ USAGE = """Usage: {recipe}/run.sh [options]
   --method NAME      one of the methods below, several with commas, or all (shala)
   --baselines NAMES  none: without the constant prior and the classifiers (all)
   --readout NAME     label_token, slots or verbalized (label_token)
-  --config FILE      settings of stage 4 (conf/shala_<readout>.yaml, else conf/shala.yaml)
+  --config FILE      settings of stage 4 (conf/shala_<readout>.yaml or shala_<model>.yaml, else conf/shala.yaml)
   --learning_rate R  peak learning rate of stage 4 (as in --config; the audio adapter keeps its own there); of several with
                      commas, each method that is trained keeps the one that is best on dev
   --title TEXT       title of the table
@@ -189,9 +189,10 @@ class Recipe:
         return root
 
     def conf(self, name: str) -> Path:
-        """Settings of a stage: for this readout if there are any, else for all."""
-        own = self.folder / "conf" / f"{name}_{self.given.readout}.yaml"
-        return own if own.is_file() else self.folder / "conf" / f"{name}.yaml"
+        """Settings of a stage: for this readout or this model if there are any, else for all."""
+        own = [f"{name}_{kind}" for kind in (self.given.readout, _name(self.model))]
+        files = [self.folder / "conf" / f"{settings}.yaml" for settings in (*own, name)]
+        return next((file for file in files if file.is_file()), files[-1])
 
     @property
     def title(self) -> str:

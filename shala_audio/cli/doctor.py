@@ -7,6 +7,7 @@ import platform
 import shutil
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
+from typing import Annotated
 
 import typer
 
@@ -14,11 +15,22 @@ PACKAGES = ("torch", "torchaudio", "transformers", "peft", "trl", "accelerate", 
 EXTRAS = {"matplotlib": "plots", "fastapi": "web", "uvicorn": "web", "tensorboard": "tensorboard", "openpyxl": "excel"}
 
 
-def doctor() -> None:
+def doctor(
+    model: Annotated[
+        str | None,
+        typer.Option(help="Reckon instead what training this model takes: a name in configs/models, or a YAML file."),
+    ] = None,
+    rows: Annotated[int, typer.Option(help="With --model: rows of a step.", min=1)] = 16,
+    tokens: Annotated[int, typer.Option(help="With --model: tokens of a row, sound included.", min=1)] = 512,
+) -> None:
     """Tell what is installed, what works, and what to do about the rest. Exits with 1 if something needed fails.
 
-    Example: shala-audio doctor
+    Example: shala-audio doctor --model text_1.5b --rows 8 --tokens 128
     """
+    if model is not None:
+        for line in memory_lines(model, rows, tokens):
+            print(line)
+        return
     from shala_audio.models.pretrained import DEFAULT_MODELS, cache_folder, is_pulled
     from shala_audio.torchaudio_fix import needs_fix
 
@@ -63,6 +75,26 @@ def doctor() -> None:
     print(f"cache    {cache_folder()}")
     if broken:
         raise typer.Exit(1)
+
+
+def memory_lines(name: str, rows: int, tokens: int) -> list[str]:
+    """What a training step of a model takes, in GB."""
+    from shala_audio.models.config import load_model_config
+    from shala_audio.models.memory import GB, reckon
+
+    found = reckon(load_model_config(name), rows, tokens)
+    lines = [
+        f"language model {found.parameters / 1e9:.2f} billion parameters; {rows} rows of {tokens} tokens a step, in bfloat16"
+    ]
+    parts = {
+        "frozen weights": found.weights,
+        "LoRA, gradients, moments": found.trained,
+        "activations": found.activations,
+    }
+    lines += [f"{value / GB:8.1f} GB  {what}" for what, value in parts.items()]
+    lines.append(f"{found.total() / GB:8.1f} GB  in all")
+    lines.append(f"{found.total(checkpointing=True) / GB:8.1f} GB  in all with gradient_checkpointing, a third slower")
+    return lines
 
 
 def accelerators() -> list[str]:

@@ -18,16 +18,17 @@ from shala_audio.audio.encoders import AudioEncoder, load_encoder
 from shala_audio.audio.features import FeatureStore
 from shala_audio.audio.io import SAMPLE_RATE, Samples, frame_levels, read_row_audio, trim_silence, voiced_share
 from shala_audio.audio.speech import speech_remark
-from shala_audio.devices import accelerator_computes_bf16, default_device
+from shala_audio.devices import accelerator_computes_bf16, bf16_slowdown, default_device
 from shala_audio.distribution import LabelDistribution
 from shala_audio.errors import Note, UserError, no_note, not_one_of
 from shala_audio.evaluation.calibration import KINDS, Calibration, load_calibration
 from shala_audio.inference.hub import find_model, push
 from shala_audio.inference.windows import Moment, average, window_bounds
+from shala_audio.io import read_json
 from shala_audio.manifest import Row
 from shala_audio.models.folder import SETTINGS
 from shala_audio.models.lora import merge_adapters
-from shala_audio.models.pretrained import locate
+from shala_audio.models.pretrained import is_large, locate
 from shala_audio.models.prompts import PromptBuilder
 from shala_audio.models.readouts.base import Prediction
 from shala_audio.models.readouts.label_token import LabelTree, label_states
@@ -457,7 +458,15 @@ def _load(
     )
     if inside is None:
         raise UserError(f"{folder}: holds no model ({SETTINGS} is missing)")
-    model, encoder = SpeechLM.load(inside)
+    on_cpu = torch.device(device).type == "cpu"
+    if dtype is None:
+        low = (
+            accelerator_computes_bf16()
+            if not on_cpu
+            else bf16_slowdown() < 1 and is_large(read_json(inside / SETTINGS)["model"]["lm"])
+        )
+        dtype = torch.bfloat16 if low else torch.float32
+    model, encoder = SpeechLM.load(inside, torch.float32 if dtype == torch.float32 else "auto")
     fitted = None
     if calibration is not None:
         if calibration not in KINDS:
@@ -466,9 +475,6 @@ def _load(
         if not path.is_file():
             raise UserError(f"{path}: no such file; `shala-audio evaluate calibrate` fits one on the dev split")
         fitted = load_calibration(str(path), model.task.label_names)
-    if dtype is None:
-        on_cpu = torch.device(device).type == "cpu"
-        dtype = torch.float32 if on_cpu or not accelerator_computes_bf16() else torch.bfloat16
     if dtype == torch.float32:
         merge_adapters(model)
     else:  # added to weights that are published in bfloat16, most of LoRA would be rounded away

