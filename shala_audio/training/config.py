@@ -332,6 +332,17 @@ class GrpoConfig(SpeechConfig, GRPOConfig):
 
     reward: str = field(default="jsd", metadata={"help": f"Of drawn answers: {', '.join(REWARDS)}."})
     invalid_reward: float = field(default=0.0, metadata={"help": "What an answer that does not parse earns."})
+    advantage: str = field(
+        default="group",
+        metadata={
+            "help": "group: of each answer against its prompt's others (GRPO); all_digits (readout slots): the reward of every "
+            "digit at every place, the rest of the answer held."
+        },
+    )
+    group_reward: float = field(
+        default=0.0,
+        metadata={"help": "With all_digits: share of the reward that is of the mean of a prompt's answers, 0 to 1."},
+    )
     zero_variance_patience: int = field(
         default=50,
         metadata={"help": "Batches in a row whose groups all have equal rewards, that stop a run; 0 for never."},
@@ -342,6 +353,14 @@ class GrpoConfig(SpeechConfig, GRPOConfig):
         self.longest_asked = self.max_completion_length  # the trainer shortens it to what a valid answer can have
         if self.reward not in REWARDS:
             raise not_one_of("reward", self.reward, REWARDS)
+        if self.advantage not in ("group", "all_digits"):
+            raise not_one_of("advantage", self.advantage, ("group", "all_digits"))
+        if not 0 <= self.group_reward <= 1:
+            raise UserError(f"group_reward is {self.group_reward}; use 0 to 1")
+        if self.advantage == "all_digits" and self.readout != "slots":
+            raise UserError(f"advantage all_digits: for readout slots, not {self.readout}")
+        if self.advantage == "group" and self.group_reward:
+            raise UserError("group_reward: has no part in advantage group; add --advantage all_digits")
         if self.beta != 0:
             raise UserError("beta: no reference model is kept, so a KL term cannot be computed; leave it at 0")
         if self.scale_rewards not in ("group", "batch", "none"):

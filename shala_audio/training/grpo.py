@@ -23,12 +23,13 @@ from trl.trainer.utils import RepeatSampler
 
 from shala_audio.errors import UserError
 from shala_audio.models.lora import plain_parameters
+from shala_audio.models.readouts.slots import Slots
 from shala_audio.models.speech_lm import SpeechLM
 from shala_audio.training.ambiguity import AmbiguityWeights
 from shala_audio.training.callbacks import CheckpointMoments, ZeroVarianceGroups
 from shala_audio.training.config import GrpoConfig
 from shala_audio.training.data import Batcher, RowSampler
-from shala_audio.training.rewards import earned
+from shala_audio.training.rewards import earned, every_digit
 from shala_audio.training.trainer import SpeechTrainer
 
 
@@ -107,8 +108,12 @@ class GrpoTrainer(SpeechTrainer, GRPOTrainer):
         if self.model.training:
             assert self._rewards is not None
             rewards = self.local(self._rewards, len(inputs))
-            output["advantages"] = output["advantages"] * self.weigh(self._rows, 1 - rewards.clamp(0, 1), at_once=True)
-            self.zero_variance.see(self._rewards.view(-1, self.num_generations), self.state.global_step + 1)
+            weights = self.weigh(self._rows, 1 - rewards.clamp(0, 1), at_once=True)
+            output["advantages"] = output["advantages"] * weights
+            if self.args.advantage == "all_digits":  # which needs no spread between answers
+                output["every_digit"] = self._every_digit(output["completion_ids"], inputs) * weights[:, None, None]
+            else:
+                self.zero_variance.see(self._rewards.view(-1, self.num_generations), self.state.global_step + 1)
         return {**output, **self._audio, "row": self._rows}
 
     def _tokenize_prompts(self, prompts: list[str]) -> tuple[list[list[int]], None, dict[str, Tensor]]:
@@ -150,13 +155,41 @@ class GrpoTrainer(SpeechTrainer, GRPOTrainer):
         self._rewards = rewards[:, 0]  # one reward function, all processes; kept for the running losses
         return rewards
 
+    def _every_digit(self, completions: Tensor, inputs: list[dict[str, Any]]) -> Tensor:
+        """(n, 2 K, 10) rewards of all digits at all places of this process's answers."""
+        assert isinstance(self.readout, Slots)
+        digits = self.readout.digits(completions.tolist())
+        human = np.array([row["human"] for row in inputs])
+        found = every_digit(self.args.reward, human, digits, self.num_generations, self.args.group_reward)
+        return torch.tensor(found, dtype=torch.float32, device=completions.device)
+
     # Loss -------------------------------------------------------------------------------------------------------------
 
     def _compute_loss(self, model: Any, inputs: dict[str, Any]) -> Tensor:
         self._audio = {name: inputs[name] for name in ("audio_features", "audio_lengths") if name in inputs}
         self._rows = inputs["row"]
+        if "every_digit" in inputs:
+            return self._all_digits_loss(model, inputs)
         self.nothing_to_learn = not inputs["advantages"].any()
         return super()._compute_loss(model, inputs)
+
+    def _all_digits_loss(self, model: Any, inputs: dict[str, Any]) -> Tensor:
+        """Less the expected reward over the policy's ten probabilities at each place, the other digits held as they were drawn.
+
+        No noise comes from which digit was drawn, and no baseline is needed: the probabilities of a place sum to 1, so what is
+        the same for all ten has no gradient. What later digits would have become after another one is left out.
+        """
+        ids = torch.cat([inputs["prompt_ids"], inputs["completion_ids"]], dim=1)
+        mask = torch.cat([inputs["prompt_mask"], inputs["completion_mask"]], dim=1)
+        batch = {"input_ids": ids, "attention_mask": mask, **self._audio}
+        readout = self.readout
+        assert isinstance(readout, Slots)
+        log_probs = model(compute=lambda: readout.digit_log_probs(batch, self.temperature, self._rows))
+        rewards = inputs["every_digit"]
+        self.nothing_to_learn = not (rewards - rewards.mean(dim=-1, keepdim=True)).any()
+        expected = (log_probs.exp() * rewards).sum(dim=-1)
+        self._averages["expected_reward"].append(self.accelerator.gather(expected.detach()).mean().item())
+        return -expected.sum(dim=1).mean() / self.current_gradient_accumulation_steps
 
     def _get_per_token_logps_and_entropies(
         self, model: Any, input_ids: Tensor, attention_mask: Tensor, logits_to_keep: int, *rest: Any, **options: Any
@@ -226,6 +259,8 @@ def _check(args: GrpoConfig, rows: int, model: SpeechLM) -> None:
             f"per_device_train_batch_size: each process samples whole groups of {args.num_generations} answers "
             "(num_generations), so make it a multiple of that"
         )
+    if args.advantage == "all_digits" and args.num_iterations != 1:
+        raise UserError("num_iterations: with advantage all_digits, each answer is learnt from once; leave it at 1")
     at_once = prompts_at_once(args)
     if rows < at_once:
         raise UserError(

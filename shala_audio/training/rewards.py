@@ -16,6 +16,7 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from shala_audio.distribution import Floats, jsd
 from shala_audio.errors import UserError
@@ -64,6 +65,47 @@ def earned(reward: str, human: Floats, stated: Floats, invalid: float) -> Floats
     with np.errstate(invalid="ignore"):
         found = REWARDS[reward](human, stated)
     return np.where(np.isnan(stated).any(axis=-1), invalid, found)
+
+
+def every_digit(reward: str, human: Floats, digits: NDArray[np.int64], group: int = 1, shared: float = 0.0) -> Floats:
+    """Rewards of answers in which one digit is another: for every place, all ten, the others held.
+
+    Args:
+        reward: its name.
+        human: (n, K) of each answer's prompt.
+        digits: (n, K, 2) tens and units of each label's per cent.
+        group: neighbours that answer the same prompt.
+        shared: share of the reward that is of the mean of the group's distributions, which is what a prediction is. It counts
+            `group` times, because one answer moves the mean by so much less.
+
+    Returns:
+        (n, 2 K, 10).
+
+    >>> found = every_digit("jsd", np.array([[0.2, 0.8]]), np.array([[[1, 0], [8, 0]]]))
+    >>> found.shape, int(found[0, 0].argmax())
+    ((1, 4, 10), 2)
+    """
+    labels = digits.shape[1]
+    percent = (digits @ [10, 1]).astype(np.float64)
+    others = np.tile(percent[:, None, None, :], (1, 2 * labels, 10, 1))
+    for label in range(labels):
+        others[:, 2 * label, :, label] = 10 * np.arange(10) + digits[:, None, label, 1]
+        others[:, 2 * label + 1, :, label] = 10 * digits[:, None, label, 0] + np.arange(10)
+    stated = _normalised(others)
+    people = human[:, None, None, :]
+    found = REWARDS[reward](people, stated)
+    if shared:
+        own = _normalised(percent)
+        mean = own.reshape(-1, group, labels).mean(axis=1).repeat(group, axis=0)
+        moved = mean[:, None, None, :] + (stated - own[:, None, None, :]) / group
+        found = (1 - shared) * found + shared * group * REWARDS[reward](people, np.clip(moved, 0.0, 1.0))
+    return found
+
+
+def _normalised(percent: Floats) -> Floats:
+    """Numbers (..., K) to distributions; all zeros are uniform."""
+    total = percent.sum(axis=-1, keepdims=True)
+    return np.where(total > 0, percent / np.maximum(total, 1e-9), 1 / percent.shape[-1])
 
 
 def jsd_reward(labels: Sequence[str], invalid: float = 0.0) -> Callable[..., list[float]]:

@@ -180,7 +180,9 @@ def _fit(model: SpeechLM, config: Config) -> tuple[bool, dict[str, Any] | None] 
             remove_folder(out / UNFINISHED)
             write_json(out / "run.json", run)
         trainer.add_callback(JsonLog(out / "log.jsonl", step_of(checkpoint)))
-        if config.dev_evaluations and not trainer.is_fsdp_enabled and not trainer.is_deepspeed_enabled:
+        if config.dev_evaluations and (trainer.is_fsdp_enabled or trainer.is_deepspeed_enabled):
+            say("dev_evaluations: none, since FSDP or DeepSpeed spreads the model; predict the dev split afterwards")
+        elif config.dev_evaluations:
             dev = read_manifest(str(config.manifest), "dev")
             times = config.dev_evaluations
             trainer.add_callback(DevEvaluation(trainer, model, dev, features, times, out, step_of(checkpoint)))

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 from zlib import crc32
 
+import numpy as np
 import pytest
 import torch
 from datasets import Dataset
@@ -10,8 +11,10 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 from trl import GRPOConfig, GRPOTrainer
 
 from shala_audio.errors import Stopped, UserError
+from shala_audio.models.readouts.slots import digit_log_probs
 from shala_audio.training.callbacks import ZeroVarianceGroups
 from shala_audio.training.config import GrpoConfig
+from shala_audio.training.rewards import every_digit
 from tests.tiny import tiny_model
 from tests.training.helpers import config, shala_trainer
 
@@ -336,3 +339,26 @@ def test_wrong_settings(tiny_lm, tmp_path):
     with pytest.raises(UserError, match="static, dynamic, off"):
         shala_trainer(tiny_model(tiny_lm, readout="slots"), tmp_path, ambiguity="sometimes")
     assert isinstance(config(tmp_path, readout="slots"), GrpoConfig)
+
+
+def test_all_digits_are_learnt_from_without_a_spread_between_answers(tiny_lm, tmp_path):
+    """The gradient is that of the expected reward at each place, written out; and the reward goes up."""
+    model = tiny_model(tiny_lm, readout="slots")
+    trainer = shala_trainer(
+        model, tmp_path, advantage="all_digits", ambiguity="static", max_steps=40, learning_rate=5e-3
+    )
+    rows = [dict(trainer.train_dataset[index // 4]) for index in range(8)]
+    inputs = trainer._generate_and_score_completions(rows)
+    trainer.current_gradient_accumulation_steps = 1
+    loss = trainer._compute_loss(model, inputs)
+    ids = torch.cat([inputs["prompt_ids"], inputs["completion_ids"]], dim=1)
+    mask = torch.cat([inputs["prompt_mask"], inputs["completion_mask"]], dim=1)
+    probs = digit_log_probs(model, model.readout.template, {"input_ids": ids, "attention_mask": mask})[0].exp()
+    weights = torch.tensor(trainer.weights.all()[[index // 4 for index in range(8)]], dtype=torch.float32)
+    human = np.array([row["human"] for row in rows])
+    rewards = torch.tensor(every_digit("jsd", human, model.readout.digits(inputs["completion_ids"].tolist())))
+    expected = -(weights[:, None, None] * probs * rewards.float()).sum() / 8
+    assert loss.item() == pytest.approx(expected.item(), rel=1e-4)
+    trainer.train()
+    earned = [entry["expected_reward"] for entry in trainer.state.log_history if "expected_reward" in entry]
+    assert np.mean(earned[-5:]) > np.mean(earned[:5]) + 0.02

@@ -11,7 +11,7 @@ from sklearn.metrics import accuracy_score, mean_squared_error
 
 from shala_audio.errors import UserError
 from shala_audio.training import brier_reward, jsd_reward, majority_reward
-from shala_audio.training.rewards import REWARDS, earned
+from shala_audio.training.rewards import REWARDS, earned, every_digit
 
 
 def test_reward_is_one_minus_scipys_distance():
@@ -124,3 +124,33 @@ def test_arrays_earn_what_the_same_answers_in_json_do(name):
     np.testing.assert_allclose(earned(name, human, stated, 0.0), expected, atol=1e-12)
     stated[3] = np.nan
     assert earned(name, human, stated, -0.5)[3] == -0.5
+
+
+@pytest.mark.parametrize("shared", [0.0, 0.4])
+def test_every_digit_is_rewarded_as_the_answer_that_has_it(shared):
+    """Against answers written out one by one."""
+    rng = np.random.default_rng(0)
+    labels, group = 3, 2
+    human = rng.dirichlet(np.ones(labels), 2).repeat(group, axis=0)
+    digits = rng.integers(0, 10, (4, labels, 2))
+    found = every_digit("jsd", human, digits, group, shared)
+    assert found.shape == (4, 2 * labels, 10)
+
+    def stated(one):
+        percent = one @ [10, 1]
+        return percent / percent.sum() if percent.sum() else np.full(labels, 1 / labels)
+
+    for answer in range(4):
+        first = answer - answer % group
+        for place in range(2 * labels):
+            for digit in range(10):
+                other = digits[answer].copy()
+                other[place // 2, place % 2] = digit
+                expected = 1 - jensenshannon(human[answer], stated(other), base=2)
+                if shared:
+                    members = [other if at == answer else digits[at] for at in range(first, first + group)]
+                    mean = np.mean([stated(member) for member in members], axis=0)
+                    expected = (1 - shared) * expected + shared * group * (
+                        1 - jensenshannon(human[answer], mean, base=2)
+                    )
+                assert found[answer, place, digit] == pytest.approx(expected, abs=1e-6)

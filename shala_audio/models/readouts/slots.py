@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from shala_audio.distribution import Floats
@@ -85,12 +86,20 @@ class Slots(Readout):
         entropies[:, positions] = -(log_probs.exp() * log_probs).sum(dim=-1).detach()
         return logps.index_copy(1, positions, (log_probs * chosen).sum(dim=-1)), entropies
 
-    def stated(self, completions: Sequence[Sequence[int]]) -> Floats:
-        """All zeros are uniform, as in prediction."""
+    def digit_log_probs(self, inputs: dict[str, Any], temperature: float, rows: Tensor) -> Tensor:
+        """(B, 2 K, 10) of all ten digits at each place of answers."""
+        return digit_log_probs(self.model, self.template, inputs, temperature, rows)[0]
+
+    def digits(self, completions: Sequence[Sequence[int]]) -> NDArray[np.int64]:
+        """(B, K, 2) the digits that answers hold."""
         tokens = np.array([list(one[: self.longest_completion()]) for one in completions])
         drawn = tokens[:, self.template.sampled().numpy()]
-        digits = (drawn[..., None] == self.template.digit_ids.numpy()).argmax(axis=-1).reshape(len(tokens), -1, 2)
-        return from_percent(torch.tensor(digits @ [10, 1], dtype=torch.float64)).numpy()
+        found: NDArray[np.int64] = (drawn[..., None] == self.template.digit_ids.numpy()).argmax(axis=-1)
+        return found.reshape(len(tokens), -1, 2)
+
+    def stated(self, completions: Sequence[Sequence[int]]) -> Floats:
+        """All zeros are uniform, as in prediction."""
+        return from_percent(torch.tensor(self.digits(completions) @ [10, 1], dtype=torch.float64)).numpy()
 
 
 @dataclass(frozen=True)
