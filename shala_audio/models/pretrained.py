@@ -20,6 +20,7 @@ import urllib.error
 import urllib.request
 import zipfile
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
@@ -29,7 +30,7 @@ from numpy.typing import NDArray
 from tqdm import tqdm
 
 from shala_audio.errors import UserError, first_line
-from shala_audio.io import file_sha256, locked, read_json, write_json
+from shala_audio.io import file_sha256, locked, read_json, write_json, write_text
 from shala_audio.task import AUDIO_TOKEN
 
 if TYPE_CHECKING:
@@ -438,7 +439,20 @@ def base_sha256(source: str) -> str:
     if not folder.is_dir():
         return ""
     recorded = folder / "source.json"
-    return read_json(recorded)["weights_sha256"] if recorded.is_file() else weights_sha256(folder)
+    return read_json(recorded)["weights_sha256"] if recorded.is_file() else _kept_sha256(folder)
+
+
+def _kept_sha256(folder: Path) -> str:
+    """`weights_sha256`, computed once for files that stay as they are: those of a large model take minutes to read."""
+    files = [(path.name, path.stat().st_size, path.stat().st_mtime_ns) for path in sorted(folder.glob("*.safetensors"))]
+    key = hashlib.sha256(repr((str(folder.resolve()), files)).encode()).hexdigest()
+    kept = cache_folder() / "hashes" / key
+    if kept.is_file():
+        return kept.read_text(encoding="ascii")
+    found = weights_sha256(folder)
+    with suppress(OSError):  # where the cache cannot be written, they are read again
+        write_text(kept, found)
+    return found
 
 
 def _hub_answers() -> bool:

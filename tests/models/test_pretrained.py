@@ -13,7 +13,7 @@ from safetensors import safe_open
 
 from shala_audio.errors import UserError
 from shala_audio.models import pretrained
-from shala_audio.models.pretrained import QWEN, is_pulled, model_folder, read_arrays
+from shala_audio.models.pretrained import QWEN, base_sha256, is_pulled, model_folder, read_arrays, weights_sha256
 
 
 def string(text: str) -> bytes:
@@ -166,6 +166,21 @@ def test_the_larger_language_model_has_one_matrix_for_embeddings_and_head():
         assert file.get_slice("model.norm.weight").get_dtype() == "BF16"
     assert "lm_head.weight" not in shapes
     assert sum(math.prod(shape) for shape in shapes.values()) == 1_543_714_304
+
+
+def test_weights_are_hashed_once_as_long_as_they_stay(tmp_path, monkeypatch):
+    monkeypatch.setenv("SHALA_CACHE", str(tmp_path / "cache"))
+    folder = tmp_path / "model"
+    folder.mkdir()
+    weights = folder / "model.safetensors"
+    weights.write_bytes(b"one")
+    first = base_sha256(str(folder))
+    assert first == weights_sha256(folder)
+    with monkeypatch.context() as patch:
+        patch.setattr(pretrained, "weights_sha256", lambda _: pytest.fail("read again"))
+        assert base_sha256(str(folder)) == first
+    weights.write_bytes(b"another")
+    assert base_sha256(str(folder)) == weights_sha256(folder) != first
 
 
 def test_parts_of_a_model_are_pinned_each():
