@@ -64,14 +64,16 @@ def predicted(rows: list[Row], features: FeatureStore, settings: dict[str, Any],
         model, build_dataset(rows, model, features), Batcher(model, features, 2, targets, config.mixing), config
     )
     prior = torch.tensor(human_distributions(rows, labels).mean(axis=0)).log()
-    words, plain = word_embeddings(model), Batcher(model, features)
+    words, rows_of_head = word_embeddings(model), word_embeddings(model, output=True)
+    plain = Batcher(model, features)
     adapter = model.model.audio_adapter
     assert adapter is not None
     adapter.eval()
     found = []
     with torch.inference_mode():
         for at in range(0, len(dev), 64):
-            heads = pooled_logits(adapter, plain.audio([{"id": row.id} for row in dev[at : at + 64]]), words)
+            audio = plain.audio([{"id": row.id} for row in dev[at : at + 64]])
+            heads = pooled_logits(adapter, audio, words, rows_of_head)
             found.append((torch.stack(heads).mean(dim=0) + prior).softmax(dim=-1))
     return torch.cat(found).double().numpy()
 

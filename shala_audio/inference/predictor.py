@@ -72,7 +72,8 @@ class Predictor:
         self.builder = PromptBuilder(model)
         self.unparsed = 0
         self.folder: Path | None = None
-        self.dtype = torch.float32
+        held = model.get_input_embeddings().weight.dtype
+        self.dtype = held if held == torch.bfloat16 else torch.float32  # of products
         self._encoder: AudioEncoder | None = None
         self.note: Note = log.warning
 
@@ -463,7 +464,7 @@ def _load(
         low = (
             accelerator_computes_bf16()
             if not on_cpu
-            else bf16_slowdown() < 1 and is_large(read_json(inside / SETTINGS)["model"]["lm"])
+            else bf16_slowdown() < 1 and is_large(read_json(inside / SETTINGS).get("model", {}).get("lm", ""))
         )
         dtype = torch.bfloat16 if low else torch.float32
     model, encoder = SpeechLM.load(inside, torch.float32 if dtype == torch.float32 else "auto")

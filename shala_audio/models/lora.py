@@ -41,11 +41,14 @@ def add_lora(module: nn.Module, r: int, alpha: int, targets: list[str] | None = 
 def sum_weights(module: nn.Module) -> None:
     """Let LoRA of plain linear layers be added to their weights, in float32, in every pass, and not to what they put out.
 
-    In training that is a third quicker where a batch has many more frames than a layer has columns: the sound encoder's. It
-    is for weights that were not published in bfloat16: others round small updates away under autocast.
+    In training that is a third quicker where a batch has many more frames than a layer has columns: the sound encoder's. Not
+    of weights that lie on bfloat16's grid, where small updates would be rounded away under autocast.
     """
     for layer in module.modules():
-        if isinstance(layer, LoraLayer) and isinstance(layer.get_base_layer(), nn.Linear):
+        if not (isinstance(layer, LoraLayer) and isinstance(layer.get_base_layer(), nn.Linear)):
+            continue
+        weight = layer.get_base_layer().weight.detach()
+        if not torch.equal(weight, weight.bfloat16().to(weight.dtype)):
             layer.forward = MethodType(_forward_of_summed_weights, layer)
 
 
@@ -53,8 +56,10 @@ def _forward_of_summed_weights(layer: Any, x: Tensor) -> Tensor:
     base = layer.get_base_layer()
     if layer.merged:
         return nn.functional.linear(x, base.weight, base.bias)
-    update = layer.lora_B["default"].weight @ layer.lora_A["default"].weight
-    return nn.functional.linear(x, base.weight + layer.scaling["default"] * update, base.bias)
+    with torch.autocast(x.device.type, enabled=False):
+        update = layer.lora_B["default"].weight @ layer.lora_A["default"].weight
+        weight = base.weight + layer.scaling["default"] * update
+    return nn.functional.linear(x, weight, base.bias)
 
 
 def merge_adapters(module: nn.Module) -> None:

@@ -3,7 +3,7 @@
 What is counted: frozen weights, what is trained with its gradient and Adam's two moments, and what the layers save for the
 backward pass under autocast to bfloat16 (or float16). Not counted: the audio encoder, logits, and what the device's library takes for
 itself. Of a decoder of the Llama kind, each layer saves 24 d + 4 kv + 14 ff bytes a token (d: width, kv: width of keys, ff:
-of the feed-forward part), which measuring confirms within a tenth (`tests/models/test_memory.py`).
+of the feed-forward part), which measuring confirms within a third (`tests/models/test_memory.py`).
 """
 
 from __future__ import annotations
@@ -44,7 +44,7 @@ class Memory:
 
 
 def reckon(config: ModelConfig, rows: int = 16, tokens: int = 512) -> Memory:
-    """Memory of a step of `rows` rows, each of `tokens` tokens; nothing but the configuration is read.
+    """Memory of a step of `rows` rows, each of `tokens` tokens, from the configuration; a default model is fetched for it.
 
     Raises:
         UserError: there is no such language model.

@@ -515,12 +515,21 @@ def describe(name: str) -> dict[str, str]:
     return {"name": name, "role": model.role, "licence": model.licence, "state": state.split("#")[0]}
 
 
-LARGE = 2e9  # bytes
+LARGE = 1e9  # parameters
 
 
 def is_large(name: str) -> bool:
-    """Whether a language model's weights, where they are at hand, are so many that one holds them as published."""
-    return sum(file.stat().st_size for file in Path(locate(name)).glob("*.safetensors")) > LARGE
+    """Whether a language model has so many parameters that one holds them as they were published."""
+    import torch
+    from transformers import AutoConfig, AutoModelForCausalLM
+
+    try:
+        config = AutoConfig.from_pretrained(locate(name), trust_remote_code=False)
+        with torch.device("meta"):
+            lm = AutoModelForCausalLM.from_config(config, trust_remote_code=False)
+    except (OSError, ValueError):  # loading it says why
+        return False
+    return sum(parameter.numel() for parameter in lm.parameters()) > LARGE
 
 
 def load_language_model(

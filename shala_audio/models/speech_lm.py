@@ -39,6 +39,8 @@ from shala_audio.models.pretrained import base_sha256, load_language_model, loca
 from shala_audio.models.readouts import READOUTS
 from shala_audio.task import AUDIO_TOKEN, Task, task_from_dict
 
+SHORT = 128  # tokens
+
 Dtype: TypeAlias = torch.dtype | Literal["auto"]
 
 
@@ -114,7 +116,7 @@ class SpeechBackbone(nn.Module):
         if inputs_embeds is None:
             assert input_ids is not None
             inputs_embeds = self.embed(input_ids, audio_features, audio_lengths)
-        with _attention_of(inputs_embeds):
+        with self._attention_of(inputs_embeds):
             return self.decoder(inputs_embeds=inputs_embeds, **kwargs)
 
     def embed(self, input_ids: Tensor, audio_features: Tensor | None, audio_lengths: Tensor | None) -> Tensor:
@@ -135,6 +137,26 @@ class SpeechBackbone(nn.Module):
         valid = torch.arange(tokens.shape[1], device=tokens.device) < counts[:, None]
         return embeds.masked_scatter(is_audio[..., None], tokens[valid].to(embeds.dtype))
 
+    def _attention_of(self, inputs_embeds: Tensor) -> AbstractContextManager[Any]:
+        """Plain attention where a CPU is to learn from short rows: flash attention's backward pass takes three times as long.
+        Not where activations are computed again, which happens outside of this context."""
+        short = inputs_embeds.shape[1] <= SHORT and inputs_embeds.device.type == "cpu" and torch.is_grad_enabled()
+        return sdpa_kernel(SDPBackend.MATH) if short and not self._recomputes() else nullcontext()
+
+    def _layers(self) -> list[nn.Module]:
+        # Asked in every step, so of the decoder and its layers alone, where FSDP and checkpointing leave their marks: with
+        # LoRA a decoder has thousands of modules.
+        stacks = [child for child in self.decoder.children() if isinstance(child, nn.ModuleList)]
+        return [self.decoder, *([layer for stack in stacks for layer in stack] or self.decoder.modules())]
+
+    def _recomputes(self) -> bool:
+        """Whether activations are computed again in training."""
+        return any(
+            getattr(part, "gradient_checkpointing", False) or hasattr(part, "_checkpoint_wrapped_module")
+            for part in self._layers()
+            if part.training
+        )
+
     def shares_prompts(self) -> bool:
         """Whether rows may share what was computed of their prompts, in a cache.
 
@@ -142,29 +164,8 @@ class SpeechBackbone(nn.Module):
         them for as many passes in every process, and for a backward pass through their outputs alone; nor in training where
         activations are computed again.
         """
-        # Asked in every step, so of the decoder and its layers alone, where FSDP and checkpointing leave their marks: with
-        # LoRA a decoder has thousands of modules.
-        stacks = [child for child in self.decoder.children() if isinstance(child, nn.ModuleList)]
-        layers = [layer for stack in stacks for layer in stack] or list(self.decoder.modules())
-        parts = [self.decoder, *layers]
-        spread = any(isinstance(next(part.parameters(), None), DTensor) for part in parts)
-        if spread or not keeps_everything(self.decoder.config):
-            return False
-        recomputed = (
-            getattr(part, "gradient_checkpointing", False) or hasattr(part, "_checkpoint_wrapped_module")
-            for part in parts
-            if part.training
-        )
-        return not any(recomputed)
-
-
-SHORT = 128  # tokens
-
-
-def _attention_of(inputs_embeds: Tensor) -> AbstractContextManager[Any]:
-    """Plain attention where a CPU is to learn from short rows: flash attention's backward pass takes three times as long."""
-    short = inputs_embeds.shape[1] <= SHORT and inputs_embeds.device.type == "cpu" and torch.is_grad_enabled()
-    return sdpa_kernel(SDPBackend.MATH) if short else nullcontext()
+        spread = any(isinstance(next(part.parameters(), None), DTensor) for part in self._layers())
+        return not spread and keeps_everything(self.decoder.config) and not self._recomputes()
 
 
 def keeps_everything(config: Any) -> bool:
@@ -464,5 +465,6 @@ class SpeechLM(PreTrainedModel, GenerationMixin):
                 weight = weight.full_tensor()
             logits = hidden.float() @ weight[token_ids].float().T
             if (bias := getattr(self.lm_head, "bias", None)) is not None:
+                bias = bias.full_tensor() if isinstance(bias, DTensor) else bias
                 logits = logits + bias[token_ids].float()
             return self.behind_head(logits)

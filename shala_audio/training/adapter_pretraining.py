@@ -29,23 +29,24 @@ from shala_audio.training.trainer import part_learning_rates
 BATCH = 32  # clips
 
 
-def word_embeddings(model: SpeechLM) -> Tensor:
-    """(K, D) mean input embedding of each label word's tokens, less the mean over labels."""
-    table = model.get_input_embeddings().weight.detach().float()
+def word_embeddings(model: SpeechLM, output: bool = False) -> Tensor:
+    """(K, D) mean embedding of each label word's tokens, or with `output` of the head's rows, less the mean over labels."""
+    table = (model.lm_head if output else model.get_input_embeddings()).weight.detach().float()
     words = [model.tokenizer(" " + label.word, add_special_tokens=False)["input_ids"] for label in model.task.labels]
     embeddings = torch.stack([table[tokens].mean(dim=0) for tokens in words])
     return embeddings - embeddings.mean(dim=0)
 
 
-def pooled_logits(adapter: AudioAdapter, audio: dict[str, Tensor], words: Tensor) -> list[Tensor]:
-    """(B, K) each: the mean of a clip's tokens, and its summary token if it has one, times the label words' embeddings."""
+def pooled_logits(adapter: AudioAdapter, audio: dict[str, Tensor], words: Tensor, rows: Tensor) -> list[Tensor]:
+    """(B, K) each: the mean of a clip's tokens times the label words' embeddings, and its summary token, if it has one, times
+    their rows in the head, which is what reads it."""
     tokens, counts = adapter(audio["audio_features"], audio["audio_lengths"])
     summaries = []
     if adapter.summary is not None:
         summaries, tokens, counts = [tokens[:, 0]], tokens[:, 1:], counts - 1
     valid = valid_frames(tokens.shape[1], counts)
     mean = (tokens * valid[..., None]).sum(dim=1) / counts[:, None]
-    return [pooled @ words.T for pooled in (mean, *summaries)]
+    return [mean @ words.T, *(summary @ rows.T for summary in summaries)]
 
 
 def pretrain_adapter(model: SpeechLM, dataset: Dataset, batcher: Batcher, config: DirectConfig) -> list[float]:
@@ -61,7 +62,7 @@ def pretrain_adapter(model: SpeechLM, dataset: Dataset, batcher: Batcher, config
     adapter = model.model.audio_adapter
     assert adapter is not None
     device = adapter.layer_logits.device
-    words = word_embeddings(model).to(device)
+    words, rows_of_head = (word_embeddings(model, output).to(device) for output in (False, True))
     human = torch.tensor(dataset["human"], dtype=torch.float32, device=device)
     ranks = entropy(np.asarray(dataset["human"])) if config.curriculum else None
     bias = nn.Parameter(human.mean(dim=0).clamp(min=1e-4).log())  # the prior is the head's business, not the tokens'
@@ -92,7 +93,7 @@ def pretrain_adapter(model: SpeechLM, dataset: Dataset, batcher: Batcher, config
                 audio, target, weight = batcher.learnt(batcher.augmented(rows))
                 audio = {name: tensor.to(device) for name, tensor in audio.items()}
                 with torch.autocast(device.type, torch.bfloat16, enabled=bool(config.bf16)):
-                    logits = pooled_logits(adapter, audio, words)
+                    logits = pooled_logits(adapter, audio, words, rows_of_head)
                 log_q = torch.stack([(each.float() + bias).log_softmax(dim=-1) for each in logits])
                 loss = (weight.to(device) * soft_cross_entropy(target.to(device), log_q)).mean()
                 optimizer.zero_grad()

@@ -102,6 +102,7 @@ class DevEvaluation(TrainerCallback):
     def _evaluate(self, step: int) -> None:
         training = self.model.training
         predictor = Predictor(self.model, str(self.trainer.args.device))  # puts the model into evaluation mode
+        predictor.dtype = torch.bfloat16 if self.trainer.args.bf16 else torch.float32
         found = dict(predictor.predict_rows(self.rows, self.features))
         labels = self.model.task.label_names
         human = human_distributions(self.rows, labels)

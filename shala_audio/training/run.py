@@ -270,7 +270,9 @@ def _losses(model: SpeechLM, rows: Sequence[Row], features: FeatureStore | None,
     objective it is 1 - jsd. What does not parse counts as uniform here, as in any prediction.
     """
     local = rows[config.process_index :: config.world_size]
-    found = dict(gather_object(list(Predictor(model, str(config.device)).predict_rows(local, features))))
+    predictor = Predictor(model, str(config.device))
+    predictor.dtype = torch.bfloat16 if config.bf16 else torch.float32
+    found = dict(gather_object(list(predictor.predict_rows(local, features))))
     model.train()
     human = human_distributions(rows, model.task.label_names)
     predicted = np.stack([found[row.id].probs for row in rows])

@@ -253,6 +253,8 @@ def _asked(one: Served) -> list[str]:
 def _fields(one: Served, text: str | None) -> dict[str, str]:
     """Text fields by name; what is no JSON object of them is the text of a task with one field."""
     names = _asked(one)
+    if text and not names:
+        names = one.transcribed  # a transcript may come all the same
     if not text:
         if names:
             raise UserError(f"task {one.task.name} needs a text: {', '.join(names)}")
