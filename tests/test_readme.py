@@ -49,6 +49,9 @@ def test_the_product_names_no_machine():
         assert not re.search(r"/work/|/opt/|file://", path.read_text()), path
 
 
+RENAMED = {"shala_exact (": "shala (", "ceiling: ": "human agreement bound: "}  # as tables made before say it
+
+
 def test_the_results_are_those_of_the_tables():
     """Every number of the README's table of results, by its row's link and its column's system."""
     systems = {
@@ -70,5 +73,6 @@ def test_the_results_are_those_of_the_tables():
         with open(ROOT / f"{place[1]}.csv") as file:
             found = {row["system"]: float(row["value"]) for row in csv.DictReader(file) if row["measure"] == "jsd"}
         for head, cell in zip(systems, cells, strict=True):
-            wanted = [f"{value:.3f}"[1:] for name, value in found.items() if name.startswith(systems[head])]
+            kinds = (systems[head], *(systems[head].replace(old, new) for old, new in RENAMED.items()))
+            wanted = [f"{value:.3f}"[1:] for name, value in found.items() if name.startswith(kinds)]
             assert cell == (wanted[0] if wanted else "–"), f"{first}: {head}"
