@@ -99,3 +99,25 @@ def test_summed_weights_give_the_same_outputs_and_gradients():
     for layer in (module[0], module[2]):
         layer.merge()
     torch.testing.assert_close(module(x), found[0][0])
+
+
+def test_weights_on_the_grid_of_bfloat16_are_not_summed_with():
+    """Small updates would be rounded away; of others, they are kept on average."""
+    for low in (True, False):
+        torch.manual_seed(0)
+        module = nn.Sequential(nn.Linear(64, 64, bias=False))
+        module = module.to(torch.bfloat16).float() if low else module
+        ours(module)
+        sum_weights(module)
+        assert ("forward" in vars(module[0])) != low
+    x, layer = torch.randn(256, 64), module[0]
+    layer.lora_B["default"].weight.data = 0.003 * torch.randn(64, 4)
+    update = layer.lora_B["default"](layer.lora_A["default"](x)).detach()
+
+    def answer() -> Tensor:
+        with torch.autocast("cpu", torch.bfloat16):
+            return module(x).float().detach()
+
+    adapted = answer()
+    layer.lora_B["default"].weight.data.zero_()
+    assert float(((adapted - answer()) * update).sum() / update.square().sum()) == pytest.approx(1, abs=0.1)

@@ -160,3 +160,12 @@ def test_a_prompt_beyond_the_language_models_positions_is_refused(tiny_lm):
     builder.longest = 20
     with pytest.raises(UserError, match=r"a prompt of \d+ tokens; the language model takes 20: shorten the text"):
         builder.batch([builder.prompt({"comment": "word " * 30}, None)])
+
+
+def test_short_rows_and_recomputed_activations_go_together(tiny_lm):
+    """Plain attention in the forward pass and flash attention in the recomputed one saved different tensors."""
+    model = tiny_model(tiny_lm).train()
+    model.model.decoder.gradient_checkpointing_enable({"use_reentrant": False})
+    batch = PromptBuilder(model).batch([PromptBuilder(model).prompt({"comment": "oh no"}, None)] * 2)
+    label_log_probs(model, batch)[:, 0].sum().backward()
+    assert any(p.grad is not None and bool(p.grad.any()) for p in model.parameters() if p.requires_grad)

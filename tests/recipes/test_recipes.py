@@ -6,6 +6,7 @@ import csv
 import json
 import os
 import re
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -456,3 +457,20 @@ def test_new_recipe_says_what_is_wrong(tmp_path):
         with pytest.raises(UserError, match=re.escape(says)):
             CliRunner().invoke(app, ["recipe", "new", *arguments], catch_exceptions=False)
     assert not (RECIPES / "lab").exists() and not list(RECIPES.glob(".lab*"))
+
+
+def test_msp_podcast_as_slurm_starts_it(tmp_path):
+    """The job's script, from the folder that it was submitted in; options behind the corpus go to run.sh."""
+    make_msp_podcast(tmp_path / "corpus")
+    shutil.copytree(
+        RECIPES / "msp_podcast", tmp_path / "recipes" / "msp_podcast", ignore=shutil.ignore_patterns("exp", "data")
+    )
+    script = tmp_path / "recipes" / "msp_podcast" / "slurm.sbatch"
+    path = f"{Path(sys.executable).parent}:{os.environ['PATH']}"
+    environment = {**os.environ, "PATH": path, "SLURM_SUBMIT_DIR": str(tmp_path), "SLURM_CPUS_PER_TASK": "1"}
+    command = ["bash", str(script), str(tmp_path / "corpus"), "--stop_stage", "1"]
+    done = subprocess.run(command, capture_output=True, text=True, check=False, env=environment, cwd="/")
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert list((tmp_path / "recipes" / "msp_podcast" / "data").glob("*/manifest.jsonl"))
+    done = subprocess.run(["bash", str(script)], capture_output=True, text=True, check=False, env=environment)
+    assert done.returncode and "name the folder of MSP-Podcast" in done.stderr

@@ -271,5 +271,8 @@ def test_what_was_heard_is_shown_and_fills_in_the_transcript(tiny_lm, tiny_encod
     samples, rate = soundfile.read(io.BytesIO(wav()), dtype="float32")
     expected = both.predict((samples, rate), {"transcript": "hello there"}).to_dict()
     assert answer["heard"] == "hello there" and answer["probs"] == pytest.approx(expected, abs=1e-5)
+    given = client.post("/api/predict", files={"clip": ("a.wav", wav())}, data={"text": "other words"}).json()
+    expected = both.predict((samples, rate), {"transcript": "other words"}).to_dict()
+    assert given["probs"] == pytest.approx(expected, abs=1e-5), "what is given counts"
     refused = TestClient(module.create_app([both])).post("/api/predict", files={"clip": ("a.wav", wav())})
     assert refused.status_code == 422 and "needs a text: transcript" in refused.json()["detail"]
