@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import torch
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers
@@ -135,6 +137,19 @@ def make_tiny_wave_encoder(folder: Path, kind: str, norm: str = "group") -> Path
     AutoModel.from_config(config).save_pretrained(folder)
     Wav2Vec2FeatureExtractor(do_normalize=norm == "layer").save_pretrained(folder)
     return folder
+
+
+def plain_log_probs(lm: Any, ids: list[int], words: Sequence[Sequence[int]]) -> list[float]:
+    """Log-probabilities of the labels by a forward pass for each token, renormalised at every place where words part."""
+    found = []
+    for word in words:
+        total = 0.0
+        for depth in range(len(word)):
+            choices = sorted({other[depth] for other in words if other[:depth] == word[:depth]})
+            logits = lm(input_ids=torch.tensor([[*ids, *word[:depth]]])).logits[0, -1, choices]
+            total += logits.float().log_softmax(dim=0)[choices.index(word[depth])].item()
+        found.append(total)
+    return found
 
 
 def label_log_probs(model: SpeechLM, batch: dict[str, torch.Tensor]) -> torch.Tensor:

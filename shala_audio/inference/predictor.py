@@ -50,11 +50,11 @@ class Predictor:
         device: where to compute; the accelerator where there is one.
         batch_size: rows computed at once.
         calibration: applied to what the model says; none where None.
+        dtype: that products are computed in; where None, bfloat16 if the language model is held in it, else float32.
 
     Attributes:
         unparsed: how many `verbalized` answers did not parse and count as no opinion (uniform).
         folder: that the model was loaded from, if it was.
-        dtype: that products are computed in.
         note: told what is odd about a clip: its channels, or that there is no speech in it.
     """
 
@@ -64,6 +64,7 @@ class Predictor:
         device: str | None = None,
         batch_size: int = 16,
         calibration: Calibration | None = None,
+        dtype: torch.dtype | None = None,
     ) -> None:
         self.device = device or default_device()
         self.model = model.eval().to(self.device)
@@ -73,7 +74,7 @@ class Predictor:
         self.unparsed = 0
         self.folder: Path | None = None
         held = model.get_input_embeddings().weight.dtype
-        self.dtype = held if held == torch.bfloat16 else torch.float32  # of products
+        self.dtype = dtype or (held if held == torch.bfloat16 else torch.float32)
         self._encoder: AudioEncoder | None = None
         self.note: Note = log.warning
 
@@ -105,8 +106,8 @@ class Predictor:
             raise UserError(f"{folder}: no such folder; MODEL is a folder that `shala-audio train` or a recipe wrote")
         device = device or default_device()
         inside, model, fitted, dtype, encoder = _load(folder, calibration, device, dtype)
-        predictor = cls(model, device, calibration=fitted, **options)
-        predictor.dtype, predictor.folder = dtype, inside
+        predictor = cls(model, device, calibration=fitted, dtype=dtype, **options)
+        predictor.folder = inside
         predictor._encoder = encoder
         return predictor
 

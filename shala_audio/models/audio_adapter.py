@@ -210,6 +210,8 @@ class AudioAdapter(nn.Module):
                 _add_lora(self.top, config.encoder_lora_r)
             else:
                 self.top.layers.requires_grad_(True)
+        # The trained layers' own input is read, and not what the cache holds of them before training.
+        self.read = [n for n, layer in enumerate(self.cached) if self.top is None or layer <= self.top.start]
         self.layer_logits = nn.Parameter(torch.zeros(len(self.mixed)))
         width = FBANK_WIDTH if self.convolution is not None else encoder.width
         self.projector = build_projector(config.projector, width, config.frame_stack, config.projector_width, lm_width)
@@ -223,26 +225,23 @@ class AudioAdapter(nn.Module):
         return token_count(frames, self.stack) + (self.summary is not None)
 
     def forward(self, features: Tensor, lengths: Tensor) -> tuple[Tensor, Tensor]:
-        kind = features.device.type
-        low = torch.is_autocast_enabled(
-            kind
-        )  # then sums between the layers are kept low as well, not only the products
-        # What is read: the trained layers' own input, and not what the cache holds of them before training.
-        used = [number for number, layer in enumerate(self.cached) if self.top is None or layer <= self.top.start]
-        features = features[:, used].to(torch.get_autocast_dtype(kind) if low else self.layer_logits.dtype)
+        dtype, kind = self.layer_logits.dtype, features.device.type
+        if torch.is_autocast_enabled(kind):
+            dtype = torch.get_autocast_dtype(kind)  # of sums between the layers as well, not only of products
+        features = features[:, self.read].to(dtype)
         if self.training and self.augment:
             features = mask_features(features, lengths)
-        states = {self.cached[number]: state for number, state in zip(used, features.unbind(dim=1), strict=True)}
+        layers = (self.cached[number] for number in self.read)
+        states = dict(zip(layers, features.unbind(dim=1), strict=True))
         if self.top is not None:
             start = self.top.start
             states |= dict(enumerate(self.top(states[start], lengths), start=start + 1))
         if self.convolution is not None:
             states[0], lengths = self.convolution(states[0], lengths)
-        weights = self.layer_logits.softmax(dim=0).to(features.dtype)
-        frames = sum(
-            (weight * states[layer] for weight, layer in zip(weights[1:], self.mixed[1:], strict=True)),
-            weights[0] * states[self.mixed[0]],
-        )
+        weights = self.layer_logits.softmax(dim=0).to(dtype)
+        frames = weights[0] * states[self.mixed[0]]
+        for weight, layer in zip(weights[1:], self.mixed[1:], strict=True):
+            frames = frames + weight * states[layer]
         tokens, counts = self.projector(frames, lengths), (lengths + self.stack - 1) // self.stack
         if self.summary is not None:
             tokens, counts = torch.cat([self.summary(frames, lengths)[:, None], tokens], dim=1), counts + 1

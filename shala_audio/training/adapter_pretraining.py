@@ -12,17 +12,15 @@ from __future__ import annotations
 import math
 from typing import Any
 
-import numpy as np
 import torch
 from datasets import Dataset
 from torch import Tensor, nn
 from tqdm import tqdm
 
-from shala_audio.distribution import entropy
 from shala_audio.models.audio_adapter import AudioAdapter, valid_frames
 from shala_audio.models.speech_lm import SpeechLM
 from shala_audio.training.config import DirectConfig
-from shala_audio.training.data import Batcher, visit_order
+from shala_audio.training.data import Batcher, curriculum_ranks, visit_order
 from shala_audio.training.losses import soft_cross_entropy
 from shala_audio.training.trainer import part_learning_rates
 
@@ -64,7 +62,7 @@ def pretrain_adapter(model: SpeechLM, dataset: Dataset, batcher: Batcher, config
     device = adapter.layer_logits.device
     words, rows_of_head = (word_embeddings(model, output).to(device) for output in (False, True))
     human = torch.tensor(dataset["human"], dtype=torch.float32, device=device)
-    ranks = entropy(np.asarray(dataset["human"])) if config.curriculum else None
+    ranks = curriculum_ranks(dataset) if config.curriculum else None
     bias = nn.Parameter(human.mean(dim=0).clamp(min=1e-4).log())  # the prior is the head's business, not the tokens'
     parts, rates = model.trained_parts(), part_learning_rates(config)
     groups = [([bias, *parts["audio adapter"]], rates["audio adapter"])]
@@ -86,7 +84,7 @@ def pretrain_adapter(model: SpeechLM, dataset: Dataset, batcher: Batcher, config
         for epoch in range(config.adapter_epochs):
             batcher.epoch = epoch
             total = 0.0
-            order = visit_order(dataset["length"], BATCH, config.seed, epoch, ranks if epoch == 0 else None)
+            order = visit_order(dataset["length"], BATCH, config.seed, epoch, ranks)
             for start in range(0, len(order), BATCH):
                 indices = order[start : start + BATCH]
                 rows: list[dict[str, Any]] = [dataset[int(index)] for index in indices]

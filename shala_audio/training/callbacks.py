@@ -101,8 +101,9 @@ class DevEvaluation(TrainerCallback):
 
     def _evaluate(self, step: int) -> None:
         training = self.model.training
-        predictor = Predictor(self.model, str(self.trainer.args.device))  # puts the model into evaluation mode
-        predictor.dtype = torch.bfloat16 if self.trainer.args.bf16 else torch.float32
+        args = self.trainer.args
+        dtype = torch.bfloat16 if args.bf16 else torch.float32
+        predictor = Predictor(self.model, str(args.device), dtype=dtype)  # puts the model into evaluation mode
         found = dict(predictor.predict_rows(self.rows, self.features))
         labels = self.model.task.label_names
         human = human_distributions(self.rows, labels)

@@ -15,7 +15,7 @@ from torch.utils.data import Sampler
 
 from shala_audio.audio.features import FeatureStore, pad_features
 from shala_audio.corpora.splits import check_speakers
-from shala_audio.distribution import Floats
+from shala_audio.distribution import Floats, entropy
 from shala_audio.errors import UserError
 from shala_audio.manifest import Row, row_attributes
 from shala_audio.models.prompts import PromptBuilder
@@ -39,11 +39,12 @@ def visit_order(
         lengths: of every row, in tokens; neighbours in a batch come to have similar ones.
         batch: rows of one batch.
         seed, epoch: the order depends on both, and on nothing else.
-        ranks: of every row, the lowest first; in random order where None.
+        ranks: of every row, the lowest first in the first pass; in random order where None.
 
     >>> visit_order([3, 9, 3, 9], batch=2, seed=0, epoch=0) in ([0, 2, 1, 3], [2, 0, 1, 3], [1, 3, 0, 2], [1, 3, 2, 0])
     True
     """
+    ranks = ranks if epoch == 0 else None
     rng = np.random.default_rng([seed, epoch])
     rows = rng.permutation(len(lengths))
     if ranks is not None:
@@ -58,6 +59,11 @@ def visit_order(
     visits = rng.permutation(len(batches)) if ranks is None else range(len(batches))
     order = [row for index in visits for row in batches[index]]
     return order + rows[whole:].tolist()
+
+
+def curriculum_ranks(dataset: Dataset) -> Floats:
+    """Ranks of rows that begin with those that raters agree about: the entropy of what they said, in bits."""
+    return entropy(np.asarray(dataset["human"]))
 
 
 class RowSampler(Sampler[int]):

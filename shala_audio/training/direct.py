@@ -11,17 +11,15 @@ import math
 from collections.abc import Iterator
 from typing import Any
 
-import numpy as np
 import torch
 from datasets import Dataset
 from torch import Tensor
 
-from shala_audio.distribution import entropy
 from shala_audio.models.speech_lm import SpeechLM
 from shala_audio.training.ambiguity import AmbiguityWeights
 from shala_audio.training.callbacks import CheckpointMoments
 from shala_audio.training.config import DirectConfig
-from shala_audio.training.data import Batcher
+from shala_audio.training.data import Batcher, curriculum_ranks
 from shala_audio.training.losses import concordance_loss, js_distance, js_divergence
 from shala_audio.training.trainer import SpeechTrainer
 
@@ -49,7 +47,7 @@ class DirectTrainer(SpeechTrainer):
         self.model_accepts_loss_kwargs = True  # losses are divided by the rows of the whole step, below
         self.add_callback(CheckpointMoments(every=1))
         if args.curriculum:
-            self.ranks = entropy(np.asarray(train_dataset["human"]))
+            self.ranks = curriculum_ranks(train_dataset)
 
     def get_batch_samples(
         self, epoch_iterator: Iterator[Any], num_batches: int, device: torch.device

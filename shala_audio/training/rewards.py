@@ -16,10 +16,12 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
 
 from shala_audio.distribution import Floats, jsd
 from shala_audio.errors import UserError
+from shala_audio.models.readouts.slots import from_percent
 from shala_audio.models.readouts.verbalized import parse_answer
 
 Completion = str | Sequence[Mapping[str, str]]  # a text, or the messages that TRL passes for chat prompts
@@ -91,21 +93,20 @@ def every_digit(reward: str, human: Floats, digits: NDArray[np.int64], group: in
     for label in range(labels):
         others[:, 2 * label, :, label] = 10 * np.arange(10) + digits[:, None, label, 1]
         others[:, 2 * label + 1, :, label] = 10 * digits[:, None, label, 0] + np.arange(10)
-    stated = _normalised(others)
+    stated = _distributions(others)
     people = human[:, None, None, :]
     found = REWARDS[reward](people, stated)
     if shared:
-        own = _normalised(percent)
+        own = _distributions(percent)
         mean = own.reshape(-1, group, labels).mean(axis=1).repeat(group, axis=0)
         moved = mean[:, None, None, :] + (stated - own[:, None, None, :]) / group
         found = (1 - shared) * found + shared * group * REWARDS[reward](people, np.clip(moved, 0.0, 1.0))
     return found
 
 
-def _normalised(percent: Floats) -> Floats:
-    """Numbers (..., K) to distributions; all zeros are uniform."""
-    total = percent.sum(axis=-1, keepdims=True)
-    return np.where(total > 0, percent / np.maximum(total, 1e-9), 1 / percent.shape[-1])
+def _distributions(percent: Floats) -> Floats:
+    found: Floats = from_percent(torch.from_numpy(percent)).numpy()
+    return found
 
 
 def jsd_reward(labels: Sequence[str], invalid: float = 0.0) -> Callable[..., list[float]]:

@@ -74,7 +74,7 @@ class SpeechTrainer(Trainer):
     def _order(self, lengths: Sequence[int], batch: int, epoch: int) -> list[int]:
         """Rows of an epoch that begins, from which on its augmentations of clips are used."""
         self.batcher.epoch = epoch
-        return visit_order(lengths, batch, self.args.seed, epoch, self.ranks if epoch == 0 else None)
+        return visit_order(lengths, batch, self.args.seed, epoch, self.ranks)
 
     def _prepare_input(self, data: Any) -> Any:
         """To the device. DeepSpeed rounds all that is not whole to bfloat16, which what people said must not be."""

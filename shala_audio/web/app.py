@@ -51,6 +51,10 @@ class Served:
     def __init__(self, predictor: Predictor, neighbours: bool, transcriber: Transcriber | None = None) -> None:
         self.predictor, self.task = predictor, predictor.task
         self.transcriber = transcriber if predictor.task.has_audio else None
+        fields = self.task.text_fields() if "text" in self.task.modality else ()
+        # Text fields that are filled in with what was heard, where they are not given; and those that must come.
+        self.transcribed = [name for name in fields if self.transcriber is not None and name == TRANSCRIPT]
+        self.asked = [name for name in fields if name not in self.transcribed]
         predictor.note = no_note  # the page says it
         folder = predictor.folder
         self.neighbours = Neighbours.load(folder) if folder and neighbours else None
@@ -63,12 +67,6 @@ class Served:
             panel = None if bound.get("kind") == ONE_LABEL_EACH else bound.get("jsd")
             self.trust = schema.Trust(model=score["jsd"]["value"], another_panel=panel["value"] if panel else None)
 
-    @property
-    def transcribed(self) -> list[str]:
-        """Text fields that are filled in with what was heard, where they are not given."""
-        fields = self.task.text_fields() if self.transcriber and "text" in self.task.modality else ()
-        return [name for name in fields if name == TRANSCRIPT]
-
     def describe(self) -> schema.Task:
         people = None
         if self.neighbours is not None and self.entropies is not None:
@@ -79,7 +77,7 @@ class Served:
             name=self.task.name,
             labels=list(self.task.label_names),
             modality=self.task.modality,
-            text_fields=_asked(self),
+            text_fields=self.asked,
             highest_entropy=float(np.log2(len(self.task.labels))),
             people=people,
             trust=self.trust,
@@ -244,15 +242,9 @@ def _chosen(served: Sequence[Served], sound: bool) -> Served:
     raise HTTPException(422, f"{names}: takes no sound" if sound else f"{names}: send a clip")
 
 
-def _asked(one: Served) -> list[str]:
-    """Text fields that must come with a request."""
-    fields = one.task.text_fields() if "text" in one.task.modality else ()
-    return [name for name in fields if name not in one.transcribed]
-
-
 def _fields(one: Served, text: str | None) -> dict[str, str]:
     """Text fields by name; what is no JSON object of them is the text of a task with one field."""
-    names = _asked(one)
+    names = one.asked
     if text and not names:
         names = one.transcribed  # a transcript may come all the same
     if not text:

@@ -7,31 +7,19 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
-from transformers import AutoModelForCausalLM, AutoTokenizer
 
-from shala_audio.audio.features import pad_features
 from shala_audio.inference.predictor import Predictor
 from shala_audio.models.prompts import PromptBuilder
 from shala_audio.models.speech_lm import SpeechLM
 from tests.tiny import SPEECH_TASK, random_features, tiny_config
 
 
-@pytest.fixture(scope="module")
-def published_low(tiny_lm, tmp_path_factory):
-    """The tiny language model, published in bfloat16."""
-    folder = tmp_path_factory.mktemp("low")
-    AutoModelForCausalLM.from_pretrained(tiny_lm).to(torch.bfloat16).save_pretrained(folder)
-    AutoTokenizer.from_pretrained(tiny_lm).save_pretrained(folder)
-    return folder
-
-
 def trained(start, dtype) -> tuple[torch.dtype, list[torch.Tensor]]:
     """The type of the frozen weights, and what three steps under autocast make of the trained ones."""
     model = SpeechLM.from_pretrained(start, dtype)
-    features, lengths = pad_features(random_features(3))
+    clips = random_features(3)
     builder = PromptBuilder(model)
-    batch = {**builder.batch([builder.prompt({}, int(n)) for n in lengths]), "audio_features": features}
-    batch["audio_lengths"] = lengths
+    batch = builder.batch([builder.prompt({}, clip.shape[1]) for clip in clips], clips)
     human = torch.tensor(np.random.default_rng(0).dirichlet(np.ones(3), 3), dtype=torch.float32)
     parameters = [parameter for parameter in model.parameters() if parameter.requires_grad]
     optimizer = torch.optim.AdamW(parameters, 1e-2)
@@ -48,9 +36,9 @@ def trained(start, dtype) -> tuple[torch.dtype, list[torch.Tensor]]:
 
 
 @pytest.mark.parametrize("readout", ["label_token", "slots", "verbalized"])
-def test_training_is_the_same_bit_for_bit(published_low, tiny_encoder, tmp_path, readout):
+def test_training_is_the_same_bit_for_bit(tiny_low_lm, tiny_encoder, tmp_path, readout):
     torch.manual_seed(0)
-    config = replace(tiny_config(published_low, tiny_encoder), summary_token=True)
+    config = replace(tiny_config(tiny_low_lm, tiny_encoder), summary_token=True)
     SpeechLM.build(config, SPEECH_TASK, readout).save_pretrained(tmp_path)
     low, of_low = trained(tmp_path, "auto")
     high, of_high = trained(tmp_path, torch.float32)
@@ -59,8 +47,8 @@ def test_training_is_the_same_bit_for_bit(published_low, tiny_encoder, tmp_path,
         assert torch.equal(ours, plain)
 
 
-def test_a_configuration_may_ask_for_float32(published_low):
-    config = replace(tiny_config(published_low), weights="float32")
+def test_a_configuration_may_ask_for_float32(tiny_low_lm):
+    config = replace(tiny_config(tiny_low_lm), weights="float32")
     model = SpeechLM.build(config, replace(SPEECH_TASK, modality="text", prompt="how?"), "label_token", "auto")
     assert model.model.decoder.get_input_embeddings().weight.dtype == torch.float32
 
@@ -72,9 +60,9 @@ def test_what_was_published_in_float32_is_not_rounded(tiny_lm):
     assert model.model.decoder.get_input_embeddings().weight.dtype == torch.float32
 
 
-def test_a_model_that_is_held_low_predicts_nearly_the_same(published_low, tiny_encoder, tmp_path):
+def test_a_model_that_is_held_low_predicts_nearly_the_same(tiny_low_lm, tiny_encoder, tmp_path):
     torch.manual_seed(0)
-    SpeechLM.build(tiny_config(published_low, tiny_encoder), SPEECH_TASK, "label_token").save_pretrained(tmp_path)
+    SpeechLM.build(tiny_config(tiny_low_lm, tiny_encoder), SPEECH_TASK, "label_token").save_pretrained(tmp_path)
     clip = (0.1 * np.random.default_rng(0).standard_normal(16_000)).astype(np.float32)
     high, low = (
         Predictor.from_pretrained(tmp_path, device="cpu", dtype=dtype).predict((clip, 16_000)).probs

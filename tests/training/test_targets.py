@@ -5,10 +5,11 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import torch
+from datasets import Dataset
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from shala_audio.training.data import visit_order
+from shala_audio.training.data import curriculum_ranks, visit_order
 from shala_audio.training.targets import Targets, mix
 
 counts = st.lists(st.lists(st.integers(0, 9), min_size=3, max_size=3).filter(any), min_size=1, max_size=12)
@@ -75,3 +76,11 @@ def test_a_curriculum_goes_from_low_ranks_to_high_and_visits_each_once():
     assert sorted(order) == list(range(200))
     means = [ranks[order[at : at + 32]].mean() for at in range(0, 192, 32)]
     assert means == sorted(means)
+
+
+def test_only_the_first_pass_follows_a_curriculum_of_the_raters_entropy():
+    dataset = Dataset.from_dict({"human": [[0.5, 0.5], [1.0, 0.0], [0.75, 0.25]], "length": [5, 5, 5]})
+    ranks = curriculum_ranks(dataset)
+    assert visit_order(dataset["length"], 1, 0, 0, ranks) == [1, 2, 0]
+    lengths = np.random.default_rng(0).integers(5, 50, 200).tolist()
+    assert visit_order(lengths, 4, 0, 1, list(range(200))) == visit_order(lengths, 4, 0, 1)

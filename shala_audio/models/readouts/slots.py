@@ -86,10 +86,6 @@ class Slots(Readout):
         entropies[:, positions] = -(log_probs.exp() * log_probs).sum(dim=-1).detach()
         return logps.index_copy(1, positions, (log_probs * chosen).sum(dim=-1)), entropies
 
-    def digit_log_probs(self, inputs: dict[str, Any], temperature: float, rows: Tensor) -> Tensor:
-        """(B, 2 K, 10) of all ten digits at each place of answers."""
-        return digit_log_probs(self.model, self.template, inputs, temperature, rows)[0]
-
     def digits(self, completions: Sequence[Sequence[int]]) -> NDArray[np.int64]:
         """(B, K, 2) the digits that answers hold."""
         tokens = np.array([list(one[: self.longest_completion()]) for one in completions])

@@ -93,7 +93,7 @@ class Verbalized(Readout):
         inputs = append_completions(batch, completions, valid)
         # Not by the model's own forward, which this is called by: autocast cannot be entered twice.
         hidden = self.model.model(**inputs, use_cache=False).last_hidden_state[:, -completions.shape[1] - 1 : -1]
-        logits = self.model.behind_head(self.model.lm_head(hidden)).float()
+        logits = self.model.logits(hidden).float()
         losses = torch.nn.functional.cross_entropy(logits.transpose(1, 2), completions, reduction="none")
         return (losses * valid).sum(dim=1) / valid.sum(dim=1), None
 

@@ -7,12 +7,11 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from shala_audio.audio.features import pad_features
 from shala_audio.models.prompts import PromptBuilder
 from shala_audio.models.readouts import label_token
 from shala_audio.models.readouts.label_token import LabelTree, shared_beginning
 from shala_audio.models.speech_lm import SpeechLM
-from tests.tiny import SPEECH_TASK, label_log_probs, random_features, tiny_config, tiny_model
+from tests.tiny import SPEECH_TASK, label_log_probs, plain_log_probs, random_features, tiny_config, tiny_model
 
 END = 9
 WORDS = st.lists(st.lists(st.integers(0, 3), min_size=1, max_size=4).map(tuple), min_size=2, max_size=8, unique=True)
@@ -48,13 +47,7 @@ def test_probabilities_are_those_of_plain_scoring(tiny_lm):
         assert found.exp().sum(dim=1).tolist() == pytest.approx([1, 1], abs=1e-5)
         for row, prompt in enumerate(prompts):
             ids = tokenizer(prompt, add_special_tokens=False)["input_ids"]
-            for label, word in enumerate(words):
-                expected = 0.0
-                for depth in range(len(word)):
-                    choices = sorted({w[depth] for w in words if w[:depth] == word[:depth]})
-                    logits = model(input_ids=torch.tensor([ids + word[:depth]])).logits[0, -1, choices]
-                    expected += logits.log_softmax(0)[choices.index(word[depth])].item()
-                assert found[row, label].item() == pytest.approx(expected, abs=1e-4)
+            assert found[row].tolist() == pytest.approx(plain_log_probs(model, ids, words), abs=1e-4)
 
 
 def test_labels_that_begin_alike_are_told_apart(tiny_lm):
@@ -144,10 +137,9 @@ def test_the_summary_token_reaches_the_label_words_past_the_layers(tiny_lm, tiny
     """The state that the words are read from has the summary token added, and no other sound."""
     config = replace(tiny_config(tiny_lm, tiny_encoder), summary_token=True)
     model = SpeechLM.build(config, replace(SPEECH_TASK, labels=SPEECH_TASK.labels[:2]), "label_token").eval()
-    features, lengths = pad_features(random_features(2))
+    clips = random_features(2)
     builder = PromptBuilder(model)
-    prompts = [builder.prompt({}, frames) for frames in lengths.tolist()]
-    batch = {**builder.batch(prompts), "audio_features": features, "audio_lengths": lengths}
+    batch = builder.batch([builder.prompt({}, clip.shape[1]) for clip in clips], clips)
     tree = model.readout.tree
     (branching,) = tree.branchings  # all tokens before it are the words' common beginning
     with torch.no_grad():
@@ -156,6 +148,6 @@ def test_the_summary_token_reaches_the_label_words_past_the_layers(tiny_lm, tiny
         batch["input_ids"] = torch.cat([batch["input_ids"], path], dim=1)
         batch["attention_mask"] = torch.cat([batch["attention_mask"], torch.ones_like(path)], dim=1)
         hidden = model.model(**batch).last_hidden_state[:, -1]
-        summary = model.model.audio_adapter(features, lengths)[0][:, 0]
+        summary = model.model.audio_adapter(batch["audio_features"], batch["audio_lengths"])[0][:, 0]
         expected = model.lm_head(hidden + summary)[:, branching.token_ids].log_softmax(dim=-1)
     torch.testing.assert_close(found, expected, atol=1e-5, rtol=1e-4)
