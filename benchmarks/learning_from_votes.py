@@ -59,7 +59,7 @@ def predicted(rows: list[Row], features: FeatureStore, settings: dict[str, Any],
     options: dict[str, Any] = {"output_dir": "unused", "use_cpu": True, "report_to": "none", "bf16": True, "seed": seed}
     config = DirectConfig(method="warm_start", adapter_epochs=PASSES, adapter_learning_rate=1e-3, **options, **settings)
     counts = vote_counts(rows, labels)
-    targets = Targets(counts, config.class_balance, config.vote_dropping, seed)
+    targets = Targets(counts, config.class_balance, config.vote_dropping, seed=seed)
     pretrain_adapter(
         model, build_dataset(rows, model, features), Batcher(model, features, 2, targets, config.mixing), config
     )

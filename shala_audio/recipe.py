@@ -35,6 +35,7 @@ USAGE = """Usage: {recipe}/run.sh [options]
   --method NAME      one of the methods below, several with commas, or all (shala)
   --baselines NAMES  none: without the constant prior and the classifiers (all)
   --readout NAME     label_token, slots or verbalized (label_token)
+  --init FOLDER      a trained model of the same task that the warm start goes on from, of any readout (the base models)
   --config FILE      settings of stage 4 (conf/shala_<readout>.yaml or shala_<model>.yaml, else conf/shala.yaml)
   --learning_rate R  peak learning rate of stage 4 (as in --config; the audio adapter keeps its own there); of several with
                      commas, each method that is trained keeps the one that is best on dev
@@ -150,6 +151,7 @@ class Recipe:
             other += f"_{_name(self.model)}"
         if self.augmentations != given.usual_augmentations:
             other += f"_augmentations{self.augmentations}"
+        other += f"_init_{_name(given.init)}" if given.init else ""
         other += f"_{_name(given.config)}" if given.config else ""
         other += f"_train{given.seed}" if self.split_seed != given.seed else ""
         other += f"_lr{'+'.join(self.learning_rates)}" if self.learning_rates else ""
@@ -234,16 +236,11 @@ class Recipe:
     def fresh(self, out: Path, method: str, *options: Any, launcher: str = "train_cmd") -> None:
         """Train, or write, a model that starts from the base models."""
         task = self.own_task or self.given.task or self.corpus
-        start = [
-            "--task",
-            task,
-            "--modality",
-            self.given.modality,
-            "--model",
-            self.model,
-            "--readout",
-            self.given.readout,
-        ]
+        start = ["--readout", self.given.readout]
+        if self.given.init and method not in UNTRAINED:
+            start += ["--init", self.given.init]
+        else:
+            start += ["--task", task, "--modality", self.given.modality, "--model", self.model]
         self.train(out, "--config", self.conf("warm_start"), "--method", method, *start, *options, launcher=launcher)
 
     def predict(self, folder: Path, split: str, out: Path) -> None:
@@ -638,7 +635,7 @@ def parse(arguments: Sequence[str]) -> argparse.Namespace:
     for name in ("recipe", "corpus", "usual_model"):  # which a recipe's run.sh gives
         parser.add_argument(f"--{name}")
     parser.add_argument("--usual_augmentations", type=_whole(0), default=0)
-    for name in ("corpus_root", "config", "title", "exp", "model", "part", "task", "secondary", "audio_dir"):
+    for name in ("corpus_root", "config", "title", "exp", "init", "model", "part", "task", "secondary", "audio_dir"):
         parser.add_argument(f"--{name}")
     parser.add_argument("--stage", type=_whole(0), default=1)
     parser.add_argument("--stop_stage", type=_whole(0), default=7)

@@ -282,16 +282,26 @@ class SpeechLM(PreTrainedModel, GenerationMixin):
         return model, encoder
 
     @classmethod
-    def from_pretrained(cls, folder: str | Path, dtype: Dtype = torch.float32) -> SpeechLM:  # type: ignore[override]
+    def from_pretrained(  # type: ignore[override]
+        cls, folder: str | Path, dtype: Dtype = torch.float32, readout: str | None = None
+    ) -> SpeechLM:
         """Load what `save_pretrained` wrote, on the base models it names.
 
+        Args:
+            folder: of a trained model.
+            dtype: of the language model; "auto": as its configuration's `weights` says.
+            readout: another one than the model was trained with, to learn from there.
+
         Raises:
-            UserError: not such a folder, or the base model's weights are not those it was trained on.
+            UserError: not such a folder, the base model's weights are not those it was trained on, or the model has a head for
+                attributes, which the other readout cannot have.
         """
-        return cls.load(folder, dtype)[0]
+        return cls.load(folder, dtype, readout)[0]
 
     @classmethod
-    def load(cls, folder: str | Path, dtype: Dtype = torch.float32) -> tuple[SpeechLM, AudioEncoder | None]:
+    def load(
+        cls, folder: str | Path, dtype: Dtype = torch.float32, readout: str | None = None
+    ) -> tuple[SpeechLM, AudioEncoder | None]:
         """As `from_pretrained`; and the frozen encoder, of which the model has the trained layers alone."""
         folder = Path(folder)
         if not (folder / SETTINGS).is_file():
@@ -303,7 +313,8 @@ class SpeechLM(PreTrainedModel, GenerationMixin):
         config = model_config_from_dict(settings["model"], source)
         task, attributes = task_from_dict(settings["task"], source), bool(settings.get("attributes"))
         lm_wanted, encoder_wanted = settings["lm_sha256"], settings.get("encoder_sha256", "")
-        model, encoder = cls._build(config, task, settings["readout"], dtype, attributes, lm_wanted, encoder_wanted)
+        readout = readout or settings["readout"]
+        model, encoder = cls._build(config, task, readout, dtype, attributes, lm_wanted, encoder_wanted)
         if encoder_wanted and model.encoder_sha256 and encoder_wanted != model.encoder_sha256:
             raise UserError(f"{folder}: was trained on other weights of the encoder {config.encoder} than those here")
         if lm_wanted and model.lm_sha256 and lm_wanted != model.lm_sha256:

@@ -5,9 +5,9 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from shala_audio.training.rewards import brier_reward, jsd_reward, majority_reward
+    from shala_audio.training.rewards import brier_reward, jsd_reward, log_reward, majority_reward
 
-__all__ = ["brier_reward", "jsd_reward", "majority_reward"]
+__all__ = ["brier_reward", "jsd_reward", "log_reward", "majority_reward"]
 
 
 def __getattr__(name: str) -> Any:

@@ -101,10 +101,11 @@ def draws_answers(method: str, readout: str) -> bool:
     return learns == "grpo" or (learns == "shala" and not READOUTS[readout].is_direct)
 
 
-def _readout(init: str | None, asked: str) -> str:
-    """The readout of a run: that of the model it starts from, or the one that is asked for."""
+def _readout(init: str | None, asked: str | None) -> str:
+    """The readout of a run: the one that is asked for, or that of the model it starts from."""
     start = Path(init) / SETTINGS if init else None
-    readout = str(read_json(start)["readout"]) if start is not None and start.is_file() else asked
+    own = str(read_json(start)["readout"]) if start is not None and start.is_file() else "label_token"
+    readout = asked or own
     if readout not in READOUTS:
         raise not_one_of("readout", readout, READOUTS)
     return readout
@@ -149,11 +150,12 @@ class SpeechConfig:
     model: str | None = field(default=None, metadata={"help": "Model: a name in configs/models, or a YAML file."})
     init: str | None = field(
         default=None,
-        metadata={"help": "Folder of a trained model to start from, instead of `task`, `model`, `readout`."},
+        metadata={"help": "Folder of a trained model to start from, instead of `task` and `model`."},
     )
     method: str = field(default="shala", metadata={"help": f"One of {', '.join(METHODS)}."})
     readout: str = field(
-        default="label_token", metadata={"help": f"{', '.join(READOUTS)}; that of `init`, if it is given."}
+        default="",
+        metadata={"help": f"{', '.join(READOUTS)}; that of `init`, or label_token, where not set."},
     )
     modality: str | None = field(
         default=None,
@@ -302,6 +304,10 @@ class DirectConfig(SpeechConfig, TrainingArguments):
     vote_dropping: bool = field(
         default=False, metadata={"help": "Each pass learns from a random part of a row's raters, half or more."}
     )
+    vote_resampling: bool = field(
+        default=False,
+        metadata={"help": "Each pass learns from as many votes, drawn from a row's with replacement (a multinomial)."},
+    )
     mixing: float = field(
         default=0.0,
         metadata={"help": "Share of clips that are mixed with another clip of the batch, and their votes with its."},
@@ -319,6 +325,10 @@ class DirectConfig(SpeechConfig, TrainingArguments):
         for name, most in (("class_balance", 2.0), ("mixing", 1.0)):
             if not 0 <= getattr(self, name) <= most:
                 raise UserError(f"{name} is {getattr(self, name)}; use 0 to {most:g}")
+        if self.vote_dropping and self.vote_resampling:
+            raise UserError(
+                "vote_dropping and vote_resampling: each draws the votes of a pass; leave one of the two out"
+            )
         if self.direct_loss not in ("divergence", "distance"):
             raise not_one_of("direct_loss", self.direct_loss, ("divergence", "distance"))
         super().__post_init__()
@@ -386,7 +396,7 @@ def read_config(arguments: Sequence[str]) -> DirectConfig | GrpoConfig:
     if method not in METHODS:
         raise not_one_of("method", method, METHODS)
     start = _flag(arguments, "init") or values.get("init")
-    readout = _readout(start, str(_flag(arguments, "readout") or values.get("readout", "label_token")))
+    readout = _readout(start, _flag(arguments, "readout") or values.get("readout"))
     config_class: Any = GrpoConfig if draws_answers(method, readout) else DirectConfig
     own = {one.name for one in fields(config_class) if one.init}
     known = own | {one.name for kind in (DirectConfig, GrpoConfig) for one in fields(kind) if one.init}

@@ -4,7 +4,7 @@ Each function takes the raters' distributions and those that answers state, both
 1]. A row of NaN, an answer that states nothing, earns NaN: `earned` puts what it earns there, 0 by default, as in the
 paper (arXiv 2606.05376).
 
-For TRL's own trainers the same rewards are made by `jsd_reward`, `brier_reward` and `majority_reward`, of written JSON:
+For TRL's own trainers the same rewards are made by `jsd_reward`, `brier_reward`, `log_reward` and `majority_reward`, of written JSON:
 
     from shala_audio.training import jsd_reward
     GRPOTrainer(model, reward_funcs=[jsd_reward(["anger", "fear"])], ...)    # rows hold `prompt` and `human`
@@ -24,6 +24,7 @@ from shala_audio.errors import UserError
 from shala_audio.models.readouts.slots import from_percent
 from shala_audio.models.readouts.verbalized import parse_answer
 
+LOG_FLOOR = 0.01  # one per cent, the least that written answers tell apart from nothing
 Completion = str | Sequence[Mapping[str, str]]  # a text, or the messages that TRL passes for chat prompts
 
 
@@ -45,6 +46,18 @@ def brier(human: Floats, stated: Floats) -> Floats:
     return 1.0 - np.square(human - stated).sum(axis=-1) / 2
 
 
+def log_score(human: Floats, stated: Floats) -> Floats:
+    """The logarithmic score, scaled: 1 - cross-entropy over -log of the floor, which no share of an answer falls below.
+
+    Proper above the floor, like `brier`; of the three it minds most what an answer leaves out.
+
+    >>> log_score(np.array([[0.0, 1.0]] * 3), np.array([[0.0, 1.0], [0.9, 0.1], [1.0, 0.0]])).round(3).tolist()
+    [1.0, 0.5, 0.0]
+    """
+    found: Floats = 1.0 - (human * np.log(np.maximum(stated, LOG_FLOOR))).sum(axis=-1) / np.log(LOG_FLOOR)
+    return found
+
+
 def majority(human: Floats, stated: Floats) -> Floats:
     """1 where the answer's first label is the raters' first, else 0: what training on single labels rewards.
 
@@ -59,7 +72,12 @@ def majority(human: Floats, stated: Floats) -> Floats:
     return np.where(np.isnan(stated).any(axis=-1), np.nan, found)
 
 
-REWARDS: dict[str, Callable[[Floats, Floats], Floats]] = {"jsd": jsd_to_raters, "brier": brier, "majority": majority}
+REWARDS: dict[str, Callable[[Floats, Floats], Floats]] = {
+    "jsd": jsd_to_raters,
+    "brier": brier,
+    "log": log_score,
+    "majority": majority,
+}
 
 
 def earned(reward: str, human: Floats, stated: Floats, invalid: float) -> Floats:
@@ -127,6 +145,11 @@ def jsd_reward(labels: Sequence[str], invalid: float = 0.0) -> Callable[..., lis
 def brier_reward(labels: Sequence[str], invalid: float = 0.0) -> Callable[..., list[float]]:
     """For TRL: `brier` of written JSON; otherwise as `jsd_reward`."""
     return _of_json("brier", labels, invalid)
+
+
+def log_reward(labels: Sequence[str], invalid: float = 0.0) -> Callable[..., list[float]]:
+    """For TRL: `log_score` of written JSON; otherwise as `jsd_reward`."""
+    return _of_json("log", labels, invalid)
 
 
 def majority_reward(labels: Sequence[str], invalid: float = 0.0) -> Callable[..., list[float]]:

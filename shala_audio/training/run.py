@@ -104,7 +104,7 @@ def train(config: Config) -> Path:
 def _model(config: Config) -> SpeechLM:
     held: Dtype = "auto" if config.bf16 else torch.float32
     if config.init:
-        model = SpeechLM.from_pretrained(config.init, held)
+        model = SpeechLM.from_pretrained(config.init, held, config.readout)
         if config.task and load_task(config.task).label_names != model.task.label_names:
             raise UserError(
                 f"task {config.task}: has other labels than {config.init}, which answers with those of its own"
@@ -138,7 +138,7 @@ def _fit(model: SpeechLM, config: Config) -> tuple[bool, dict[str, Any] | None] 
     targets, mixing = None, 0.0
     if isinstance(config, DirectConfig):
         counts = vote_counts(rows, model.task.label_names)
-        targets = Targets(counts, config.class_balance, config.vote_dropping, config.seed)
+        targets = Targets(counts, config.class_balance, config.vote_dropping, config.vote_resampling, config.seed)
         mixing = config.mixing
     batcher = Batcher(model, features, config.augmentations, targets, mixing)
     run = fingerprint(config, model, features, rows)

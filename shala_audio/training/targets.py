@@ -25,15 +25,26 @@ class Targets:
             every label were chosen equally often.
         vote_dropping: whether each pass leaves out a random part of a row's raters, half at most. Rows whose votes are not
             whole numbers keep all.
-        seed: of what is left out.
+        vote_resampling: whether each pass draws as many votes from a row's, with replacement. Of a readout that writes answers,
+            the policy then learns a spread around the raters' distribution, which reinforcement learning can explore.
+        seed: of what is left out or drawn.
 
     >>> p, weight = Targets(np.array([[3.0, 1.0], [4.0, 0.0]]), class_balance=1.0).of(np.array([0, 1]), epoch=0)
     >>> [[round(float(x), 3) for x in row] for row in p], [round(float(x), 3) for x in weight]
     ([[0.3, 0.7], [1.0, 0.0]], [1.429, 0.571])
     """
 
-    def __init__(self, counts: Floats, class_balance: float = 0.0, vote_dropping: bool = False, seed: int = 0) -> None:
-        self.counts, self.vote_dropping, self.seed = counts, vote_dropping, seed
+    def __init__(
+        self,
+        counts: Floats,
+        class_balance: float = 0.0,
+        vote_dropping: bool = False,
+        vote_resampling: bool = False,
+        seed: int = 0,
+    ) -> None:
+        self.counts, self.seed = counts, seed
+        self.draws = vote_dropping or vote_resampling
+        self.replaces = vote_resampling
         shares = counts / counts.sum(axis=1, keepdims=True)
         prior = np.maximum(shares.mean(axis=0), 1e-4)
         self.label_weights = prior**-class_balance
@@ -42,22 +53,23 @@ class Targets:
     def of(self, rows: NDArray[np.int64], epoch: int) -> tuple[Tensor, Tensor]:
         """Distributions (B, K) and weights (B,) of rows by their number, float32."""
         counts = self.counts[rows]
-        if self.vote_dropping:
+        if self.draws:
             counts = np.stack([self._some(int(number), epoch) for number in rows])
         weighted = counts / counts.sum(axis=1, keepdims=True) * self.label_weights
         weight = weighted.sum(axis=1)
         return torch.tensor(weighted / weight[:, None]).float(), torch.tensor(weight).float()
 
     def _some(self, row: int, epoch: int) -> Floats:
-        """A row's votes without those that this pass leaves out."""
+        """A row's votes as this pass has them."""
         counts = self.counts[row]
+        rng = np.random.default_rng([self.seed, epoch, row])
+        if self.replaces:
+            return np.asarray(rng.multinomial(max(1, round(counts.sum())), counts / counts.sum()), dtype=np.float64)
         raters = int(counts.sum())
         if raters < 2 or not np.array_equal(counts, np.floor(counts)):
             return counts
-        rng = np.random.default_rng([self.seed, epoch, row])
         kept = int(rng.integers(-(-raters // 2), raters + 1))
-        found: Floats = rng.multivariate_hypergeometric(counts.astype(np.int64), kept).astype(np.float64)
-        return found
+        return np.asarray(rng.multivariate_hypergeometric(counts.astype(np.int64), kept), dtype=np.float64)
 
 
 def mix(features: Tensor, lengths: Tensor, p: Tensor, share: float, rng: np.random.Generator) -> tuple[Tensor, Tensor]:

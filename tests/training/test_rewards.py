@@ -7,10 +7,10 @@ import numpy as np
 import pytest
 from datasets import Dataset
 from scipy.spatial.distance import euclidean, jensenshannon
-from sklearn.metrics import accuracy_score, mean_squared_error
+from sklearn.metrics import accuracy_score, log_loss, mean_squared_error
 
 from shala_audio.errors import UserError
-from shala_audio.training import brier_reward, jsd_reward, majority_reward
+from shala_audio.training import brier_reward, jsd_reward, log_reward, majority_reward
 from shala_audio.training.rewards import REWARDS, earned, every_digit
 
 
@@ -22,7 +22,7 @@ def test_reward_is_one_minus_scipys_distance():
     assert reward(completions=answers, human=human) == pytest.approx([expected, 0.0, 1.0])
 
 
-@pytest.mark.parametrize("maker", [jsd_reward, brier_reward, majority_reward])
+@pytest.mark.parametrize("maker", [jsd_reward, brier_reward, log_reward, majority_reward])
 def test_the_reward_runs_in_stock_trl(tiny_lm, tmp_path, maker):
     """As any user of TRL would use it, without our trainer."""
     from transformers import AutoModelForCausalLM, AutoTokenizer
@@ -56,13 +56,14 @@ def test_the_reward_runs_in_stock_trl(tiny_lm, tmp_path, maker):
     expected = {
         "jsd_to_raters": lambda p: 1 - jensenshannon(p, stated, base=2),
         "brier_to_raters": lambda p: 1 - euclidean(p, stated) ** 2 / 2,
+        "log_to_raters": lambda p: 1 - (p @ -np.log(stated)) / -np.log(0.01),
         "majority_to_raters": lambda p: accuracy_score([p.argmax()], [1]) if p[0] != p[1] else 1.0,
     }[maker(["a", "b"]).__name__]
     earned = [expected(np.array(people[int(prompt[0])])) * (index % 2) for index, prompt in enumerate(asked)]
     assert len(asked) == 4 and trainer.state.log_history[0]["reward"] == pytest.approx(np.mean(earned), abs=1e-6)
 
 
-MAKERS = (jsd_reward, brier_reward, majority_reward)
+MAKERS = (jsd_reward, brier_reward, log_reward, majority_reward)
 
 
 @pytest.mark.parametrize("maker", MAKERS)
@@ -70,7 +71,8 @@ def test_a_perfect_answer_earns_one_and_an_invalid_one_what_the_policy_says(make
     human = [[0.25, 0.75, 0.0]] * 3
     answers = ['{"a": 25, "b": 75}', "no", '{"c": 100}']
     assert maker(["a", "b", "c"])(completions=answers, human=human) == pytest.approx([1, 0, 0], abs=0.4)
-    assert maker(["a", "b", "c"])(completions=answers, human=human)[0] == pytest.approx(1)
+    most = 1 if maker is not log_reward else 1 - np.log([0.25, 0.75]) @ [0.25, 0.75] / np.log(0.01)  # of any answer
+    assert maker(["a", "b", "c"])(completions=answers, human=human)[0] == pytest.approx(most)
     assert maker(["a", "b", "c"], invalid=-0.5)(completions=["no"], human=human[:1]) == [-0.5]
 
 
@@ -81,6 +83,22 @@ def test_brier_against_scikit_learn():
     assert brier_reward(labels)(completions=answer, human=human)[0] == pytest.approx(
         1 - 3 * mean_squared_error(p, q) / 2
     )
+
+
+def test_the_logarithmic_score_against_scikit_learn():
+    people, stated = [[0, 1, 0]], np.array([[0.2, 0.3, 0.5]])
+    answer = ['{"a": 20, "b": 30, "c": 50}']
+    expected = 1 - log_loss(people, stated) / -np.log(0.01)
+    assert log_reward(["a", "b", "c"])(completions=answer, human=people) == pytest.approx([expected])
+
+
+@pytest.mark.parametrize("name", ["brier", "log"])
+def test_proper_scores_earn_most_for_the_raters_own_distribution(name):
+    rng = np.random.default_rng(0)
+    human = np.maximum(rng.dirichlet([1, 1, 1], size=200), 0.01)
+    human /= human.sum(axis=1, keepdims=True)
+    other = rng.dirichlet([1, 1, 1], size=200)
+    assert (REWARDS[name](human, human) >= REWARDS[name](human, other)).all()
 
 
 def test_the_majority_reward_does_not_care_for_the_rest():
@@ -115,7 +133,7 @@ def test_what_is_no_distribution_is_refused(people):
 @pytest.mark.parametrize("name", REWARDS)
 def test_arrays_earn_what_the_same_answers_in_json_do(name):
     """Of each of many answers in turn, to the per cent; and an answer that states nothing earns what is set for it."""
-    maker = {"jsd": jsd_reward, "brier": brier_reward, "majority": majority_reward}[name]
+    maker = dict(zip(("jsd", "brier", "log", "majority"), MAKERS, strict=True))[name]
     rng = np.random.default_rng(0)
     percent, human = rng.multinomial(100, [0.2, 0.3, 0.5], size=50), rng.dirichlet([1, 1, 1], size=50)
     texts = [json.dumps(dict(zip("abc", map(int, row), strict=True))) for row in percent]

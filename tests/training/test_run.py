@@ -49,6 +49,29 @@ def test_dynamic_weights_begin_in_the_unit_that_rollouts_go_on_in(tiny_lm, tmp_p
     assert found == pytest.approx([expected[row.id] for row in rows], abs=0.01), "answers are whole per cent"
 
 
+@pytest.mark.parametrize("readout", ["slots", "verbalized"])
+def test_a_model_goes_on_with_another_readout(settings, tmp_path, readout):
+    """What label_token has learnt is where answers that are written begin."""
+    train(settings("warm", method="warm_start"))
+    start, out = tmp_path / "warm", tmp_path / readout
+    train(settings(readout, method="sft_soft", init=str(start), readout=readout, max_steps=2, vote_resampling=True))
+    assert read_json(out / "shala.json")["readout"] == readout
+    assert read_json(out / "training.json")["readout"] == readout
+    began = SpeechLM.from_pretrained(start, readout=readout)
+    assert began.readout.name == readout
+    learnt = dict(SpeechLM.from_pretrained(start).named_parameters())
+    assert all(bool((learnt[name] == p).all()) for name, p in began.named_parameters() if p.requires_grad)
+    train(settings("again", method="sft_soft", init=str(out), max_steps=2))
+    assert read_json(tmp_path / "again" / "training.json")["readout"] == readout, "that of the start, if none is named"
+
+
+def test_attributes_do_not_go_with_another_readout(settings, tiny_lm, tmp_path):
+    task = replace(load_task("mini_text"), attributes=(Attribute("arousal", 1, 7),))
+    SpeechLM.build(tiny_config(tiny_lm), task, "label_token", attributes=True).save_pretrained(tmp_path / "warm")
+    with pytest.raises(UserError, match="attributes: readout label_token"):
+        train(settings("run", method="sft_soft", init=str(tmp_path / "warm"), readout="slots"))
+
+
 def test_a_head_that_no_loss_asks_for_stops_no_run(settings, tiny_lm, tmp_path):
     """Any run from a warm start with attributes ended after five steps, unless it learnt attributes too."""
     task = replace(load_task("mini_text"), attributes=(Attribute("arousal", 1, 7),))

@@ -57,6 +57,17 @@ def test_dropped_votes_differ_between_passes_and_are_right_on_average():
     assert (passes[:, 1] == passes[0, 1]).all(), "parts of a vote are no raters"
 
 
+def test_resampled_votes_spread_as_a_multinomial():
+    votes = np.array([[6.0, 2.0, 2.0], [1.5, 0.5, 0.0]])
+    targets = Targets(votes, vote_resampling=True, seed=1)
+    passes = np.stack([targets.of(np.array([0, 1]), epoch)[0].numpy() for epoch in range(3000)])
+    p = np.array([0.6, 0.2, 0.2])
+    np.testing.assert_allclose(passes[:, 0].mean(axis=0), p, atol=0.01)
+    np.testing.assert_allclose(passes[:, 0].var(axis=0), p * (1 - p) / 10, rtol=0.1)
+    np.testing.assert_allclose(passes[:, 1].mean(axis=0), [0.75, 0.25, 0.0], atol=0.03)
+    assert np.array_equal(passes[7], np.stack(targets.of(np.array([0, 1]), 7)[0].numpy())), "the same when resumed"
+
+
 def test_a_mixture_is_of_sound_and_votes_alike():
     features = torch.arange(4.0)[:, None, None, None].expand(4, 1, 5, 2).clone()
     lengths, p = torch.tensor([5, 3, 5, 2]), torch.eye(4)
