@@ -69,6 +69,23 @@ def total_variation(p: ArrayLike, q: ArrayLike) -> Floats:
     return np.abs(np.asarray(p, dtype=np.float64) - np.asarray(q, dtype=np.float64)).sum(axis=-1) / 2
 
 
+def wasserstein(p: ArrayLike, q: ArrayLike) -> Floats:
+    """Wasserstein distance of order 1 between distributions over labels in an order, one step apart, in [0, K - 1].
+
+    >>> float(wasserstein([1.0, 0.0, 0.0], [0.0, 0.0, 1.0]))
+    2.0
+    """
+    gap = np.cumsum(np.asarray(p, dtype=np.float64) - np.asarray(q, dtype=np.float64), axis=-1)
+    return np.abs(gap[..., :-1]).sum(axis=-1)
+
+
+def lewidi_cross_entropy(p: ArrayLike, q: ArrayLike) -> Floats:
+    """Cross-entropy in nats as LeWiDi's organisers compute it (SemEval-2023 task 11): q is clipped to [1e-12, 1 - 1e-12], and
+    1e-9 added before the logarithm."""
+    clipped = np.clip(np.asarray(q, dtype=np.float64), 1e-12, 1 - 1e-12)
+    return -(np.asarray(p, dtype=np.float64) * np.log(clipped + 1e-9)).sum(axis=-1)
+
+
 def bhattacharyya(p: ArrayLike, q: ArrayLike) -> Floats:
     """Bhattacharyya coefficient, the sum of sqrt(p q), in [0, 1]; 1 where p = q."""
     p, q = np.asarray(p, dtype=np.float64), np.asarray(q, dtype=np.float64)

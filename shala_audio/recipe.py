@@ -49,10 +49,11 @@ USAGE = """Usage: {recipe}/run.sh [options]
   --split NAME       crema_d: emo_superb for the speaker folds of EMO-SUPERB, with --fold (ours)
   --model NAME       a model in configs/models, or a YAML file (speech or text)
   --modality NAME    crema_d, msp_podcast: audio, text (the transcript alone) or audio+text (audio)
-  --part NAME        chaosnli: snli, mnli or both (snli)
+  --part NAME        chaosnli: snli, mnli or both (snli); lewidi: the corpus, such as md_agreement
   --augmentations N  of each training clip: other speed, volume and noise (0; crema_d: 2)
   --skip_bad yes     leave out rows whose sound cannot be used, and say how many
-  --task NAME        msp_podcast: msp_podcast (8 classes), msp_podcast_9 (with Other) or msp_podcast_4 (msp_podcast)
+  --task NAME        msp_podcast: msp_podcast (8 classes), msp_podcast_9 (with Other) or msp_podcast_4 (msp_podcast); lewidi: of
+                     another corpus in its form, a YAML file with its labels and the question (as --part)
   --secondary SHARE  msp_podcast: share of a rater's vote for the secondary choices, 0 to below 1 (0)
   --audio_dir DIR    of your own corpus: where the sound lies below --corpus_root
 
@@ -97,7 +98,7 @@ class Recipe:
         self.corpus: str = self.given.corpus
         self.has_audio = "audio" in self.given.modality
         self.model: str = self.given.model or self.usual_model
-        self.part: str = self.given.part or "snli"
+        self.part: str = self.given.part or ("snli" if self.corpus == "chaosnli" else "")
         self.split_seed: int = self.given.seed if self.given.split_seed is None else self.given.split_seed
         self.augmentations: int = (
             self.given.usual_augmentations if self.given.augmentations is None else self.given.augmentations
@@ -111,8 +112,10 @@ class Recipe:
     def check(self) -> None:
         """Raise for options that do not go together."""
         given = self.given
-        if given.part and self.corpus != "chaosnli":
+        if given.part and self.corpus not in ("chaosnli", "lewidi"):
             raise UserError(f"--part: {self.corpus} has no parts")
+        if self.corpus == "lewidi" and not given.part:
+            raise UserError("--part: name the corpus of LeWiDi, such as md_agreement")
         if given.fold is not None and self.corpus not in ("chaosnli", "crema_d"):
             raise UserError(f"--fold: {self.corpus} has a split of its own")
         if given.split and (self.corpus != "crema_d" or given.fold is None):
@@ -134,12 +137,12 @@ class Recipe:
         given = self.given
         parts = [
             f"{given.split}_" if given.split else "",
-            f"{given.task}_" if given.task else "",
+            f"{_name(given.task)}_" if given.task else "",
             f"seed{self.split_seed}",
         ]
         parts += [f"_max{given.max_rows}" if given.max_rows else ""]
         parts += [f"_secondary{given.secondary}" if given.secondary else ""]
-        return "".join(parts) + (f"_{self.part}" if self.corpus == "chaosnli" else "")
+        return "".join(parts) + (f"_{self.part}" if self.part else "")
 
     @cached_property
     def exp(self) -> Path:
@@ -198,7 +201,7 @@ class Recipe:
 
     @property
     def title(self) -> str:
-        part = f" ({self.part})" if self.corpus == "chaosnli" else ""
+        part = f" ({self.part})" if self.part else ""
         return f"{self.corpus}{part}, {self.given.readout}, seed {self.given.seed}"
 
     @property
@@ -227,7 +230,8 @@ class Recipe:
 
     @property
     def task_options(self) -> list[Any]:
-        return ["--task", self.own_task] if self.own_task else []
+        task = self.own_task or (self.given.task if self.corpus == "lewidi" else None)
+        return ["--task", task] if task else []
 
     def train(self, out: Path, *options: Any, launcher: str = "train_cmd") -> None:
         common = ["--manifest", self.manifest, "--seed", self.given.seed, *self.feature_options]
@@ -235,7 +239,7 @@ class Recipe:
 
     def fresh(self, out: Path, method: str, *options: Any, launcher: str = "train_cmd") -> None:
         """Train, or write, a model that starts from the base models."""
-        task = self.own_task or self.given.task or self.corpus
+        task = self.own_task or self.given.task or (self.part if self.corpus == "lewidi" else self.corpus)
         start = ["--readout", self.given.readout]
         if self.given.init and method not in UNTRAINED:
             start += ["--init", self.given.init]
@@ -281,7 +285,7 @@ def data(recipe: Recipe) -> None:
         script = recipe.folder / "local" / "data.sh"
         call([str(script), str(recipe.corpus_root()), str(recipe.data), str(recipe.split_seed), *map(str, rows)])
     else:
-        of_corpus: list[Any] = ["--part", recipe.part] if recipe.corpus == "chaosnli" else []
+        of_corpus: list[Any] = ["--part", recipe.part] if recipe.part else []
         for name in ("fold", "split", "task", "secondary"):
             if getattr(given, name) is not None:
                 of_corpus += [f"--{name}", getattr(given, name)]

@@ -18,6 +18,7 @@ from shala_audio.io import config_path, read_yaml
 
 MODALITIES = ("audio", "text", "audio+text")
 MOST_LABELS = 256
+OPTIONAL = ("attributes", "ordered")  # fields of a YAML file
 # In a rendered prompt this stands where the sound goes; it becomes one token for every stack of encoder frames.
 AUDIO_TOKEN = "<|audio|>"
 
@@ -77,6 +78,7 @@ class Task:
         prompt: Jinja template of the question. It sees `text` (the row's text fields; none where sound alone goes in),
             `labels` (names) and `audio` (where the sound goes; empty where text alone goes in).
         answer: how the answer begins; the label's word follows it.
+        ordered: whether the labels stand in an order, one step apart, as the points of a scale do.
         attributes: numbers that rows may hold in `extra`, and that a model may learn to state beside the distribution.
     """
 
@@ -86,6 +88,7 @@ class Task:
     prompt: str
     answer: str
     attributes: tuple[Attribute, ...] = ()
+    ordered: bool = False
 
     @property
     def label_names(self) -> tuple[str, ...]:
@@ -143,7 +146,7 @@ class Task:
         """The task as it stands in its YAML file."""
         attributes = [asdict(attribute) for attribute in self.attributes]
         fields = {**asdict(self), "labels": [asdict(label) for label in self.labels], "attributes": attributes}
-        return fields if attributes else {name: value for name, value in fields.items() if name != "attributes"}
+        return {name: value for name, value in fields.items() if value or name not in OPTIONAL}
 
 
 def task_from_dict(fields: Mapping[str, Any], source: str) -> Task:
@@ -153,8 +156,8 @@ def task_from_dict(fields: Mapping[str, Any], source: str) -> Task:
         UserError: a field is missing, unknown or wrong; the message names `source` and the field.
     """
     needed = {"name", "modality", "labels", "prompt", "answer"}
-    if not needed <= set(fields) <= needed | {"attributes"}:
-        missing, unknown = sorted(needed - set(fields)), sorted(set(fields) - needed - {"attributes"})
+    if not needed <= set(fields) <= needed | set(OPTIONAL):
+        missing, unknown = sorted(needed - set(fields)), sorted(set(fields) - needed - set(OPTIONAL))
         raise UserError(f"{source}: missing fields {missing}, unknown fields {unknown}")
     if fields["modality"] not in MODALITIES:
         raise UserError(f"{source}: modality is {fields['modality']!r}; use one of {', '.join(MODALITIES)}")
@@ -186,8 +189,12 @@ def task_from_dict(fields: Mapping[str, Any], source: str) -> Task:
     for part, place in (("audio", "{{ audio }}"), ("text", "{{ text.<field> }}")):
         if part in fields["modality"] and part not in meta.find_undeclared_variables(tree):
             raise UserError(f"{source}: {part} goes in, but the prompt has no {place}")
+    if not isinstance(fields.get("ordered", False), bool):
+        raise UserError(f"{source}: ordered is {fields['ordered']!r}; use true or false")
     attributes = tuple(_attribute(attribute, source) for attribute in fields.get("attributes") or ())
-    return Task(str(fields["name"]), fields["modality"], tuple(labels), prompt, answer, attributes)
+    return Task(
+        str(fields["name"]), fields["modality"], tuple(labels), prompt, answer, attributes, bool(fields.get("ordered"))
+    )
 
 
 @cache

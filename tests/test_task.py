@@ -13,7 +13,7 @@ FIELDS = {"name": "t", "modality": "text", "labels": ["a", "b"], "prompt": "{{ t
 def test_every_task_file_is_sound(path):
     task = load_task(str(path))
     assert task.name == path.stem
-    text = dict.fromkeys(("premise", "hypothesis", "comment", "transcript"), "words")
+    text = dict.fromkeys((*task.text_fields(), "transcript"), "words")
     assert (AUDIO_TOKEN in task.question(text)) == task.has_audio
 
 
@@ -65,6 +65,13 @@ def test_a_task_with_a_choice_of_input():
         load_task("chaosnli").with_input("audio")
     with pytest.raises(UserError, match="input is 'video'"):
         task.with_input("video")
+
+
+def test_an_order_is_yes_or_no():
+    assert task_from_dict(FIELDS | {"ordered": True}, "some.yaml").ordered
+    assert not task_from_dict(FIELDS, "some.yaml").ordered and "ordered" not in task_from_dict(FIELDS, "x").to_dict()
+    with pytest.raises(UserError, match="ordered is 'up'"):
+        task_from_dict(FIELDS | {"ordered": "up"}, "some.yaml")
 
 
 def test_attributes_are_checked():

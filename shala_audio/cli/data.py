@@ -138,7 +138,7 @@ def modality_of(clips: Path | None, text: str | None) -> str:
 
 
 SOURCES_OF_VOTES = ("csv", "label-studio", "potato")
-CORPORA = ("chaosnli", "goemotions", "crema_d", "msp_podcast", "mini", "mini_text")
+CORPORA = ("chaosnli", "goemotions", "lewidi", "crema_d", "msp_podcast", "mini", "mini_text")
 
 
 @app.command()
@@ -154,8 +154,19 @@ def prepare(
     split: Annotated[
         str | None, typer.Option(help="CREMA-D: emo_superb for the speaker folds of EMO-SUPERB; ours where not given.")
     ] = None,
-    part: Annotated[str | None, typer.Option(help="ChaosNLI: snli, mnli or both; snli where not given.")] = None,
-    task: Annotated[str | None, typer.Option(help="MSP-Podcast: msp_podcast, msp_podcast_9 or msp_podcast_4.")] = None,
+    part: Annotated[
+        str | None,
+        typer.Option(
+            help="ChaosNLI: snli, mnli or both; snli where not given. LeWiDi: name of the corpus, as its files have it."
+        ),
+    ] = None,
+    task: Annotated[
+        str | None,
+        typer.Option(
+            help="MSP-Podcast: msp_podcast, msp_podcast_9 or msp_podcast_4. LeWiDi: whose labels were chosen, a name or a YAML "
+            "file; --part where not given."
+        ),
+    ] = None,
     secondary: Annotated[
         float, typer.Option(help="MSP-Podcast: share of a rater's vote that the secondary choices get, 0 to below 1.")
     ] = 0.0,
@@ -164,7 +175,7 @@ def prepare(
 
     Example: shala-audio data prepare crema_d --source CREMA-D --out data
     """
-    from shala_audio.corpora import chaosnli, crema_d, goemotions, mini, msp_podcast
+    from shala_audio.corpora import chaosnli, crema_d, goemotions, lewidi, mini, msp_podcast
     from shala_audio.corpora.prepare import write_prepared
     from shala_audio.task import load_task
 
@@ -174,10 +185,15 @@ def prepare(
         raise UserError(f"--fold: {corpus} has a split of its own")
     if split is not None and corpus != "crema_d":
         raise UserError("--split: of crema_d alone")
-    if part is not None and corpus != "chaosnli":
-        raise UserError("--part: of chaosnli alone")
-    if corpus != "msp_podcast" and (task or secondary):
-        raise UserError(f"--{'task' if task else 'secondary'}: of msp_podcast alone")
+    if part is not None and corpus not in ("chaosnli", "lewidi"):
+        raise UserError("--part: of chaosnli and lewidi alone")
+    if corpus == "lewidi" and part is None:
+        raise UserError(f"--part: name the corpus, such as {', '.join(lewidi.PARTS)}")
+    if task and corpus not in ("msp_podcast", "lewidi"):
+        raise UserError("--task: of msp_podcast and lewidi alone")
+    if corpus != "msp_podcast" and secondary:
+        raise UserError("--secondary: of msp_podcast alone")
+    chosen = task or (part if corpus == "lewidi" else corpus)
     if corpus in ("mini", "mini_text"):
         prepared = mini.prepare(out, seed, rows=max_rows or mini.ROWS, text=corpus == "mini_text")
         max_rows = None
@@ -195,12 +211,14 @@ def prepare(
             prepared = chaosnli.prepare(source, seed, part, fold)
         elif corpus == "goemotions":
             prepared = goemotions.prepare(source, seed)
+        elif corpus == "lewidi":
+            prepared = lewidi.prepare(source, str(part), load_task(str(chosen)))
         elif corpus == "crema_d":
             prepared = crema_d.prepare(source, seed, fold, split)
         else:
             prepared = msp_podcast.prepare(source, seed, task or corpus, secondary)
     options: dict[str, Any] = {"part": part, "fold": fold, "split": split, "secondary": secondary or None}
-    summary = write_prepared(prepared, load_task(task or corpus), out, seed, max_rows, **options)
+    summary = write_prepared(prepared, load_task(str(chosen)), out, seed, max_rows, **options)
     show_summary(summary, out)
 
 

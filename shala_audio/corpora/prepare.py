@@ -38,6 +38,9 @@ SOURCES = {
         "MSP-Podcast academic licence: the corpus must not be passed on",
         "https://lab-msp.com/MSP/MSP-Podcast.html",
     ),
+    "lewidi": Source(
+        "of each corpus its own; the shared task states none", "https://github.com/Le-Wi-Di/le-wi-di.github.io"
+    ),
     "mini": Source("made by this program; no restriction", ""),
 }
 

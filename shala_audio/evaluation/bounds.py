@@ -60,25 +60,26 @@ def split_halves(counts: Floats, rng: np.random.Generator) -> tuple[Floats, Floa
 
 
 def agreement_bound(
-    counts: Floats, draws: int = DRAWS, seed: int = 0, groups: Sequence[str] = ()
+    counts: Floats, draws: int = DRAWS, seed: int = 0, groups: Sequence[str] = (), ordered: bool = False
 ) -> tuple[dict[str, Any], Floats]:
     """Measures of a fresh sample of the raters against the raters; and the mean jsd (rows,) of every row's samples.
 
-    Without `kl`: a handful of votes leaves labels at 0, and what that costs is set by the floor under the logarithm, not by
-    the raters. Without `confusion` and `reliability` too, in which every row would count as often as it was sampled.
+    Without `kl` and `cross_entropy`: a handful of votes leaves labels at 0, and what that costs is set by the floor under the
+    logarithm, not by the raters. Without `confusion` and `reliability` too, in which every row would count as often as it was sampled.
 
     Args:
         counts: (rows, K) votes.
         draws: bootstrap resamples of the rows.
         seed: of the samples and the resamples.
         groups: of every row, where rows share them.
+        ordered: whether the labels stand in an order.
     """
     rng = np.random.default_rng(seed)
     repeats = _repeats(len(counts))
     predicted = np.concatenate([fresh_sample(counts, rng) for _ in range(repeats)])
     human = np.tile(counts / counts.sum(axis=1, keepdims=True), (repeats, 1))
-    found = all_measures(human, _without_ties(predicted, seed), draws, seed, repeats, "bound", groups)
-    for name in ("kl", "confusion", "reliability"):
+    found = all_measures(human, _without_ties(predicted, seed), draws, seed, repeats, "bound", groups, ordered)
+    for name in ("kl", "cross_entropy", "confusion", "reliability"):
         del found[name]
     return found, jsd(human, predicted).reshape(repeats, -1).mean(axis=0)
 

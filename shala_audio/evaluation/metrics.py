@@ -20,7 +20,18 @@ from numpy.typing import NDArray
 from tqdm import tqdm
 
 from shala_audio.devices import usable_cores
-from shala_audio.distribution import FLOOR, NATS_PER_BIT_ROOT, Floats, bhattacharyya, entropy, jsd, kl, total_variation
+from shala_audio.distribution import (
+    FLOOR,
+    NATS_PER_BIT_ROOT,
+    Floats,
+    bhattacharyya,
+    entropy,
+    jsd,
+    kl,
+    lewidi_cross_entropy,
+    total_variation,
+    wasserstein,
+)
 from shala_audio.evaluation.stats import DRAWS, are_clustered, cluster_ids, jackknife, percentiles
 
 Counts = NDArray[np.int64]
@@ -69,12 +80,13 @@ class Measures:
         human, predicted: (rows, K), one row or more; predictions sum to 1.
         repeats: how often the same rows stand one after the other, for predictions that are themselves samples: a bootstrap
             draw then draws all copies of a row together.
+        ordered: whether labels stand in an order, so that there is a Wasserstein distance.
 
     Raises:
         ValueError: the shapes differ.
     """
 
-    def __init__(self, human: Floats, predicted: Floats, repeats: int = 1) -> None:
+    def __init__(self, human: Floats, predicted: Floats, repeats: int = 1, ordered: bool = False) -> None:
         if human.shape != predicted.shape or len(human) % repeats:
             raise ValueError(f"human {human.shape}, predicted {predicted.shape}, {repeats} times the same rows")
         self.rows, self.repeats, self.labels = len(human) // repeats, repeats, human.shape[1]
@@ -92,7 +104,11 @@ class Measures:
             "kl": kl(human, floored / floored.sum(axis=1, keepdims=True)),
             "total_variation": total_variation(human, predicted),
             "bhattacharyya": bhattacharyya(human, predicted),
+            "cross_entropy": lewidi_cross_entropy(human, predicted),
         }
+        self.row_means["manhattan"] = 2 * self.row_means["total_variation"]
+        if ordered:
+            self.row_means["wasserstein"] = wasserstein(human, predicted)
         self.divergences = np.square(self.row_means["jsd"])  # in bits
         # Labels that count as chosen, as EMO-SUPERB (arXiv 2402.13018) takes them: with more than one K-th of the votes.
         self.chosen = human > 1 / self.labels + TIE, predicted > 1 / self.labels + TIE
@@ -227,6 +243,7 @@ def all_measures(
     repeats: int = 1,
     name: str = "bootstrap",
     groups: Sequence[str] = (),
+    ordered: bool = False,
 ) -> dict[str, Any]:
     """Every metric with its 95 % interval: percentiles over bootstrap resamples of the rows (Efron 1979), or where rows share
     groups, Student's t with the jackknife's deviation over groups (`stats.jackknife_interval`).
@@ -238,9 +255,11 @@ def all_measures(
         repeats: see `Measures`.
         name: of the progress bar.
         groups: of every row, its speaker or premise; none where rows are independent.
+        ordered: see `Measures`.
 
     Returns:
-        `n`, `ties`, and {value, low, high} for `jsd`, `jsd_nats`, `kl`, `total_variation`, `bhattacharyya`, `accuracy`,
+        `n`, `ties`, and {value, low, high} for `jsd`, `jsd_nats`, `kl`, `total_variation`, `bhattacharyya`, `cross_entropy` and
+        `manhattan` (as LeWiDi has them), `wasserstein` of ordered labels, `accuracy`,
         `macro_f1`, `weighted_f1`, `uar`, `entropy_correlation` (Spearman), `contested_auroc` (finding, by predicted entropy,
         the rows where no label has more than half of the votes) and `entropy_error` (mean distance of stated from human
         entropy over ten bins, in bits), `js_divergence` (mean, in bits) and `multilabel_f1` (macro-F1 of the labels with more
@@ -248,7 +267,7 @@ def all_measures(
         metrics within each third of the rows by human entropy, `low`, `middle` and `high`. `reliability`, `confusion`,
         `entropies`: see `Measures`.
     """
-    measures = Measures(human, predicted, repeats)
+    measures = Measures(human, predicted, repeats, ordered)
     values = measures.values()
     draws = draws if measures.rows > 1 else 0
     clusters = cluster_ids(groups) if groups and are_clustered(groups) and draws else None

@@ -33,6 +33,7 @@ from shala_audio.io import read_json, write_text
 Rows = Sequence[tuple[str, Mapping[str, Any]]]
 
 CLOSENESS = ("jsd", "jsd_nats", "kl", "bhattacharyya", "accuracy", "macro_f1", "weighted_f1", "uar")
+SHARED_TASK = ("cross_entropy", "micro_f1", "manhattan", "wasserstein")  # LeWiDi's, in tables of its corpora
 THIRDS = ("low", "middle", "high")
 AMBIGUITY = (*THIRDS, "entropy_correlation", "contested_auroc", "entropy_error")
 HEADS = {
@@ -62,8 +63,19 @@ def cell(found: Mapping[str, Any], interval: bool) -> str:
     return f"{text} [{found['low']:.3f}, {found['high']:.3f}]" if interval and found.get("low") is not None else text
 
 
-def markdown(rows: Rows, columns: Sequence[str] = CLOSENESS) -> str:
+def closeness(rows: Rows) -> tuple[str, ...]:
+    """Columns of how near the systems come: with LeWiDi's measures where rows have its official labels, or an order."""
+    official = any("micro_f1" in measures for _, measures in rows)
+    return CLOSENESS + tuple(
+        column
+        for column in SHARED_TASK
+        if (official or column == "wasserstein") and any(column in measures for _, measures in rows)
+    )
+
+
+def markdown(rows: Rows, columns: Sequence[str] | None = None) -> str:
     """One table; the first column of numbers has its interval, the others have it in the CSV."""
+    columns = columns or closeness(rows)
     heads = [HEADS.get(column, column) for column in columns]
     lines = ["| system | n | " + " | ".join(heads) + " |", "|---|---|" + "---|" * len(columns)]
     for name, measures in rows:
@@ -75,16 +87,16 @@ def markdown(rows: Rows, columns: Sequence[str] = CLOSENESS) -> str:
 def as_csv(rows: Rows) -> str:
     """Every measure with its interval (or deviation over seeds), one line a system and measure. `groups`: how many speakers
     or premises the interval is over; where it is empty, the interval is over rows."""
+    columns = (*closeness(rows), "total_variation")
     out = io.StringIO()
     writer = csv.writer(out, lineterminator="\n")
     writer.writerow(["system", "n", "measure", "value", "low", "high", "sd", "groups"])
     for name, measures in rows:
         attributes = sorted(key for key in measures if key.startswith("ccc_"))
-        closeness = (*CLOSENESS, "total_variation")
-        lines = {column: measures.get(column) or {} for column in closeness}
+        lines = {column: measures.get(column) or {} for column in columns}
         for third in THIRDS:
             within = measures.get("terciles", {}).get(third, {})
-            lines |= {f"{column}_{third}_tercile": within.get(column) or {} for column in closeness}
+            lines |= {f"{column}_{third}_tercile": within.get(column) or {} for column in columns}
         lines |= {column: measures.get(column) or {} for column in (*AMBIGUITY, *attributes) if column not in THIRDS}
         for label, found in lines.items():
             if found.get("value") is not None:
@@ -94,8 +106,9 @@ def as_csv(rows: Rows) -> str:
     return out.getvalue()
 
 
-def latex(rows: Rows, columns: Sequence[str] = CLOSENESS) -> str:
+def latex(rows: Rows) -> str:
     """A tabular for `booktabs`."""
+    columns = closeness(rows)
     lines = [f"\\begin{{tabular}}{{l{'r' * len(columns)}}}", "\\toprule"]
     lines.append(" & ".join(["system", *(_escape(column) for column in columns)]) + r" \\")
     lines.append("\\midrule")
@@ -440,8 +453,10 @@ def _key(systems: Sequence[System]) -> str:
             seeds += ", on the same test rows" if same else ", each with test rows of its own"
         spread = f"mean ± standard deviation over {seeds}; jsd with its 95 % {over} too"
     ties = systems[0].score.get("ties", 0)
+    shared = closeness([(system.name, system.score) for system in systems])[len(CLOSENESS) :]
+    less = "".join(f", {column}" for column in shared if column != "micro_f1")
     lines = [
-        f"Less is better for jsd, jsd_nats and kl, more for the rest; {spread}. Accuracy, F1 and UAR are against the "
+        f"Less is better for jsd, jsd_nats, kl{less}, more for the rest; {spread}. Accuracy, F1 and UAR are against the "
         f"raters' plurality label; {ties} rows that have none are left out of them. kl takes predictions below {FLOOR:g} as {FLOOR:g}."
     ]
     first = systems[0].score

@@ -56,6 +56,11 @@ class Judged:
         return self.counts / self.counts.sum(axis=1, keepdims=True)
 
     @property
+    def ordered(self) -> bool:
+        """Whether the labels stand in an order."""
+        return self.task is not None and self.task.ordered
+
+    @property
     def splits(self) -> dict[str, int]:
         """How many of the rows are of each split."""
         return dict(Counter(row.split for row in self.rows))
@@ -140,7 +145,8 @@ def score(
     """
     judged = load_judged(predictions, votes, task, split)
     human, groups = judged.human, groups_of(judged.rows)
-    result = all_measures(human, judged.predicted, draws, groups=groups)
+    result = all_measures(human, judged.predicted, draws, groups=groups, ordered=judged.ordered)
+    result |= _official(judged, groups, draws)
     result["splits"] = judged.splits
     result["labels"] = list(judged.labels)
     result["without_votes"] = judged.without_votes
@@ -152,7 +158,7 @@ def score(
     train = [row for row in judged.manifest if row.split == "train" and row.votes]
     if train:
         prior = np.tile(mean_distribution(train, judged.labels), (len(human), 1))
-        result["prior"] = all_measures(human, prior, draws, name="prior", groups=groups)
+        result["prior"] = all_measures(human, prior, draws, name="prior", groups=groups, ordered=judged.ordered)
     keys = list(map(row_key, judged.rows))
     found, by_row = bounds(judged, keys, draws)
     by_row["jsd"] = _by_key(keys, jsd(human, judged.predicted))
@@ -163,6 +169,17 @@ def score(
     if draws:
         set_jsd_intervals(result, [by_row])
     return {**result, "rows": by_row}
+
+
+def _official(judged: Judged, groups: Sequence[str], draws: int) -> dict[str, Any]:
+    """`micro_f1` against the labels that a shared task calls right, in `extra["hard_label"]`, where every row has one: of single
+    labels it is their accuracy. A prediction of two labels that are equally likely is the first of them."""
+    right = [row.extra.get("hard_label") for row in judged.rows]
+    if not set(right) <= set(judged.labels):
+        return {}
+    hits = np.array([judged.labels[first] for first in judged.predicted.argmax(axis=1)]) == np.array(right)
+    ends = mean_interval(hits.astype(np.float64), groups, draws) if draws else {"low": None, "high": None}
+    return {"micro_f1": {"value": float(hits.mean()), **ends}}
 
 
 def _by_key(keys: Sequence[str], distances: Floats) -> dict[str, Any]:
@@ -186,13 +203,13 @@ def bounds(judged: Judged, keys: Sequence[str], draws: int = DRAWS) -> tuple[dic
     counts, kept = judged.counts[several], [key for key, enough in zip(keys, several, strict=True) if enough]
     if all("true" in row.extra for row in judged.rows):
         truth = np.array([[row.extra["true"][label] for label in judged.labels] for row in judged.rows])
-        metrics = all_measures(judged.human, truth, draws, name="bound", groups=groups)
+        metrics = all_measures(judged.human, truth, draws, name="bound", groups=groups, ordered=judged.ordered)
         found["agreement_bound"] = {"kind": "true distribution", **metrics}
         by_row["agreement_bound"] = _by_key(keys, jsd(judged.human, truth))
     elif len(counts):
         split = not np.isclose(counts, np.rint(counts)).all()  # raters who named several labels
         kept_groups = [group for group, enough in zip(groups, several, strict=True) if enough]
-        metrics, distances = agreement_bound(counts, draws, groups=kept_groups)
+        metrics, distances = agreement_bound(counts, draws, groups=kept_groups, ordered=judged.ordered)
         found["agreement_bound"] = {"kind": ONE_LABEL_EACH if split else FRESH, **metrics}
         by_row["agreement_bound"] = _by_key(kept, distances)
     if len(counts) and (halves := split_half_distance(counts, draws)) is not None:

@@ -317,7 +317,10 @@ class DirectConfig(SpeechConfig, TrainingArguments):
     )
     direct_loss: str = field(
         default="divergence",
-        metadata={"help": "Of SHALA's direct objective: the JS divergence, or its root, the distance."},
+        metadata={
+            "help": "Of SHALA's direct objective: the JS divergence; its root, the distance; or, of labels in an order, ranked: "
+            "squared distances of cumulative shares."
+        },
     )
 
     def __post_init__(self) -> None:
@@ -329,8 +332,8 @@ class DirectConfig(SpeechConfig, TrainingArguments):
             raise UserError(
                 "vote_dropping and vote_resampling: each draws the votes of a pass; leave one of the two out"
             )
-        if self.direct_loss not in ("divergence", "distance"):
-            raise not_one_of("direct_loss", self.direct_loss, ("divergence", "distance"))
+        if self.direct_loss not in ("divergence", "distance", "ranked"):
+            raise not_one_of("direct_loss", self.direct_loss, ("divergence", "distance", "ranked"))
         super().__post_init__()
         if METHODS[self.method].learns == "shala":
             self.check_weights(self.per_device_train_batch_size * self.gradient_accumulation_steps * self.world_size)

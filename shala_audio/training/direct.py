@@ -20,7 +20,7 @@ from shala_audio.training.ambiguity import AmbiguityWeights
 from shala_audio.training.callbacks import CheckpointMoments
 from shala_audio.training.config import DirectConfig
 from shala_audio.training.data import Batcher, curriculum_ranks
-from shala_audio.training.losses import concordance_loss, js_distance, js_divergence
+from shala_audio.training.losses import concordance_loss, js_distance, js_divergence, ranked_probability_score
 from shala_audio.training.trainer import SpeechTrainer
 
 
@@ -77,11 +77,13 @@ class DirectTrainer(SpeechTrainer):
             losses, attributes = self.readout.supervised_losses(inputs["prompt"], inputs["target"])
             return inputs["row_weight"] * losses, attributes
         log_q, attributes = self.readout.log_probs(inputs["prompt"])
-        divergence = js_divergence(inputs["target"], log_q)
         distances = js_distance(js_divergence(inputs["human"], log_q.detach()))
         uncertainty = -(log_q.detach().exp() * log_q.detach()).sum(dim=-1) / math.log(2)
         self._averages["jsd"].append(self.accelerator.gather(distances).mean().item())
         self._averages["entropy"].append(self.accelerator.gather(uncertainty).mean().item())
         weights = self.weigh(inputs["row"], distances) * inputs["row_weight"]
         self.nothing_to_learn = not weights.any()
+        if self.args.direct_loss == "ranked":
+            return weights * ranked_probability_score(inputs["target"], log_q), attributes
+        divergence = js_divergence(inputs["target"], log_q)
         return weights * (js_distance(divergence) if self.args.direct_loss == "distance" else divergence), attributes

@@ -45,6 +45,16 @@ def js_distance(divergence: Tensor) -> Tensor:
     return torch.where(bits > JOINT, bits.clamp(min=JOINT).sqrt(), math.sqrt(JOINT) * part * (3 - part) / 2)
 
 
+def ranked_probability_score(p: Tensor, log_q: Tensor) -> Tensor:
+    """Mean squared distance of cumulative shares, for labels in an order, (B,), in [0, 1] (Epstein 1969).
+
+    >>> ranked_probability_score(torch.tensor([[1.0, 0.0, 0.0]]), torch.tensor([[0.5, 0.5, 1e-9]]).log()).tolist()
+    [0.125]
+    """
+    gap = (p - log_q.exp()).cumsum(dim=-1)[:, :-1]
+    return gap.square().mean(dim=-1)
+
+
 def soft_cross_entropy(p: Tensor, log_q: Tensor) -> Tensor:
     """Cross-entropy of the human distribution and the model's, in nats, (B,)."""
     return -(p * log_q).sum(dim=-1)

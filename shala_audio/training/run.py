@@ -138,6 +138,10 @@ def _fit(model: SpeechLM, config: Config) -> tuple[bool, dict[str, Any] | None] 
     targets, mixing = None, 0.0
     if isinstance(config, DirectConfig):
         counts = vote_counts(rows, model.task.label_names)
+        if config.direct_loss == "ranked" and not model.task.ordered:
+            raise UserError(
+                f"direct_loss ranked: the labels of task {model.task.name} are in no order (`ordered` in its file)"
+            )
         targets = Targets(counts, config.class_balance, config.vote_dropping, config.vote_resampling, config.seed)
         mixing = config.mixing
     batcher = Batcher(model, features, config.augmentations, targets, mixing)

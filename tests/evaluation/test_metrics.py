@@ -6,7 +6,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 from scipy.spatial.distance import cityblock, euclidean, jensenshannon
-from scipy.stats import bootstrap, spearmanr
+from scipy.stats import bootstrap, spearmanr, wasserstein_distance
 from sklearn.metrics import accuracy_score, balanced_accuracy_score, f1_score, roc_auc_score
 
 from shala_audio.distribution import entropy
@@ -91,6 +91,23 @@ def test_distances_by_hand():
     assert found["total_variation"] != pytest.approx(found["bhattacharyya"], abs=0.1)
 
 
+def test_lewidis_measures_are_the_organisers():
+    """Cross-entropy as in their script, Manhattan and Wasserstein distances by SciPy, labels one step apart."""
+    human, predicted = random_rows()
+    found = Measures(human, predicted, ordered=True).values()
+    labels = np.arange(human.shape[1])
+    clipped = np.clip(predicted, 1e-12, 1.0 - 1e-12)
+    assert found["cross_entropy"] == pytest.approx(
+        np.mean([-np.sum(t * np.log(p + 1e-9)) for t, p in zip(human, clipped, strict=True)])
+    )
+    assert found["manhattan"] == pytest.approx(
+        np.mean([cityblock(p, q) for p, q in zip(human, predicted, strict=True)])
+    )
+    moved = [wasserstein_distance(labels, labels, p, q) for p, q in zip(human, predicted, strict=True)]
+    assert found["wasserstein"] == pytest.approx(np.mean(moved))
+    assert "wasserstein" not in Measures(human, predicted).values(), "labels in no order have none"
+
+
 def test_entropy_correlation_is_scipys():
     human, predicted = random_rows()
     expected = spearmanr(entropy(human).round(12), entropy(predicted)).statistic
@@ -144,7 +161,7 @@ def test_terciles_and_reliability():
     for name, rows in (("low", level <= low), ("middle", (level > low) & (level <= high)), ("high", level > high)):
         alone = all_measures(human[rows], predicted[rows], draws=0)
         third = {key: value["value"] for key, value in found["terciles"][name].items() if key != "n"}
-        assert third == pytest.approx({key: alone[key]["value"] for key in third}) and len(third) == 9
+        assert third == pytest.approx({key: alone[key]["value"] for key in third}) and len(third) == 11
     bins = found["reliability"]
     assert sum(one["n"] for one in bins) == len(human) and len(bins) == 10
     assert [one["stated"] for one in bins] == sorted(one["stated"] for one in bins)

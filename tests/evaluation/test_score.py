@@ -58,6 +58,16 @@ def test_measures_and_prior(tmp_path, manifest):
     assert table_rows([system("x", result)])[0][0] == "constant prior"
 
 
+def test_official_labels_are_scored_where_all_rows_have_them(tmp_path):
+    rows = [nli("c", "test", {"entailment": 5, "neutral": 5}, hard_label="neutral")]
+    rows += [nli("d", "test", {"contradiction": 4}, hard_label="contradiction")]
+    write_manifest(tmp_path / "m.jsonl", rows)
+    said = predictions(tmp_path / "p.jsonl", c=[0.5, 0.5, 0], d=[0, 0.2, 0.8])
+    assert score(said, tmp_path / "m.jsonl")["micro_f1"]["value"] == 0.5, "a tie is broken by the organisers, not by us"
+    write_manifest(tmp_path / "m.jsonl", [rows[0], replace(rows[1], extra={})])
+    assert "micro_f1" not in score(said, tmp_path / "m.jsonl")
+
+
 def test_rows_of_several_splits_are_not_mixed_unawares(tmp_path, manifest):
     """A model asked about a whole manifest is asked about its training rows too."""
     found = predictions(tmp_path / "p.jsonl", a=[1, 0, 0], b=[0, 1, 0], c=[0.9, 0.1, 0], d=[0, 0.2, 0.8])
@@ -173,7 +183,9 @@ def test_the_ceiling_is_the_raters_own_agreement(tmp_path, manifest):
         and result["agreement_bound"]["jsd"]["value"] > 0
     )
     assert result["split_half"]["n"] == 2
-    assert set(result["prior"]) - {"kl", "confusion", "reliability"} <= set(result["agreement_bound"]), "the same keys"
+    assert set(result["prior"]) - {"kl", "cross_entropy", "confusion", "reliability"} <= set(
+        result["agreement_bound"]
+    ), "the same keys"
 
 
 def test_aggregated_labels_have_no_ceiling(tmp_path):

@@ -286,6 +286,38 @@ def test_goemotions_data(recipe, tmp_path):
     )
 
 
+@pytest.mark.slow
+@pytest.mark.parametrize("recipe", ["lewidi"], indirect=True)
+def test_a_corpus_in_lewidis_form_needs_one_file(recipe, tmp_path):
+    """From its JSON to a table, with a task of its own whose labels are in an order."""
+    _, script, model = recipe
+    corpus, task = tmp_path / "corpus", tmp_path / "mood.yaml"
+    corpus.mkdir()
+    task.write_text(
+        'name: mood\nmodality: text\nordered: true\nlabels: ["1", "2", "3"]\nprompt: "{{ text.note }} How glad?"\nanswer: "It is"\n'
+    )
+    for split, count in (("train", 24), ("dev", 12), ("test", 8)):
+        items = {
+            str(index): {
+                "text": {"note": f"Note {split} {index}."},
+                "annotations": {"Ann1": str(1 + index % 3), "Ann2": str(1 + index % 2), "Ann3": "1"},
+                "hard_label": "1",
+            }
+            for index in range(count)
+        }
+        (corpus / f"Mood_{split}.json").write_text(json.dumps(items))
+    exp = tmp_path / "exp"
+    options = ("--corpus_root", corpus, "--part", "mood", "--task", task, "--model", model, "--exp", exp)
+    conf = tmp_path / "ranked.yaml"
+    conf.write_text("direct_loss: ranked\nmax_steps: 3\nper_device_train_batch_size: 4\nlearning_rate: 1.0e-3\n")
+    run_copy(script, *options, "--config", conf, "--stop_stage", "6")
+    table = (exp / "RESULTS.md").read_text()
+    assert "| cross_entropy | micro_f1 | manhattan | wasserstein |" in table and "mood" in table
+    assert "wasserstein" in (exp / "RESULTS.csv").read_text()
+    refused = run_copy(script, "--corpus_root", corpus, "--model", model, "--stop_stage", "1", check=False)
+    assert refused.returncode == 2 and "--part: name the corpus" in refused.stderr
+
+
 @pytest.mark.parametrize("recipe", ["crema_d"], indirect=True)
 def test_crema_d_data_and_features(recipe, tmp_path):
     _, script, model = recipe

@@ -6,10 +6,17 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy.spatial.distance import jensenshannon
+from sklearn.metrics import mean_squared_error
 
 from benchmarks.exact_gradient import marginal_reward
 from shala_audio.models.prompts import PromptBuilder
-from shala_audio.training.losses import JOINT, js_distance, js_divergence, soft_cross_entropy
+from shala_audio.training.losses import (
+    JOINT,
+    js_distance,
+    js_divergence,
+    ranked_probability_score,
+    soft_cross_entropy,
+)
 from tests.tiny import label_log_probs, tiny_model
 
 HUMAN = torch.tensor([[0.7, 0.3, 0.0], [0.1, 0.2, 0.7]])
@@ -95,3 +102,14 @@ def test_the_distance_has_no_jump_in_value_or_slope(bits):
         assert values[1].item() == pytest.approx(bits**0.5, rel=1e-5)
     zero = torch.zeros((), requires_grad=True)
     assert torch.isfinite(torch.autograd.grad(js_distance(zero), zero)[0])
+
+
+def test_the_ranked_probability_score_is_a_sum_of_brier_scores():
+    """Of each threshold between two labels in their order (Epstein 1969), by scikit-learn; and its gradient is right."""
+    rng = np.random.default_rng(0)
+    p, q = rng.dirichlet(np.ones(5), 8), rng.dirichlet(np.ones(5), 8)
+    found = ranked_probability_score(torch.tensor(p), torch.tensor(q).log())
+    expected = [mean_squared_error(one.cumsum()[:-1], other.cumsum()[:-1]) for one, other in zip(p, q, strict=True)]
+    np.testing.assert_allclose(found.numpy(), expected, atol=1e-12)
+    logits = torch.tensor(rng.normal(size=(3, 5)), requires_grad=True)
+    assert torch.autograd.gradcheck(lambda x: ranked_probability_score(torch.tensor(p[:3]), x.log_softmax(-1)), logits)

@@ -1,0 +1,135 @@
+"""LeWiDi: corpora of the shared tasks on learning with disagreements, in their official splits, with who chose what.
+
+Both editions are read, 2023 (arXiv 2304.14803) and 2025 (arXiv 2510.08460), and any other corpus in the same form: files
+`<name>_train.json`, `<name>_dev.json` and `<name>_test.json` of items with `text`, `annotations` and `annotators`. The labels are
+those of the task; where a corpus of 2023 writes numbers for them, their names stand below.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import re
+from collections import Counter
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from shala_audio.corpora.prepare import SOURCES, Prepared
+from shala_audio.errors import UserError, nearest
+from shala_audio.io import readable
+from shala_audio.manifest import Row
+from shala_audio.task import Task
+from shala_audio.votes import count_votes
+
+NAMES = {
+    "hs_brexit": {"0": "no hate speech", "1": "hate speech"},
+    "armis": {"0": "not misogynistic", "1": "misogynistic"},
+    "conv_abuse": {"1": "not abusive", "0": "not abusive", "-1": "abusive", "-2": "abusive", "-3": "abusive"},
+    "md_agreement": {"0": "not offensive", "1": "offensive"},
+    "mp": {"0": "not ironic", "1": "ironic"},
+}
+PARTS = (*NAMES, "csc", "par", "varierrnli")  # of which there is a task
+SPLITS = ("train", "dev", "test")
+
+
+def prepare(source: Path, part: str, task: Task) -> Prepared:
+    """Rows of one corpus in its own splits.
+
+    `extra` holds `raters` (who chose which labels), and `hard_label`, the official one, which is random where raters are tied.
+
+    Args:
+        source: folder of the corpus, or of several.
+        part: name of the corpus, as its files have it, in any letter case and without regard to - and _.
+        task: whose labels were chosen.
+
+    Raises:
+        UserError: the corpus is not there, or an item is not as it should be; the message names the file and the item.
+    """
+    names = NAMES.get(part, {})
+    rows: list[Row] = []
+    seen: Counter[str] = Counter()
+    for split, path in _files(source, part).items():
+        for identity, item in _items(path).items():
+            where = f"{path}: item {identity!r}"
+            try:
+                raters = _raters(item, names, where)
+                text = _text(item["text"])
+            except (KeyError, TypeError, AttributeError) as error:
+                raise UserError(f"{where}: not of LeWiDi ({error!r})") from None
+            if unknown := {label for chosen in raters.values() for label in chosen} - set(task.label_names):
+                raise UserError(
+                    f"{where}: {min(unknown)!r} is no label of task {task.name} ({', '.join(task.label_names)}); "
+                    "name a task that has it with --task"
+                )
+            votes = count_votes(raters.values())
+            seen["items without annotations"] += not votes
+            extra: dict[str, Any] = {"raters": {rater: list(chosen) for rater, chosen in raters.items()}}
+            if (hard := str(item.get("hard_label", ""))) and votes:
+                # ConvAbuse's official label is of two, its annotations are of five: 1 is abusive in the one.
+                binary = {"0": "not abusive", "1": "abusive"} if part == "conv_abuse" else names
+                extra["hard_label"] = binary.get(hard, hard)
+            rows.append(Row(f"{split}-{identity}", task.name, split, text=text, votes=votes, extra=extra))
+    without = seen.pop("items without annotations")
+    caveat = f"The official split of LeWiDi's {part}."
+    return Prepared(
+        rows,
+        caveat=caveat + (f" {without} items have no annotations and are for prediction alone." if without else ""),
+        licence=SOURCES["lewidi"].licence,
+    )
+
+
+def _files(source: Path, part: str) -> dict[str, Path]:
+    """The corpus's file of each split that it has; a train file must be there."""
+    found: dict[str, dict[str, Path]] = {}
+    for path in sorted([*source.glob("*.json"), *source.glob("*/*.json")]):
+        name, _, split = path.stem.rpartition("_")
+        if split in SPLITS:
+            found.setdefault(_plain(name), {}).setdefault(split, path)
+    files = found.get(_plain(part), {})
+    if "train" not in files:
+        near = nearest(_plain(part), found)
+        there = f"; there are {', '.join(found)}{near}" if found else ""
+        raise UserError(f"{source}: has no file {part}_train.json{there}")
+    return {split: files[split] for split in SPLITS if split in files}
+
+
+def _plain(name: str) -> str:
+    return re.sub(r"[^a-z0-9]", "", name.lower())
+
+
+def _items(path: Path) -> dict[str, Any]:
+    with readable(path):
+        text = path.read_text(encoding="utf-8-sig")
+    try:
+        items = json.loads(text)
+    except ValueError as error:
+        raise UserError(f"{path}: not JSON ({error})") from None
+    if not isinstance(items, dict) or not all(isinstance(item, dict) for item in items.values()):
+        raise UserError(f"{path}: not of LeWiDi, whose files are an object of items by their number")
+    return items
+
+
+def _raters(item: Mapping[str, Any], names: Mapping[str, str], where: str) -> dict[str, tuple[str, ...]]:
+    """Who chose which labels: of 2025 an object, of 2023 two lists in one order, with commas between."""
+    annotations = item.get("annotations") or {}
+    if isinstance(annotations, str):
+        chosen, raters = annotations.split(","), str(item["annotators"]).split(",")
+        if len(chosen) != len(raters):
+            raise UserError(f"{where}: {len(chosen)} annotations by {len(raters)} annotators")
+        # One stands there twice in a few items of MD-Agreement; the official soft label counts both.
+        again = [raters[:index].count(rater) for index, rater in enumerate(raters)]
+        raters = [f"{rater} ({times + 1})" if times else rater for rater, times in zip(raters, again, strict=True)]
+        annotations = dict(zip(raters, chosen, strict=True))
+    labels = {rater: [one.strip() for one in str(chosen).split(",")] for rater, chosen in annotations.items()}
+    return {rater: tuple(dict.fromkeys(names.get(one, one) for one in many)) for rater, many in labels.items()}
+
+
+def _text(text: Any) -> dict[str, str]:
+    """Fields of an item's text: an object, one written in a string, or a plain text, which is field `text`."""
+    if isinstance(text, str) and text.lstrip().startswith("{"):
+        with contextlib.suppress(ValueError):  # a text may begin with a brace
+            text = json.loads(text)
+    if isinstance(text, str):
+        return {"text": text}
+    return {re.sub(r"\W", "_", str(name)): str(value) for name, value in text.items()}
