@@ -1,4 +1,4 @@
-"""The pictures of docs/explained.md.
+"""The pictures of docs/explained.md, and the README's of the two example clips.
 
 python scripts/method_pictures.py
 """
@@ -14,6 +14,7 @@ matplotlib.use("Agg")
 import matplotlib.pyplot as plt
 import numpy as np
 
+import shala_audio
 from shala_audio.distribution import LabelDistribution
 
 IMAGES = Path(__file__).parents[1] / "docs" / "images"
@@ -47,5 +48,24 @@ def main() -> None:
     figure.savefig(IMAGES / "idea_distance.png", dpi=110)
 
 
+def clips() -> None:
+    """What ten listeners said of the example clips (`shala_audio/assets/clips/README.md`), and what the default model says."""
+    model = shala_audio.load()
+    votes = {"clear": {"anger": 10}, "contested": {"sad": 4, "disgust": 3, "neutral": 3}}
+    figure, panels = plt.subplots(1, 2, figsize=(9, 2.9), sharey=True, layout="constrained")
+    for axes, (name, chosen) in zip(panels, votes.items(), strict=True):
+        said = model.predict(shala_audio.example(name)).to_dict()
+        places = np.arange(len(said))
+        axes.bar(places - 0.2, [chosen.get(label, 0) / 10 for label in said], 0.4, color="0.65", label="ten listeners")
+        axes.bar(places + 0.2, list(said.values()), 0.4, color="tab:cyan", label="default model")
+        axes.set_xticks(places, list(said))
+        axes.set(ylim=(0, 1.05), title=f"a {name} clip")
+        axes.spines[["top", "right"]].set_visible(False)
+    panels[0].set_ylabel("share")
+    panels[1].legend(frameon=False)
+    figure.savefig(IMAGES / "clips.png", dpi=110)
+
+
 if __name__ == "__main__":
     main()
+    clips()

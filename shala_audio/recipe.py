@@ -574,6 +574,7 @@ def _asked(recipe: Recipe) -> str:
     told = [f"{name}={getattr(given, name)}" for name in names]
     told += [f"method={','.join(recipe.methods)}", f"model={recipe.model}", f"split_seed={recipe.split_seed}"]
     told += [f"part={recipe.part}", f"augmentations={recipe.augmentations}"]
+    told += [f"init={given.init}"] if given.init else []
     files = [*sorted((recipe.folder / "conf").glob("*.yaml")), *([Path(given.config)] if given.config else [])]
     model = Path(recipe.model)
     files.append(model if model.is_file() else CONFIGS / "models" / f"{recipe.model}.yaml")

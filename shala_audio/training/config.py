@@ -49,6 +49,7 @@ class Method:
     settings: Mapping[str, Any] = field(default_factory=dict)
 
 
+STOCK = {"advantage": "group", "group_reward": 0.0}  # GRPO as it is published, whatever a recipe's file has for SHALA
 METHODS: dict[str, Method] = {
     "zero_shot": Method("the base model as it is", "nothing"),
     "few_shot": Method("the base model with a few answered training rows in its prompt (text only)", "nothing"),
@@ -58,10 +59,12 @@ METHODS: dict[str, Method] = {
     "grpo_majority": Method(
         "GRPO, rewarded for the plurality label",
         "grpo",
-        {"target": "soft", "ambiguity": "off", "reward": "majority"},
+        {"target": "soft", "ambiguity": "off", "reward": "majority", **STOCK},
     ),
     "grpo_jsd": Method(
-        "GRPO, rewarded by 1 - jsd, all rows alike", "grpo", {"target": "soft", "ambiguity": "off", "reward": "jsd"}
+        "GRPO, rewarded by 1 - jsd, all rows alike",
+        "grpo",
+        {"target": "soft", "ambiguity": "off", "reward": "jsd", **STOCK},
     ),
     "shala": Method("SHALA as the configuration says", "shala", {"target": "soft"}),
     "shala_unweighted": Method("SHALA without ambiguity weights", "shala", {"target": "soft", "ambiguity": "off"}),

@@ -118,7 +118,7 @@ def test_msp_podcast_has_one_manifest_whatever_the_form(tmp_path):
     assert len(found) == 1
     nine = prepare_msp_podcast(tmp_path / "json", tmp_path / "nine", "--task", "msp_podcast_9", "--secondary", "0.3")
     assert b'"task": "msp_podcast_9"' in nine and b".7" in nine
-    with pytest.raises(UserError, match="--task: of msp_podcast alone"):
+    with pytest.raises(UserError, match="--task: of msp_podcast and lewidi alone"):
         prepare = ["data", "prepare", "mini", "--out", str(tmp_path / "m"), "--task", "mini"]
         CliRunner().invoke(app, prepare, catch_exceptions=False)
 
@@ -207,6 +207,22 @@ def test_chaosnli_in_five_folds(recipe, tmp_path):
     pooled = json.loads((exp / "pooled" / "prior" / "score.json").read_text())
     assert pooled["n"] == 60, "every row once"
     assert "five folds pooled" in (exp / "RESULTS.md").read_text()
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("recipe", ["chaosnli"], indirect=True)
+def test_drawn_answers_begin_from_a_model_of_another_readout(recipe, tmp_path):
+    _, script, model = recipe
+    make_chaosnli(tmp_path / "corpus", 120)
+    options = ("--corpus_root", tmp_path / "corpus", "--model", model)
+    run_copy(script, *options, "--exp", tmp_path / "first", "--stop_stage", "3")
+    start = tmp_path / "first" / "warm_start"
+    exp = tmp_path / "drawn"
+    run_copy(script, *options, "--exp", exp, "--readout", "slots", "--init", start, "--stop_stage", "4")
+    for name, method in (("warm_start", "warm_start"), ("shala", "shala")):
+        record = json.loads((exp / name / "training.json").read_text())
+        assert (record["method"], record["readout"]) == (method, "slots") and len(record["before"]) >= 1
+    assert record["settings"]["advantage"] == "all_digits" and len(record["before"]) == 2
 
 
 @pytest.mark.slow

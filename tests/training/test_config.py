@@ -156,3 +156,18 @@ def test_a_limit_of_written_answers_is_on_record(tmp_path):
 
 def test_a_preset_is_whole(tmp_path):
     assert settings(tmp_path, method="sft_soft", target="hard", readout="slots").target == "soft"
+
+
+def test_stock_grpo_stays_so_whatever_a_recipes_file_has_for_shala(tmp_path):
+    (tmp_path / "slots.yaml").write_text("advantage: all_digits\ngroup_reward: 0.5\nnum_generations: 4\n")
+    given = ["--config", str(tmp_path / "slots.yaml"), "--readout", "slots", "--output_dir", str(tmp_path / "out")]
+    assert read_config([*given, "--method", "shala"]).advantage == "all_digits"
+    for method in ("grpo_jsd", "grpo_majority"):
+        config = read_config([*given, "--method", method])
+        assert (config.advantage, config.group_reward) == ("group", 0.0)
+
+
+def test_votes_are_drawn_in_one_way(tmp_path):
+    both = ["--vote_dropping", "true", "--vote_resampling", "true", "--method", "sft_soft", "--output_dir", str(tmp_path)]
+    with pytest.raises(UserError, match="leave one of the two out"):
+        read_config(both)
