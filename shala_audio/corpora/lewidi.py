@@ -29,7 +29,7 @@ NAMES = {
     "md_agreement": {"0": "not offensive", "1": "offensive"},
     "mp": {"0": "not ironic", "1": "ironic"},
 }
-PARTS = (*NAMES, "csc", "par", "varierrnli")  # of which there is a task
+PARTS = (*NAMES, "csc", "paraphrase", "varierrnli")  # of which there is a task
 SPLITS = ("train", "dev", "test")
 
 
@@ -83,7 +83,7 @@ def _files(source: Path, part: str) -> dict[str, Path]:
     """The corpus's file of each split that it has; a train file must be there."""
     found: dict[str, dict[str, Path]] = {}
     for path in sorted([*source.glob("*.json"), *source.glob("*/*.json")]):
-        name, _, split = path.stem.rpartition("_")
+        name, _, split = path.stem.removesuffix("_clear").rpartition("_")  # a test set without its votes ends so
         if split in SPLITS:
             found.setdefault(_plain(name), {}).setdefault(split, path)
     files = found.get(_plain(part), {})
@@ -122,7 +122,8 @@ def _raters(item: Mapping[str, Any], names: Mapping[str, str], where: str) -> di
         raters = [f"{rater} ({times + 1})" if times else rater for rater, times in zip(raters, again, strict=True)]
         annotations = dict(zip(raters, chosen, strict=True))
     labels = {rater: [one.strip() for one in str(chosen).split(",")] for rater, chosen in annotations.items()}
-    return {rater: tuple(dict.fromkeys(names.get(one, one) for one in many)) for rater, many in labels.items()}
+    chosen_by = {rater: [names.get(one, one) for one in many if one] for rater, many in labels.items()}
+    return {rater: tuple(dict.fromkeys(many)) for rater, many in chosen_by.items() if many}
 
 
 def _text(text: Any) -> dict[str, str]:

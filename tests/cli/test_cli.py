@@ -307,7 +307,10 @@ def test_attributes_go_along_with_what_is_calibrated(tmp_path):
     [
         (("predict", "nowhere", "a.wav", "--split", "test"), "--split: of a manifest"),
         (("predict", "nowhere", "a.wav", "--features", "f"), "--features: of a manifest"),
-        (("prepare", "crema_d", "--part", "mnli", "--source", ".", "--out", "o"), "--part: of chaosnli and lewidi alone"),
+        (
+            ("prepare", "crema_d", "--part", "mnli", "--source", ".", "--out", "o"),
+            "--part: of chaosnli and lewidi alone",
+        ),
         (("baseline", "prior", "m.jsonl", "--features", "f", "--out", "o/p.jsonl"), "--features: no part in"),
     ],
 )

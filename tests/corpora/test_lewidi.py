@@ -57,8 +57,8 @@ def test_the_second_form_has_objects_and_several_labels(tmp_path):
         "soft_label": {},
         "lang": "en",
     }
-    hidden = {"text": text, "annotations": {}, "annotators": "", "split": "test"}
-    source = write(tmp_path, "VariErrNLI", {"train": [one], "test": [hidden]})
+    hidden = {"text": text, "annotations": {"Ann1": ""}, "annotators": "Ann1", "split": "test"}
+    source = write(tmp_path, "VariErrNLI", {"train": [one], "test_clear": [hidden]})
     prepared = lewidi.prepare(source, "varierrnli", load_task("varierrnli"))
     assert prepared.rows[0].votes == {"entailment": 0.5, "neutral": 1.5} and not prepared.rows[1].votes
     assert "1 items have no annotations" in prepared.caveat
@@ -106,7 +106,7 @@ def test_what_is_wrong_is_named(tmp_path, part, content, message):
 def test_every_part_has_a_task(part):
     task = load_task(part)
     assert set(lewidi.NAMES.get(part, {}).values()) <= set(task.label_names)
-    assert task.ordered == (part in ("csc", "par"))
+    assert task.ordered == (part in ("csc", "paraphrase"))
 
 
 @pytest.mark.skipif(not REAL.is_dir(), reason="LeWiDi 2023 is not here")

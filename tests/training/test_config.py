@@ -168,6 +168,15 @@ def test_stock_grpo_stays_so_whatever_a_recipes_file_has_for_shala(tmp_path):
 
 
 def test_votes_are_drawn_in_one_way(tmp_path):
-    both = ["--vote_dropping", "true", "--vote_resampling", "true", "--method", "sft_soft", "--output_dir", str(tmp_path)]
+    both = [
+        "--vote_dropping",
+        "true",
+        "--vote_resampling",
+        "true",
+        "--method",
+        "sft_soft",
+        "--output_dir",
+        str(tmp_path),
+    ]
     with pytest.raises(UserError, match="leave one of the two out"):
         read_config(both)
