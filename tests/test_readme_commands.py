@@ -1,4 +1,4 @@
-"""Every `shala-audio` command of the README, in its order, with tiny models instead of the real ones."""
+"""Every `shala-audio` command of the README, and those for a corpus without a recipe, with tiny models instead of the real ones."""
 
 from __future__ import annotations
 
@@ -29,7 +29,8 @@ LABELS = ("up", "down")
 
 def commands() -> list[list[str]]:
     """Lines that are indented, as shell commands are; those that go on after a backslash are put together."""
-    text = (ROOT / "README.md").read_text().replace("\\\n", " ")
+    alone = (ROOT / "docs" / "own_corpus.md").read_text().split("## Without a recipe")[1].split("\n## ")[0]
+    text = ((ROOT / "README.md").read_text() + alone).replace("\\\n", " ")
     return [shlex.split(line) for line in re.findall(r"^ {4,}(shala-audio .*)$", text, re.MULTILINE)]
 
 
