@@ -10,7 +10,6 @@ from __future__ import annotations
 import contextlib
 import json
 import re
-from collections import Counter
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -29,6 +28,8 @@ NAMES = {
     "md_agreement": {"0": "not offensive", "1": "offensive"},
     "mp": {"0": "not ironic", "1": "ironic"},
 }
+# Of the official labels, where those of the annotations are others: 1 is the abusive one there.
+OFFICIAL_NAMES = {"conv_abuse": {"0": "not abusive", "1": "abusive"}}
 PARTS = (*NAMES, "csc", "paraphrase", "varierrnli")  # of which there is a task
 SPLITS = ("train", "dev", "test")
 
@@ -47,8 +48,8 @@ def prepare(source: Path, part: str, task: Task) -> Prepared:
         UserError: the corpus is not there, or an item is not as it should be; the message names the file and the item.
     """
     names = NAMES.get(part, {})
+    official = OFFICIAL_NAMES.get(part, names)
     rows: list[Row] = []
-    seen: Counter[str] = Counter()
     for split, path in _files(source, part).items():
         for identity, item in _items(path).items():
             where = f"{path}: item {identity!r}"
@@ -63,14 +64,11 @@ def prepare(source: Path, part: str, task: Task) -> Prepared:
                     "name a task that has it with --task"
                 )
             votes = count_votes(raters.values())
-            seen["items without annotations"] += not votes
             extra: dict[str, Any] = {"raters": {rater: list(chosen) for rater, chosen in raters.items()}}
             if (hard := str(item.get("hard_label", ""))) and votes:
-                # ConvAbuse's official label is of two, its annotations are of five: 1 is abusive in the one.
-                binary = {"0": "not abusive", "1": "abusive"} if part == "conv_abuse" else names
-                extra["hard_label"] = binary.get(hard, hard)
+                extra["hard_label"] = official.get(hard, hard)
             rows.append(Row(f"{split}-{identity}", task.name, split, text=text, votes=votes, extra=extra))
-    without = seen.pop("items without annotations")
+    without = sum(not row.votes for row in rows)
     caveat = f"The official split of LeWiDi's {part}."
     return Prepared(
         rows,

@@ -106,7 +106,6 @@ class Measures:
             "bhattacharyya": bhattacharyya(human, predicted),
             "cross_entropy": lewidi_cross_entropy(human, predicted),
         }
-        self.row_means["manhattan"] = 2 * self.row_means["total_variation"]
         if ordered:
             self.row_means["wasserstein"] = wasserstein(human, predicted)
         self.divergences = np.square(self.row_means["jsd"])  # in bits
@@ -176,7 +175,8 @@ class Measures:
         found = dict(
             zip(self.row_means, (float(part / total) if total else float("nan") for part in sums), strict=True)
         )
-        return found | {"jsd_nats": NATS_PER_BIT_ROOT * found["jsd"], **hard_measures(table)}
+        found |= {"jsd_nats": NATS_PER_BIT_ROOT * found["jsd"], "manhattan": 2 * found["total_variation"]}
+        return found | hard_measures(table)
 
     def _multilabel_f1(self, weights: Floats) -> float:
         """Mean over labels of F1 of the labels that count as chosen, of those that are in some row."""

@@ -65,12 +65,9 @@ def cell(found: Mapping[str, Any], interval: bool) -> str:
 
 def closeness(rows: Rows) -> tuple[str, ...]:
     """Columns of how near the systems come: with LeWiDi's measures where rows have its official labels, or an order."""
-    official = any("micro_f1" in measures for _, measures in rows)
-    return CLOSENESS + tuple(
-        column
-        for column in SHARED_TASK
-        if (official or column == "wasserstein") and any(column in measures for _, measures in rows)
-    )
+    found = {column for _, measures in rows for column in measures}
+    wanted = SHARED_TASK if "micro_f1" in found else ("wasserstein",)
+    return CLOSENESS + tuple(column for column in wanted if column in found)
 
 
 def markdown(rows: Rows, columns: Sequence[str] | None = None) -> str:

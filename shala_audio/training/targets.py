@@ -43,8 +43,7 @@ class Targets:
         seed: int = 0,
     ) -> None:
         self.counts, self.seed = counts, seed
-        self.draws = vote_dropping or vote_resampling
-        self.replaces = vote_resampling
+        self.vote_dropping, self.vote_resampling = vote_dropping, vote_resampling
         shares = counts / counts.sum(axis=1, keepdims=True)
         prior = np.maximum(shares.mean(axis=0), 1e-4)
         self.label_weights = prior**-class_balance
@@ -53,7 +52,7 @@ class Targets:
     def of(self, rows: NDArray[np.int64], epoch: int) -> tuple[Tensor, Tensor]:
         """Distributions (B, K) and weights (B,) of rows by their number, float32."""
         counts = self.counts[rows]
-        if self.draws:
+        if self.vote_dropping or self.vote_resampling:
             counts = np.stack([self._some(int(number), epoch) for number in rows])
         weighted = counts / counts.sum(axis=1, keepdims=True) * self.label_weights
         weight = weighted.sum(axis=1)
@@ -63,7 +62,7 @@ class Targets:
         """A row's votes as this pass has them."""
         counts = self.counts[row]
         rng = np.random.default_rng([self.seed, epoch, row])
-        if self.replaces:
+        if self.vote_resampling:
             return np.asarray(rng.multinomial(max(1, round(counts.sum())), counts / counts.sum()), dtype=np.float64)
         raters = int(counts.sum())
         if raters < 2 or not np.array_equal(counts, np.floor(counts)):

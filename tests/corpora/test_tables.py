@@ -114,8 +114,14 @@ def test_any_spreadsheet_is_read_as_it_was_written(tmp_path_factory, lines, deli
     raw = text.encode(encoding)
     if encoding == "cp1252":
         foreign = [line for line in raw.split(b"\n") if not line.isascii()]
-        if any(line.decode("utf-8", errors="ignore").encode() == line for line in foreign):
-            return  # a line that is UTF-8 too: the file is taken for that, or refused where other lines are not
+        also = [line.decode("utf-8", errors="ignore").encode() == line for line in foreign]
+        if all(also):  # bytes that are UTF-8 too are taken for that
+            return
+        if any(also):  # and where only some lines are, nobody can tell
+            path.write_bytes(raw)
+            with pytest.raises(UserError, match="is not UTF-8"):
+                read(path)
+            return
     path.write_bytes(raw)
     found, _ = read(path)
     assert [tuple(record.values()) for record in found] == lines
