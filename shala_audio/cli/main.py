@@ -8,6 +8,7 @@ import gc
 import logging
 import os
 import sys
+import time
 import warnings
 from typing import Any
 
@@ -18,6 +19,8 @@ import shala_audio
 from shala_audio.cli import data, doctor, evaluate, features, models, predict, recipe, serve, train
 from shala_audio.errors import Stopped, UserError, first_line
 from shala_audio.io import is_main_process
+
+PATIENCE = 30  # seconds; a launcher ends the other processes well before
 
 # Names of earlier versions, which work for this release.
 OLD_NAMES = {
@@ -123,8 +126,9 @@ def main() -> None:
     try:
         app()
     except UserError as error:
-        if is_main_process() or error.one_process:
-            print(f"shala-audio: error: {error}", file=sys.stderr)
+        if not is_main_process() and not error.one_process:
+            time.sleep(PATIENCE)  # whoever ends first has the launcher end the others, and the first process is to be heard
+        print(f"shala-audio: error: {error}", file=sys.stderr)
         sys.exit(2)
     except Stopped as stop:
         print(f"shala-audio: stopped: {stop}", file=sys.stderr)
