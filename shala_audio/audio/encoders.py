@@ -114,6 +114,13 @@ class AudioEncoder(nn.Module):
         norm = self.body.norm if end == self.depth else None
         return EncoderLayers(self.kind, self.body.layers[start:end], start, norm, self.body.relative)
 
+    def check_length(self, clips: Sequence[Samples]) -> None:
+        """Raise a UserError where a clip is longer than can be taken at once."""
+        for clip in clips:
+            if len(clip) > self.longest * SAMPLE_RATE:
+                seconds = len(clip) / SAMPLE_RATE
+                raise UserError(f"{seconds:.1f} s of sound; {self.longest:.0f} s at once, use windows for more")
+
     @torch.inference_mode()
     def encode(self, clips: Sequence[Samples]) -> list[Tensor]:
         """Hidden states of the chosen layers, one tensor (S, T, D) float32 for each clip, in their order.
@@ -124,10 +131,7 @@ class AudioEncoder(nn.Module):
         Raises:
             UserError: a clip is longer than the encoder can take at once.
         """
-        for clip in clips:
-            if len(clip) > self.longest * SAMPLE_RATE:
-                seconds = len(clip) / SAMPLE_RATE
-                raise UserError(f"{seconds:.1f} s of sound; {self.longest:.0f} s at once, use windows for more")
+        self.check_length(clips)
         found: dict[int, Tensor] = {}
         for batch in by_length([len(clip) for clip in clips]):
             hidden, lengths = self.front([clips[index] for index in batch])
@@ -246,7 +250,7 @@ class FbankEncoder(AudioEncoder):
 
 
 def load_encoder(source: str, layers: Sequence[int], device: str = "cpu") -> AudioEncoder:
-    """An encoder by "fbank", or the folder or hub id of a Whisper, WavLM, HuBERT or wav2vec 2.0 model.
+    """An encoder by "fbank", or the folder or hub id of a Whisper, WavLM, HuBERT or wav2vec 2.0 model, or of an audio LLM.
 
     Args:
         source: where it is.
@@ -261,9 +265,15 @@ def load_encoder(source: str, layers: Sequence[int], device: str = "cpu") -> Aud
     from transformers import AutoConfig, AutoFeatureExtractor, AutoModel, WhisperModel
     from transformers.models.whisper import modeling_whisper
 
+    from shala_audio.audio.audio_llm import AudioLLMEncoder, audio_llm_class, load_audio_llm
+
     encoder: AudioEncoder
     try:
         config = AutoConfig.from_pretrained(source, trust_remote_code=False)
+        if audio_llm_class(config) is not None:
+            audio_llm, processor = load_audio_llm(source)
+            audio_llm.get_decoder().layers = nn.ModuleList()  # nobody asks it to answer
+            return AudioLLMEncoder(audio_llm, processor, layers).eval().requires_grad_(False).to(device)
         if config.model_type not in ("whisper", "wav2vec2", "hubert", "wavlm"):
             raise UserError(f"encoder {source}: is {config.model_type}; whisper, wav2vec2, hubert or wavlm is needed")
         extractor = AutoFeatureExtractor.from_pretrained(source, trust_remote_code=False)
@@ -273,7 +283,16 @@ def load_encoder(source: str, layers: Sequence[int], device: str = "cpu") -> Aud
             encoder = WhisperEncoder(model if alone else model.encoder, extractor, layers)
         else:
             encoder = WaveEncoder(_weights(AutoModel, source), extractor.do_normalize, layers)
-    except (OSError, ValueError, LookupError, TypeError, AttributeError, RuntimeError, SafetensorError) as error:
+    except (
+        OSError,
+        ImportError,
+        ValueError,
+        LookupError,
+        TypeError,
+        AttributeError,
+        RuntimeError,
+        SafetensorError,
+    ) as error:
         raise UserError(f"encoder {source}: cannot be loaded ({first_line(error)})") from None
     return encoder.eval().requires_grad_(False).to(device)
 

@@ -127,7 +127,9 @@ def main() -> None:
         app()
     except UserError as error:
         if not is_main_process() and not error.one_process:
-            time.sleep(PATIENCE)  # whoever ends first has the launcher end the others, and the first process is to be heard
+            time.sleep(
+                PATIENCE
+            )  # whoever ends first has the launcher end the others, and the first process is to be heard
         print(f"shala-audio: error: {error}", file=sys.stderr)
         sys.exit(2)
     except Stopped as stop:

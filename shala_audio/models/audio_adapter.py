@@ -11,9 +11,12 @@ of the whole clip's frames under learnt attention (Okabe et al. 2018, arXiv 1803
 
 from __future__ import annotations
 
+from copy import deepcopy
+
 import torch
 from torch import Tensor, nn
 
+from shala_audio.audio.audio_llm import AudioLLMEncoder
 from shala_audio.audio.augment import mask_features
 from shala_audio.audio.encoders import AudioEncoder, EncoderLayers
 from shala_audio.models.config import ModelConfig
@@ -198,6 +201,8 @@ class AudioAdapter(nn.Module):
         scale: gain of the last LayerNorm at the start.
     """
 
+    around = ("", "")
+
     def __init__(self, config: ModelConfig, encoder: AudioEncoder, lm_width: int, scale: float) -> None:
         super().__init__()
         self.stack, self.augment = config.frame_stack, config.spec_augment
@@ -246,3 +251,30 @@ class AudioAdapter(nn.Module):
         if self.summary is not None:
             tokens, counts = torch.cat([self.summary(frames, lengths)[:, None], tokens], dim=1), counts + 1
         return self.norm(tokens), counts
+
+
+class PretrainedProjector(nn.Module):
+    """Of an audio LLM: sound tokens (B, 1, T, D) pass, and of what enters its projector they are made by a copy of that, in
+    float32, which goes on learning. Takes and gives what `AudioAdapter` does.
+
+    Args:
+        encoder: the audio LLM's.
+    """
+
+    top = None
+    summary = None
+
+    def __init__(self, encoder: AudioLLMEncoder) -> None:
+        super().__init__()
+        self.around = encoder.around
+        self.projector: nn.Module | None = None
+        if encoder.projector is not None:
+            self.projector = deepcopy(encoder.projector).float().requires_grad_(True)
+
+    def token_count(self, frames: int) -> int:
+        """Tokens that T cached frames become: as many."""
+        return frames
+
+    def forward(self, features: Tensor, lengths: Tensor) -> tuple[Tensor, Tensor]:
+        frames = features[:, 0].float()
+        return frames if self.projector is None else self.projector(frames), lengths

@@ -29,6 +29,8 @@ class ModelConfig:
         frame_stack: encoder frames that become one token.
         projector_width: hidden width of the projector.
         summary_token: put attentive statistics of the whole clip before its tokens, and let the label words read them directly too.
+        audio_projector: of an audio LLM, which is `lm` and `encoder` in one (`audio_lm` in a YAML file): frozen keeps its sound
+            tokens in the feature cache, trained keeps what enters its projector, which goes on learning. "" where it is none.
         lora_r, lora_alpha: LoRA on every linear layer of the language model; r = 0 leaves it frozen.
         system_prompt: system message; "" keeps a chat template from putting in one of its own, where it has a place for it;
             None leaves it to the template.
@@ -49,6 +51,7 @@ class ModelConfig:
     frame_stack: int = 8
     projector_width: int = 768
     summary_token: bool = False
+    audio_projector: str = ""
     lora_r: int = 16
     lora_alpha: int = 32
     system_prompt: str | None = None
@@ -82,10 +85,22 @@ class ModelConfig:
             del values["summary_token"]
         if not self.chat_template_kwargs:
             del values["chat_template_kwargs"]
+        if self.audio_projector:
+            return {"audio_lm": self.lm} | {name: value for name, value in values.items() if name not in OF_ENCODER}
+        del values["audio_projector"]
         return values
 
 
 PROJECTORS = ("stack", "conv", "qformer")
+AUDIO_PROJECTORS = {
+    "frozen": (1,),
+    "trained": (0,),
+}  # the projector is the one layer: what leaves it is cached, or what enters
+# What an audio LLM has of its own.
+OF_ENCODER = (
+    "lm", "encoder", "encoder_layers", "encoder_trained_layers", "encoder_lora_r", "cache_trained_layers", "spec_augment",
+    "projector", "frame_stack", "projector_width", "summary_token",
+)  # fmt: skip
 WEIGHTS = ("auto", "float32")
 
 
@@ -96,8 +111,12 @@ def model_config_from_dict(values: Mapping[str, Any], source: str) -> ModelConfi
         UserError: a field is unknown, missing or wrong; the message names `source`.
     """
     known = {one.name for one in fields(ModelConfig)}
-    if unknown := sorted(set(values) - known):
+    if unknown := sorted(set(values) - known - {"audio_lm"}):
         raise UserError(f"{source}: unknown fields {', '.join(unknown)}; known are {', '.join(sorted(known))}")
+    if "audio_lm" in values:
+        values = _of_audio_llm(values, source)
+    elif values.get("audio_projector"):
+        raise UserError(f"{source}: audio_projector goes with audio_lm")
     if not isinstance(values.get("lm"), str):
         raise UserError(f"{source}: `lm` is needed: a default model's name, a folder or a hub id")
     layers = values.get("encoder_layers") or ()
@@ -131,9 +150,23 @@ def model_config_from_dict(values: Mapping[str, Any], source: str) -> ModelConfi
         raise UserError(f"{source}: encoder_trained_layers must be a whole number from 0 to {deepest}")
     if config.trim_db is not None and (type(config.trim_db) not in (int, float) or not config.trim_db > 0):
         raise UserError(f"{source}: trim_db is {config.trim_db!r}; dB below the loudest frame, above 0, are needed")
+    if config.audio_projector == "frozen" and config.lora_r < 1:
+        raise UserError(f"{source}: lora_r is 0 and audio_projector frozen: nothing would be trained")
     if not config.encoder and config.lora_r < 1:
         raise UserError(f"{source}: lora_r is 0 and there is no encoder: nothing would be trained")
     return config
+
+
+def _of_audio_llm(values: Mapping[str, Any], source: str) -> dict[str, Any]:
+    """Fields of a model whose language model and encoder are an audio LLM."""
+    if own := sorted(set(values) & set(OF_ENCODER)):
+        raise UserError(f"{source}: {own[0]} does not go with audio_lm, which has its own")
+    projector = values.get("audio_projector", "frozen")
+    if projector not in AUDIO_PROJECTORS:
+        raise UserError(f"{source}: audio_projector is {projector!r}; use one of {', '.join(AUDIO_PROJECTORS)}")
+    rest = {name: value for name, value in values.items() if name != "audio_lm"}
+    both = {"lm": values["audio_lm"], "encoder": values["audio_lm"], "encoder_layers": AUDIO_PROJECTORS[projector]}
+    return {**rest, **both, "audio_projector": projector}
 
 
 def load_model_config(name_or_path: str) -> ModelConfig:

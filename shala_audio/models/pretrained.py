@@ -544,14 +544,15 @@ def language_model_without_weights(name: str) -> PreTrainedModel:
 
 
 def load_language_model(
-    name: str, sha256: str, dtype: torch.dtype | Literal["auto"]
-) -> tuple[PreTrainedModel, PreTrainedTokenizerBase, str]:
-    """The model, its tokenizer, prepared for sound, and where they were found.
+    name: str, sha256: str, dtype: torch.dtype | Literal["auto"], hears: bool = False
+) -> tuple[PreTrainedModel, PreTrainedTokenizerBase, Any, str]:
+    """The model, its tokenizer, prepared for sound, an audio LLM's processor (or None), and where they were found.
 
     Args:
         name: as in a model's configuration.
         sha256: of the weights, where they must be certain ones.
         dtype: of the weights in memory; "auto": bfloat16 if they were published so, else float32.
+        hears: whether it is an audio LLM, with an encoder and a projector of its own.
 
     Raises:
         UserError: they cannot be loaded.
@@ -560,21 +561,31 @@ def load_language_model(
     from safetensors import SafetensorError
     from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
 
+    from shala_audio.audio.audio_llm import load_audio_llm
+
     source = locate(name, sha256=sha256)
     if not torch.accelerator.is_available():
         # Several heads share keys and values: attention on CPUs reads them where they are, but transformers copies
         # them for each head unless told so. The same numbers and time, but 0.7 of the memory of a `slots` step.
         os.environ.setdefault("TRANSFORMERS_SDPA_FORCE_GQA", "1")
+    processor = None
     try:
         if dtype == "auto":
             published = AutoConfig.from_pretrained(source, trust_remote_code=False).get_text_config().dtype
             dtype = torch.bfloat16 if published == torch.bfloat16 else torch.float32
-        lm = AutoModelForCausalLM.from_pretrained(source, dtype=dtype, use_safetensors=True, trust_remote_code=False)
-        tokenizer = AutoTokenizer.from_pretrained(source, trust_remote_code=False)
-    except (OSError, ValueError, LookupError, TypeError, RuntimeError, SafetensorError) as error:
+        if hears:
+            lm, processor = load_audio_llm(source, dtype)
+            tokenizer = processor.tokenizer
+            tokenizer.chat_template = tokenizer.chat_template or processor.chat_template
+        else:
+            lm = AutoModelForCausalLM.from_pretrained(
+                source, dtype=dtype, use_safetensors=True, trust_remote_code=False
+            )
+            tokenizer = AutoTokenizer.from_pretrained(source, trust_remote_code=False)
+    except (OSError, ImportError, ValueError, LookupError, TypeError, RuntimeError, SafetensorError) as error:
         raise UserError(f"lm {name}: cannot be loaded ({first_line(error)})") from None
     prepare_tokenizer(tokenizer)
-    return lm, tokenizer, source
+    return lm, tokenizer, processor, source
 
 
 def prepare_tokenizer(tokenizer: PreTrainedTokenizerBase) -> None:

@@ -91,9 +91,9 @@ class PromptBuilder:
         return prompt + self.readout.answer_start
 
     def placeholders(self, frames: int) -> str:
-        """One for each token that T frames become."""
+        """One for each token that T frames become, between what an audio LLM puts around them."""
         assert self.audio_adapter is not None
-        return AUDIO_TOKEN * self.audio_adapter.token_count(frames)
+        return (AUDIO_TOKEN * self.audio_adapter.token_count(frames)).join(self.audio_adapter.around)
 
     def _question(self, text: Mapping[str, str]) -> str:
         question = self.task.question({name: self._plain(value) for name, value in text.items()})

@@ -28,10 +28,11 @@ from transformers import (
 from transformers.cache_utils import DynamicLayer
 from transformers.modeling_outputs import BaseModelOutputWithPast, CausalLMOutputWithPast
 
+from shala_audio.audio.audio_llm import AudioLLMEncoder
 from shala_audio.audio.encoders import AudioEncoder, load_encoder
 from shala_audio.errors import UserError, not_one_of
 from shala_audio.io import atomic_write, read_json, write_json
-from shala_audio.models.audio_adapter import AudioAdapter
+from shala_audio.models.audio_adapter import AudioAdapter, PretrainedProjector
 from shala_audio.models.config import ModelConfig, model_config_from_dict
 from shala_audio.models.folder import SETTINGS, TRAINED, hub_files
 from shala_audio.models.lora import add_lora
@@ -98,7 +99,9 @@ def check_head(lm: PreTrainedModel, name: str) -> None:
 class SpeechBackbone(nn.Module):
     """A decoder whose placeholder tokens are replaced by the audio adapter's."""
 
-    def __init__(self, decoder: PreTrainedModel, audio_adapter: AudioAdapter | None, audio_token_id: int) -> None:
+    def __init__(
+        self, decoder: PreTrainedModel, audio_adapter: AudioAdapter | PretrainedProjector | None, audio_token_id: int
+    ) -> None:
         super().__init__()
         self.decoder = decoder
         self.audio_adapter = audio_adapter
@@ -208,10 +211,13 @@ class SpeechLM(PreTrainedModel, GenerationMixin):
         self.lm_sha256, self.encoder_sha256 = lm_sha256, encoder_sha256
         self.examples: tuple[dict[str, Any], ...] = ()
         lm.requires_grad_(False)
-        audio_adapter = None
+        audio_adapter: AudioAdapter | PretrainedProjector | None = None
         if encoder is not None:
             scale = float(lm.get_input_embeddings().weight.detach().float().std())
-            audio_adapter = AudioAdapter(model_config, encoder, lm.config.get_text_config().hidden_size, scale)
+            if isinstance(encoder, AudioLLMEncoder):
+                audio_adapter = PretrainedProjector(encoder)
+            else:
+                audio_adapter = AudioAdapter(model_config, encoder, lm.config.get_text_config().hidden_size, scale)
         decoder = lm.get_decoder()
         if model_config.lora_r:
             add_lora(decoder, model_config.lora_r, model_config.lora_alpha)
@@ -220,7 +226,9 @@ class SpeechLM(PreTrainedModel, GenerationMixin):
         self.behind_head = BehindHead(lm.config.get_text_config())
         self.attribute_head = AttributeHead(lm.config.get_text_config().hidden_size, task) if attributes else None
         self.generation_config = lm.generation_config
-        self._no_split_modules = lm._no_split_modules  # the layers that FSDP wraps
+        self._no_split_modules = (
+            decoder._no_split_modules
+        )  # the layers that FSDP wraps; an audio LLM itself names others
         self.readout = READOUTS[readout](self)
 
     @classmethod
@@ -265,10 +273,15 @@ class SpeechLM(PreTrainedModel, GenerationMixin):
             raise UserError(f"attributes: readout label_token and a task with attributes are needed, not {task.name}")
         if dtype == "auto" and model_config.weights == "float32":
             dtype = torch.float32
-        lm, tokenizer, source = load_language_model(model_config.lm, lm_sha256, dtype)
+        hears = bool(model_config.audio_projector)
+        lm, tokenizer, processor, source = load_language_model(model_config.lm, lm_sha256, dtype, hears)
         check_head(lm, model_config.lm)
-        encoder, encoder_found = None, ""
-        if task.has_audio:
+        encoder: AudioEncoder | None = None
+        encoder_found = ""
+        if task.has_audio and processor is not None:
+            encoder = AudioLLMEncoder(lm, processor, model_config.cached_layers())
+            encoder_found = base_sha256(source)
+        elif task.has_audio:
             where = locate(str(model_config.encoder), sha256=encoder_sha256)
             cached = model_config.cached_layers()
             encoder, encoder_found = (
@@ -465,7 +478,10 @@ class SpeechLM(PreTrainedModel, GenerationMixin):
             **kwargs,
         )
         hidden = outputs.last_hidden_state[:, -logits_to_keep:] if logits_to_keep else outputs.last_hidden_state
-        return CausalLMOutputWithPast(logits=self.logits(hidden), past_key_values=outputs.past_key_values)
+        logits = self.logits(hidden)
+        if not torch.is_grad_enabled():  # what is drawn is text: never the placeholder, where the table has room for it
+            logits[..., self.model.audio_token_id : self.model.audio_token_id + 1] = float("-inf")
+        return CausalLMOutputWithPast(logits=logits, past_key_values=outputs.past_key_values)
 
     def logits(self, hidden: Tensor) -> Tensor:
         """Logits (..., vocabulary) of hidden states (..., D), as the language model has them."""

@@ -154,7 +154,10 @@ def _fit(model: SpeechLM, config: Config) -> tuple[bool, dict[str, Any] | None] 
     if config.resume and checkpoint is None and is_finished(out, run):
         return None
     supervised = METHODS[config.method].learns == "supervised"
-    if supervised and not config.init and features is not None and config.adapter_epochs and checkpoint is None:
+    fresh_adapter = features is not None and not config.init and checkpoint is None
+    if supervised and fresh_adapter and config.adapter_epochs and model.model_config.audio_projector:
+        say("adapter_epochs: nothing to learn first, the audio LLM's projector is trained already")
+    elif supervised and fresh_adapter and config.adapter_epochs:
         assert isinstance(config, DirectConfig)
         model.to(config.device)  # no trainer has moved it yet
         losses = pretrain_adapter(
