@@ -249,6 +249,16 @@ def config_path(kind: str, name_or_path: str) -> Path:
     )
 
 
+def at_commit(source: str) -> dict[str, str | None]:
+    """What `from_pretrained` takes for a folder, a hub id, or a hub id at a commit ("name@commit").
+
+    >>> at_commit("Qwen/Qwen3-8B@b968826")
+    {'pretrained_model_name_or_path': 'Qwen/Qwen3-8B', 'revision': 'b968826'}
+    """
+    name, _, commit = (source, "", "") if Path(source).exists() else source.partition("@")
+    return {"pretrained_model_name_or_path": name, "revision": commit or None}
+
+
 def is_main_process() -> bool:
     """Whether this is the only process, or the first of those that `accelerate launch` or `torchrun` has started."""
     return os.environ.get("RANK", "0") == "0"

@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from shala_audio.audio.encoders import AudioEncoder
 from shala_audio.audio.io import SAMPLE_RATE, Samples
 from shala_audio.errors import UserError
+from shala_audio.io import at_commit
 
 SHORTEST = SAMPLE_RATE // 5  # samples; less is followed by silence up to there, since it would become no token
 # Where the projector is, in families that differ. It works on each frame alone, so what goes into it can be kept while it goes
@@ -130,11 +131,11 @@ def load_audio_llm(source: str, dtype: torch.dtype | Literal["auto"] = "auto") -
     """
     from transformers import AutoConfig, AutoProcessor
 
-    config = AutoConfig.from_pretrained(source, trust_remote_code=False)
+    config = AutoConfig.from_pretrained(**at_commit(source), trust_remote_code=False)
     kind = audio_llm_class(config)
     if kind is None:
         raise UserError(
             f"audio_lm {source}: is {config.model_type}, which takes no sound; `lm` and `encoder` are for such"
         )
-    model = kind.from_pretrained(source, dtype=dtype, use_safetensors=True, trust_remote_code=False)
-    return model.eval(), AutoProcessor.from_pretrained(source, trust_remote_code=False)
+    model = kind.from_pretrained(**at_commit(source), dtype=dtype, use_safetensors=True, trust_remote_code=False)
+    return model.eval(), AutoProcessor.from_pretrained(**at_commit(source), trust_remote_code=False)

@@ -20,6 +20,7 @@ from torch import Tensor, nn
 
 from shala_audio.audio.io import SAMPLE_RATE, Samples
 from shala_audio.errors import UserError, first_line
+from shala_audio.io import at_commit
 
 
 class EncoderLayers(nn.Module):
@@ -269,14 +270,14 @@ def load_encoder(source: str, layers: Sequence[int], device: str = "cpu") -> Aud
 
     encoder: AudioEncoder
     try:
-        config = AutoConfig.from_pretrained(source, trust_remote_code=False)
+        config = AutoConfig.from_pretrained(**at_commit(source), trust_remote_code=False)
         if audio_llm_class(config) is not None:
             audio_llm, processor = load_audio_llm(source)
             audio_llm.get_decoder().layers = nn.ModuleList()  # nobody asks it to answer
             return AudioLLMEncoder(audio_llm, processor, layers).eval().requires_grad_(False).to(device)
         if config.model_type not in ("whisper", "wav2vec2", "hubert", "wavlm"):
             raise UserError(f"encoder {source}: is {config.model_type}; whisper, wav2vec2, hubert or wavlm is needed")
-        extractor = AutoFeatureExtractor.from_pretrained(source, trust_remote_code=False)
+        extractor = AutoFeatureExtractor.from_pretrained(**at_commit(source), trust_remote_code=False)
         if config.model_type == "whisper":
             alone = "WhisperEncoder" in (config.architectures or [])
             model = _weights(modeling_whisper.WhisperEncoder if alone else WhisperModel, source)
@@ -302,12 +303,12 @@ def _weights(kind: Any, source: str) -> Any:
     are taken (`weights_only`) and nothing is run."""
     options = {"dtype": torch.float32, "trust_remote_code": False}
     try:
-        return kind.from_pretrained(source, use_safetensors=True, **options)
+        return kind.from_pretrained(**at_commit(source), use_safetensors=True, **options)
     except OSError as error:
         if "safetensors" not in str(error):
             raise
     try:
-        return kind.from_pretrained(source, use_safetensors=False, weights_only=True, **options)
+        return kind.from_pretrained(**at_commit(source), use_safetensors=False, weights_only=True, **options)
     except Exception as error:  # of the file, whatever it holds
         raise UserError(
             f"encoder {source}: its pytorch_model.bin cannot be loaded as weights alone ({first_line(error)}); convert it to "

