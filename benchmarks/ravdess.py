@@ -24,7 +24,7 @@ import torch
 from shala_audio.audio.augment import over_telephone
 from shala_audio.audio.features import FeatureStore
 from shala_audio.audio.io import SAMPLE_RATE, Samples, read_sound
-from shala_audio.baselines.linear import fit, pool, train_linear
+from shala_audio.baselines.linear import PooledClips, fit, train_linear
 from shala_audio.distribution import Floats
 from shala_audio.evaluation.stats import mean_interval
 from shala_audio.inference import default
@@ -56,10 +56,11 @@ def linear(manifest: Path, features: Path, predictor: Predictor, sounds: Sequenc
     """(clips, K) of the linear classifier that dev chooses, for each list of clips."""
     store, task = FeatureStore(features), load_task("crema_d")
     rows = read_manifest(manifest)
-    chosen = train_linear(rows, store, task, store.encoder["layers"])
+    pooled_of = PooledClips(store, store.encoder["layers"])
+    chosen = train_linear(rows, pooled_of, task)
     layer = store.encoder["layers"].index(chosen.layer)
     train = [row for row in rows if row.split == "train" and row.votes]
-    x = pool([row.id for row in train], store)[:, layer]
+    x = pooled_of([row.id for row in train])[:, layer]
     mean, spread = x.mean(dim=0), x.std(dim=0) + 1e-6
     target = torch.tensor(human_distributions(train, task.label_names), dtype=torch.float32)
     weight, bias = fit((x - mean) / spread, target, chosen.penalty)

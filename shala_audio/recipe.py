@@ -60,8 +60,8 @@ USAGE = """Usage: {recipe}/run.sh [options]
 Methods: zero_shot (for sound, with an untrained audio adapter), few_shot (text), warm_start, sft_hard, sft_soft, shala,
 shala_unweighted, shala_dynamic, grpo_majority, grpo_jsd. All have as many passes in stage 4, after the same warm start (sft_hard
 after one on hard labels, and it leaves out rows whose first place is tied). Every one also gets a temperature fitted to jsd on
-dev; the method named last is calibrated in other ways too, and packed. The constant prior, and for sound a linear and an attentive
-classifier, stand in every table (prior, linear, attentive as --method: for a table of these and zero_shot alone)."""
+dev; the method named last is calibrated in other ways too, and packed. The constant prior, a linear classifier and for sound an
+attentive one stand in every table (prior, linear, attentive as --method: for a table of these and zero_shot alone)."""
 
 UNTRAINED = ("zero_shot", "few_shot")
 TRAINED = (
@@ -75,7 +75,7 @@ TRAINED = (
     "grpo_jsd",
 )
 ALIASES = {"shala_static": "shala", "shala_exact": "shala"}
-CLASSIFIERS = ("linear", "attentive")
+CLASSIFIERS = ("linear", "attentive")  # the second for sound alone
 READOUTS = ("label_token", "slots", "verbalized")
 FOLDS = range(5)
 LEAST_DEV_ROWS = 10  # to calibrate on
@@ -216,7 +216,7 @@ class Recipe:
         """All that stand in the table: methods and baselines."""
         if self.given.baselines == "none":
             return self.runs
-        return ["prior", *self.runs, *(CLASSIFIERS if self.has_audio else ())]
+        return ["prior", *self.runs, *(CLASSIFIERS if self.has_audio else ("linear",))]
 
     # Options of commands ----------------------------------------------------------------------------------------------
 
@@ -260,7 +260,7 @@ def _methods(given: argparse.Namespace, has_audio: bool) -> list[str]:
         names += [] if has_audio else ["few_shot"]
         names += [*(["shala_unweighted"] if given.readout == "label_token" else []), "shala_dynamic", "shala"]
     for name in names:
-        if name in CLASSIFIERS and not has_audio:
+        if name == "attentive" and not has_audio:
             raise UserError(f"--method {name}: for sound only")
         if name == "few_shot" and has_audio:
             raise UserError("--method few_shot: for text only, an untrained projector says nothing")
@@ -377,7 +377,8 @@ def predict(recipe: Recipe, interrupted: bool = False) -> None:
         if kind in recipe.systems and not is_there(
             recipe.exp / kind / "predictions_dev.jsonl"
         ):  # which is written last
-            options = [*recipe.feature_options, *baseline, *recipe.augmentation_options]
+            states = recipe.feature_options if recipe.has_audio else ["--model", recipe.model]
+            options = [*states, *baseline, *recipe.augmentation_options]
             out = recipe.exp / kind / "predictions.jsonl"
             run("predict_cmd", "evaluate", "baseline", kind, recipe.manifest, *options, "--out", out)
     last = recipe.runs[-1]

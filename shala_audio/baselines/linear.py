@@ -1,8 +1,8 @@
-"""The baseline a user would pick instead: one linear layer on the pooled encoder, with soft labels.
+"""The baseline a user would pick instead: one linear layer on a frozen model's pooled states, with soft labels.
 
-Each clip is the mean and the standard deviation over time of one encoder layer; a softmax regression learns the human
-distributions by cross-entropy. The L2 penalty, the layer where several are cached, and whether to learn from the perturbed
-augmentations of the training clips too, where there are any, are chosen on the dev split.
+A clip is the mean and the standard deviation over time of one layer of the audio encoder, a text those over the tokens of one
+layer of the language model. A softmax regression learns the human distributions by cross-entropy. The L2 penalty, the layer, and
+whether to learn from the perturbed augmentations of the training clips too, where there are any, are chosen on the dev split.
 """
 
 from __future__ import annotations
@@ -13,15 +13,19 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 from torch import Tensor
+from tqdm import tqdm
 
 from shala_audio.audio.features import FeatureStore
+from shala_audio.devices import accelerator_computes_bf16, bf16_slowdown
 from shala_audio.distribution import Floats, LabelDistribution, jsd
 from shala_audio.errors import UserError
 from shala_audio.manifest import Row
+from shala_audio.models.pretrained import load_language_model
 from shala_audio.task import Task
 from shala_audio.votes import human_distributions
 
 PENALTIES = (1e-4, 1e-3, 1e-2, 1e-1)
+TEXTS = 32  # read at once
 
 
 @dataclass(frozen=True)
@@ -58,13 +62,79 @@ def named_predictions(
     }
 
 
-def pool(keys: Sequence[str], features: FeatureStore) -> Tensor:
-    """(clips, S, 2 D): mean and standard deviation over time of every cached layer."""
-    pooled = []
-    for key in keys:
-        states = features[key].float()
-        pooled.append(torch.cat([states.mean(dim=1), states.std(dim=1, correction=0)], dim=-1))
-    return torch.stack(pooled)
+class PooledClips:
+    """Mean and standard deviation over time of every cached layer of the audio encoder."""
+
+    def __init__(self, features: FeatureStore, layers: Sequence[int]) -> None:
+        self.features, self.layers = features, list(layers)
+        self.augmentations = features.augmentations
+
+    def __call__(self, keys: Sequence[str]) -> Tensor:
+        """(clips, S, 2 D) float32."""
+        states = (self.features[key].float() for key in keys)
+        return torch.stack([torch.cat([one.mean(dim=1), one.std(dim=1, correction=0)], dim=-1) for one in states])
+
+
+class PooledTexts:
+    """Mean and standard deviation over the tokens of what is asked, at a quarter, half, three quarters and all of a language
+    model's layers.
+
+    Args:
+        rows: whose texts are read, all at once.
+        task: its prompt, without a chat template.
+        lm: name of a default model, a folder or a hub id.
+        device: where to compute.
+
+    Raises:
+        UserError: the model cannot be loaded, or a text is missing or too long for it.
+    """
+
+    def __init__(self, rows: Sequence[Row], task: Task, lm: str, device: str = "cpu") -> None:
+        model, self._tokenizer, _, _ = load_language_model(lm, "", "auto")
+        self._decoder = model.get_decoder().to(device).eval()
+        depth = model.config.get_text_config().num_hidden_layers
+        self.layers = sorted({max(1, depth * quarter // 4) for quarter in (1, 2, 3, 4)})
+        self._longest = getattr(model.config.get_text_config(), "max_position_embeddings", None)
+        texts = {row.id: task.question(row.text) for row in rows}
+        self._pooled: dict[str, Tensor] = {}
+        order = sorted(texts, key=lambda key: len(texts[key]))
+        with tqdm(total=len(order), unit="row", desc="states", disable=None) as bar:
+            for start in range(0, len(order), TEXTS):
+                keys = order[start : start + TEXTS]
+                self._pooled |= dict(zip(keys, self._states([texts[key] for key in keys]), strict=True))
+                bar.update(len(keys))
+
+    @torch.inference_mode()
+    def _states(self, texts: list[str]) -> Tensor:
+        batch = self._tokenizer(texts, padding=True, return_tensors="pt", add_special_tokens=False)
+        if self._longest and batch["input_ids"].shape[1] > self._longest:
+            raise UserError(
+                f"a text of {batch['input_ids'].shape[1]:,} tokens; the language model takes {self._longest:,}"
+            )
+        device = self._decoder.device
+        low = accelerator_computes_bf16() if device.type != "cpu" else bf16_slowdown() < 1
+        mask = batch["attention_mask"].to(device)
+        with torch.autocast(device.type, torch.bfloat16, enabled=low):
+            found = self._decoder(
+                input_ids=batch["input_ids"].to(device),
+                attention_mask=mask,
+                position_ids=(mask.cumsum(dim=1) - 1).clamp(min=0),
+                output_hidden_states=True,
+                use_cache=False,
+            ).hidden_states
+        weight = mask[:, None, :, None] / mask.sum(dim=1)[:, None, None, None]
+        states = torch.stack([found[layer] for layer in self.layers], dim=1).float()
+        mean = (weight * states).sum(dim=2)
+        deviation = (weight * (states - mean[:, :, None]).square()).sum(dim=2).sqrt()
+        return torch.cat([mean, deviation], dim=-1).cpu()
+
+    def __call__(self, keys: Sequence[str]) -> Tensor:
+        """(texts, S, 2 D) float32."""
+        return torch.stack([self._pooled[key] for key in keys])
+
+    def augmentations(self, _key: str, _most: int) -> list[str]:
+        """Of texts there are none."""
+        return []
 
 
 def fit(x: Tensor, p: Tensor, penalty: float) -> tuple[Tensor, Tensor]:
@@ -85,27 +155,26 @@ def fit(x: Tensor, p: Tensor, penalty: float) -> tuple[Tensor, Tensor]:
 
 
 def train_linear(
-    rows: Sequence[Row], features: FeatureStore, task: Task, layers: Sequence[int], augmentations: int = 0
+    rows: Sequence[Row], pooled_of: PooledClips | PooledTexts, task: Task, augmentations: int = 0
 ) -> LinearResult:
     """Fit on train, choose on dev, predict dev and test.
 
     Args:
-        rows, features, task: what to learn.
-        layers: numbers of the cached ones.
+        rows, pooled_of, task: what to learn, and from what.
         augmentations: of each training clip, to learn from too, if dev is better for it.
 
     Raises:
         UserError: a split is missing.
     """
     splits, human = judged_splits(rows, task)
-    pooled = {name: pool([row.id for row in splits[name]], features) for name in ("dev", "test")}
+    pooled = {name: pooled_of([row.id for row in splits[name]]) for name in ("dev", "test")}
     best: tuple[float, int, float, int, dict[str, Floats]] | None = None
     for count in sorted({0, augmentations}):
-        keys_of = [[row.id, *features.augmentations(row.id, count)] for row in splits["train"]]
+        keys_of = [[row.id, *pooled_of.augmentations(row.id, count)] for row in splits["train"]]
         target = torch.tensor(human["train"], dtype=torch.float32)
         target = target.repeat_interleave(torch.tensor([len(keys) for keys in keys_of]), dim=0)
-        pooled["train"] = pool([key for keys in keys_of for key in keys], features)
-        for index in range(len(layers)):
+        pooled["train"] = pooled_of([key for keys in keys_of for key in keys])
+        for index in range(len(pooled_of.layers)):
             mean, spread = pooled["train"][:, index].mean(dim=0), pooled["train"][:, index].std(dim=0) + 1e-6
             x = {name: (values[:, index] - mean) / spread for name, values in pooled.items()}
             for penalty in PENALTIES:
@@ -117,4 +186,4 @@ def train_linear(
     assert best is not None
     distance, index, penalty, count, probs = best
     named = named_predictions(splits, probs, task.label_names)
-    return LinearResult(named, layers[index], penalty, count, distance)
+    return LinearResult(named, pooled_of.layers[index], penalty, count, distance)

@@ -213,12 +213,20 @@ KINDS = ("prior", "linear", "attentive")
 
 @app.command()
 def baseline(
-    kind: Annotated[str, typer.Argument(help="prior, or for sound linear or attentive.")],
+    kind: Annotated[str, typer.Argument(help="prior, linear, or for sound attentive.")],
     manifest: Annotated[Path, typer.Argument(help="Manifest with train, dev and test rows.")],
     out: Annotated[
         Path, typer.Option(help="File for the predictions of the test rows; those of dev go beside it, as NAME_dev.")
     ],
-    features: Annotated[Path | None, typer.Option(help="Folder of features, for linear and attentive.")] = None,
+    features: Annotated[
+        Path | None, typer.Option(help="Folder of features of the sound, for linear and attentive.")
+    ] = None,
+    model: Annotated[
+        str | None,
+        typer.Option(
+            help="For linear on texts: a name in configs/models or a YAML file, of whose language model states are taken."
+        ),
+    ] = None,
     task: TaskOption = None,
     seed: Annotated[int, typer.Option(help="Of attentive; on record for all.")] = 0,
     augmentations: Annotated[
@@ -231,9 +239,10 @@ def baseline(
         ),
     ] = 0,
 ) -> None:
-    """Predict test and dev rows with a system to compare with: the constant prior, or a classifier on the frozen encoder.
+    """Predict test and dev rows with a system to compare with: the constant prior, or a classifier on a frozen model.
 
-    linear: softmax regression on mean and deviation over time of one encoder layer; layer and penalty are chosen on dev.
+    linear: softmax regression on mean and deviation over time of one layer, of the encoder or of the language model; layer
+    and penalty are chosen on dev.
     attentive: learnt layer weights and attentive pooling over time; learning rate and passes are chosen on dev.
     With --augmentations, dev also says whether they help.
 
@@ -258,8 +267,9 @@ def baseline(
     chosen = load_task(task or rows[0].task)
     corpus = corpus_record(manifest.with_name("summary.json"))
     places = {"test": out, "dev": out.with_name(f"{out.stem}_dev{out.suffix}")}
-    if kind == "prior" and (features is not None or augmentations):
-        raise UserError(f"--{'augmentations' if augmentations else 'features'}: no part in the constant prior")
+    if kind == "prior" and (features is not None or augmentations or model):
+        given = "augmentations" if augmentations else "model" if model else "features"
+        raise UserError(f"--{given}: no part in the constant prior")
     if kind == "prior":
         train = [row for row in rows if row.split == "train" and row.votes]
         prior = LabelDistribution(chosen.label_names, mean_distribution(train, chosen.label_names))
@@ -267,18 +277,41 @@ def baseline(
         record = {"method": kind, "task": chosen.name, "seed": seed, "data": corpus}
         write_json(out.parent / "training.json", record)
     else:
-        if features is None:
-            raise UserError(f"--features: the {kind} classifier needs the folder of features")
-        from shala_audio.audio.features import FeatureStore
+        if (features is None) == (model is None):
+            raise UserError(
+                f"the {kind} classifier needs --features of sound"
+                + (", or of texts a --model" if kind == "linear" else "")
+            )
+        if model is not None and (kind != "linear" or augmentations):
+            raise UserError("--model: the linear classifier alone takes texts, and has no augmentations of them")
+        from shala_audio.training.provenance import cost_record, shorten
 
-        store = FeatureStore(features)
-        store.check(rows)
-        if augmentations and not any(store.augmentations(row.id, augmentations) for row in rows):
-            raise UserError(f"--augmentations: {features} has none; `shala-audio features --augmentations` makes them")
+        if model is not None:
+            from shala_audio.baselines.linear import PooledTexts, train_linear
+            from shala_audio.devices import default_device
+            from shala_audio.models.config import load_model_config
+
+            lm = load_model_config(model).lm
+            judged = [row for row in rows if row.votes and row.split in ("train", *places)]
+            states = PooledTexts(judged, chosen.with_input("text"), lm, default_device())
+            line = train_linear(judged, states, chosen)
+            used: dict[str, Any] = {"lm": shorten(lm)}
+        else:
+            assert features is not None
+            from shala_audio.audio.features import FeatureStore
+
+            store = FeatureStore(features)
+            store.check(rows)
+            if augmentations and not any(store.augmentations(row.id, augmentations) for row in rows):
+                raise UserError(
+                    f"--augmentations: {features} has none; `shala-audio features --augmentations` makes them"
+                )
+            used = {**store.encoder, "encoder": shorten(str(store.encoder["encoder"]))}
+            if kind == "linear":
+                from shala_audio.baselines.linear import PooledClips, train_linear
+
+                line = train_linear(rows, PooledClips(store, store.encoder["layers"]), chosen, augmentations)
         if kind == "linear":
-            from shala_audio.baselines.linear import train_linear
-
-            line = train_linear(rows, store, chosen, store.encoder["layers"], augmentations)
             predicted = dict(line.predictions)
             settings: dict[str, Any] = {
                 "layer": line.layer,
@@ -300,11 +333,8 @@ def baseline(
             words = f"rate {found.learning_rate:g}, {found.epochs} passes, {found.augmentations} augmentations"
             distance = found.dev_jsd
         print(f"{words} (chosen on dev: jsd {distance:.4f})")
-        from shala_audio.training.provenance import cost_record, shorten
-
         # What dev chose is no setting: it differs between seeds.
-        encoder_record = {**store.encoder, "encoder": shorten(str(store.encoder["encoder"]))}
-        offered = {"settings": {"augmentations": augmentations}, "model": encoder_record}
+        offered = {"settings": {"augmentations": augmentations}, "model": used}
         record = {
             "method": kind,
             "task": chosen.name,

@@ -4,15 +4,18 @@ import numpy as np
 import pytest
 import torch
 from sklearn.linear_model import LogisticRegression
+from transformers import AutoModel, AutoTokenizer
 
 from shala_audio.audio.features import augmented_id
 from shala_audio.baselines.attentive import train_attentive
-from shala_audio.baselines.linear import fit, train_linear
+from shala_audio.baselines.linear import PooledClips, PooledTexts, fit, train_linear
 from shala_audio.distribution import jsd
 from shala_audio.manifest import Audio, Row
 from shala_audio.votes import human_distributions
-from tests.tiny import SPEECH_TASK
+from tests.tiny import SPEECH_TASK, TEXT_TASK
 from tests.training.helpers import TinyStore
+
+TEXTS = ("no", "a much longer comment than that", "so what")
 
 
 def test_on_hard_labels_it_is_scikit_learns_regression():
@@ -39,7 +42,7 @@ def test_it_finds_the_layer_that_tells():
         votes = {SPEECH_TASK.label_names[label]: 4, SPEECH_TASK.label_names[(label + 1) % 3]: int(rng.integers(0, 2))}
         rows.append(Row(identity, "tiny_speech", split, f"s{index}", Audio("a.wav"), votes=votes))
         features[identity] = states
-    result = train_linear(rows, TinyStore(features), SPEECH_TASK, [3, 5])  # type: ignore[arg-type]
+    result = train_linear(rows, PooledClips(TinyStore(features), [3, 5]), SPEECH_TASK)  # type: ignore[arg-type]
     assert result.layer == 5 and result.dev_jsd < 0.35
     for split, predicted in result.predictions.items():
         assert [identity for identity, _ in predicted] == [row.id for row in rows if row.split == split]
@@ -73,9 +76,47 @@ def test_dev_says_whether_augmentations_help(helpful):
         if split == "train":
             features[augmented_id(f"r{index}", 1)] = clear if helpful else noise
     store = TinyStore(features)
-    line = train_linear(rows, store, SPEECH_TASK, [3], augmentations=1)  # type: ignore[arg-type]
+    pooled = PooledClips(store, [3])  # type: ignore[arg-type]
+    line = train_linear(rows, pooled, SPEECH_TASK, augmentations=1)
     pooling = train_attentive(rows, store, SPEECH_TASK, augmentations=1)  # type: ignore[arg-type]
     assert (line.augmentations == 1) == helpful
     if helpful:
         assert pooling.augmentations == 1
-        assert line.dev_jsd < train_linear(rows, store, SPEECH_TASK, [3]).dev_jsd  # type: ignore[arg-type]
+        assert line.dev_jsd < train_linear(rows, pooled, SPEECH_TASK).dev_jsd
+
+
+def test_texts_are_pooled_states_of_the_language_model(tiny_lm):
+    """Alone, without padding, by transformers' own forward; layers at the quarters of the model's two."""
+    rows = [
+        Row(f"r{n}", "tiny_text", "train", f"s{n}", None, {"comment": text}, {"anger": 1})
+        for n, text in enumerate(TEXTS)
+    ]
+    pooled = PooledTexts(rows, TEXT_TASK, str(tiny_lm))
+    assert pooled.layers == [1, 2]
+    found = pooled([row.id for row in rows])
+    lm, tokenizer = AutoModel.from_pretrained(tiny_lm, dtype=torch.float32), AutoTokenizer.from_pretrained(tiny_lm)
+    for text, mine in zip(TEXTS, found, strict=True):
+        ids = tokenizer(text, return_tensors="pt", add_special_tokens=False)["input_ids"]
+        with torch.no_grad():
+            states = lm(input_ids=ids, output_hidden_states=True).hidden_states
+        for layer, vector in zip(pooled.layers, mine, strict=True):
+            own = states[layer][0]
+            expected = torch.cat([own.mean(dim=0), own.std(dim=0, correction=0)])
+            torch.testing.assert_close(vector, expected, atol=0.05, rtol=0.05)  # where it computes in bfloat16
+
+
+def test_a_linear_classifier_reads_texts(tiny_lm, tmp_path):
+    rng = np.random.default_rng(0)
+    words = ("so angry now", "how disgusting", "not like that")
+    rows = []
+    for index in range(120):
+        split = ("train", "train", "dev", "test")[index % 4]
+        label = int(rng.integers(3))
+        votes = {TEXT_TASK.label_names[label]: 4, TEXT_TASK.label_names[(label + 1) % 3]: 1}
+        rows.append(
+            Row(f"r{index}", "mini_text", split, f"s{index}", None, {"comment": f"{words[label]} {index}"}, votes)
+        )
+    result = train_linear(rows, PooledTexts(rows, TEXT_TASK, str(tiny_lm)), TEXT_TASK)
+    human = human_distributions([row for row in rows if row.split == "dev"], TEXT_TASK.label_names)
+    prior = np.tile(human.mean(axis=0), (len(human), 1))
+    assert result.dev_jsd < 0.5 * jsd(human, prior).mean()
