@@ -25,8 +25,13 @@ def serve(
     transcribe: Annotated[
         bool, typer.Option(help="Write down, with Whisper, what is said in a clip; a task with a transcript takes it.")
     ] = False,
+    upload: Annotated[int, typer.Option(help="MiB of the largest upload.", min=1)] = 20,
+    seconds: Annotated[float, typer.Option(help="Of the longest sound.", min=1)] = 600.0,
+    characters: Annotated[int, typer.Option(help="Of the longest text.", min=1)] = 10_000,
+    waiting: Annotated[int, typer.Option(help="Requests that may wait.", min=0)] = 32,
+    together: Annotated[int, typer.Option(help="Requests of those that are answered together.", min=1)] = 16,
 ) -> None:
-    """Serve a page to try a model in, and JSON endpoints (`POST /api/predict`, described at `/openapi.json`).
+    """Serve a page to try a model in, and JSON endpoints (`POST /api/predict`, described at `/docs`).
 
     shala-audio serve default
 
@@ -38,8 +43,9 @@ def serve(
         import uvicorn
 
         from shala_audio.web.app import create_app
+        from shala_audio.web.limits import Limits
     except ImportError:
-        raise UserError("the page needs FastAPI: in the clone, pip install -e '.[web]'") from None
+        raise UserError("the page needs FastAPI: in the clone, pip install -e '.[serve]'") from None
     import socket
 
     from shala_audio.inference import default
@@ -56,7 +62,8 @@ def serve(
     folders = [default.part(sound=True), default.part(sound=False)] if model == "default" else [model]
     hosts = ["127.0.0.1", "localhost", "[::1]", *(allow_host or ())] if host in LOOPBACK else ["*"]
     transcriber = Transcriber() if transcribe else None
-    app = create_app([Predictor.from_pretrained(folder) for folder in folders], hosts, neighbours, transcriber)
+    limits = Limits(upload, seconds, characters, waiting, together)
+    app = create_app([Predictor.from_pretrained(folder) for folder in folders], hosts, neighbours, transcriber, limits)
     shown = f"[{host}]" if ":" in host else host
     print(f"http://{shown}:{listening.getsockname()[1]} (Ctrl+C ends it)", file=sys.stderr)
     if host not in LOOPBACK:

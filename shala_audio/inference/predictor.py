@@ -281,23 +281,52 @@ class Predictor:
         Raises:
             UserError: as of `predict`.
         """
+        return [average(moments) for moments, _ in self._whole(inputs, channel, self._predict_parts)]
+
+    def predict_with_states(
+        self, inputs: Iterable[Clip | tuple[Clip | None, Text | None]]
+    ) -> list[tuple[LabelDistribution, np.ndarray]]:
+        """As `predict_batch`, and for each input the state (D,) float32 that its answer follows from; of long sound, the mean
+        over its windows."""
+        states: list[np.ndarray] = []  # of every window
+
+        def read(parts: Sequence[tuple[Samples | None, Mapping[str, str]]]) -> list[LabelDistribution]:
+            clips = [samples for samples, _ in parts if samples is not None]
+            batch = self.inputs(self.encode(clips) if clips else None, [fields for _, fields in parts])
+            found = self._read(batch)
+            states.extend(self.states(batch) if found.states is None else found.states)
+            return self._distributions(found)
+
+        return [
+            (average(moments), np.average([states[n] for n in windows], axis=0, weights=[one.end for one in moments]))
+            for moments, windows in self._whole(inputs, None, read)
+        ]
+
+    def _whole(
+        self,
+        inputs: Iterable[Clip | tuple[Clip | None, Text | None]],
+        channel: int | None,
+        read: Callable[[Sequence[tuple[Samples | None, Mapping[str, str]]]], list[LabelDistribution]],
+    ) -> list[tuple[list[Moment], list[int]]]:
+        """For each input, what `read` says of its windows, and which of all windows they are."""
         answers: list[LabelDistribution] = []
         parts: list[tuple[int, float]] = []  # whose, and how long
         waiting: list[tuple[Samples | None, Mapping[str, str]]] = []  # a batch at most, however long the sound is
-        moments: list[list[Moment]] = []
+        found: list[tuple[list[Moment], list[int]]] = []
         for index, item in enumerate(inputs):
-            moments.append([])
+            found.append(([], []))
             for samples, fields, seconds in self.parts(*as_pair(item), channel):
                 parts.append((index, seconds))
                 waiting.append((samples, fields))
                 if len(waiting) == self.batch_size:
-                    answers += self._predict_parts(waiting)
+                    answers += read(waiting)
                     waiting = []
         if waiting:
-            answers += self._predict_parts(waiting)
-        for (index, seconds), answer in zip(parts, answers, strict=True):
-            moments[index].append(Moment(0.0, seconds, answer))
-        return [average(mine) for mine in moments]
+            answers += read(waiting)
+        for number, ((index, seconds), answer) in enumerate(zip(parts, answers, strict=True)):
+            found[index][0].append(Moment(0.0, seconds, answer))
+            found[index][1].append(number)
+        return found
 
     def parts(
         self, clip: Clip | None, text: Text | None, channel: int | None = None
@@ -344,17 +373,6 @@ class Predictor:
             where = locate(config.encoder, sha256=self.model.encoder_sha256)
             self._encoder = load_encoder(where, config.cached_layers(), self.device)
         return self._encoder.to(self.device)
-
-    def predict_with_state(self, clip: Clip | None, text: Text | None) -> tuple[LabelDistribution, np.ndarray]:
-        """As `predict`, and the state (D,) that the answer follows from; of long sound, the mean over its windows."""
-        moments, states = [], []
-        for samples, fields, seconds in self.parts(clip, text):
-            inputs = self.inputs(None if samples is None else self.encode([samples]), [fields])
-            found = self._read(inputs)
-            (answer,) = self._distributions(found)
-            moments.append(Moment(0.0, seconds, answer))
-            states.append((self.states(inputs) if found.states is None else found.states)[0])
-        return average(moments), np.average(states, axis=0, weights=[moment.end for moment in moments])
 
     def _answers(
         self, features: Sequence[Tensor | None], texts: Sequence[Mapping[str, str]]

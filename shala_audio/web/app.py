@@ -3,18 +3,21 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Annotated, Any
 
 import numpy as np
 from fastapi import FastAPI, File, Form, HTTPException, Query, Request, UploadFile
-from fastapi.responses import FileResponse
+from fastapi.responses import FileResponse, HTMLResponse, PlainTextResponse, Response
+from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
+from starlette.datastructures import UploadFile as StarletteUploadFile
 from starlette.middleware.trustedhost import TrustedHostMiddleware
 
+import shala_audio
 from shala_audio.audio.io import SAMPLE_RATE, Samples, read_sound
 from shala_audio.audio.speech import voiced_seconds
-from shala_audio.distribution import Floats
+from shala_audio.distribution import Floats, LabelDistribution
 from shala_audio.errors import UserError, no_note
 from shala_audio.evaluation.score import ONE_LABEL_EACH, read_score
 from shala_audio.inference.neighbours import Neighbours
@@ -22,15 +25,13 @@ from shala_audio.inference.predictor import Predictor
 from shala_audio.inference.transcribe import Transcriber
 from shala_audio.io import has_half_characters
 from shala_audio.web import schema
-from shala_audio.web.limits import BodyLimit, Headers, Turns
+from shala_audio.web.endpoints import endpoints_page
+from shala_audio.web.limits import BodyLimit, Compute, Headers, Limits, Turns
+from shala_audio.web.metrics import Counting, Metrics
 
-LARGEST_UPLOAD = 20 * 2**20  # bytes
-LONGEST = 600.0  # seconds of sound
-LONGEST_TEXT = 10_000  # characters
 UPLOAD_SECONDS = 120.0  # in which an upload must have come
 PAUSE = 20.0  # seconds in which an upload may stand still
 UPLOADS = 64  # bodies that come in at once
-WAITING = 32  # requests
 MOST_OVERLAP = 4  # windows of a timeline over the same moment
 PEAKS = 600  # points of a waveform
 PAGE = Path(__file__).parent / "page"
@@ -48,8 +49,10 @@ HEADERS = {
 class Served:
     """A model, and what stands beside it in its folder: its training items, and how good it is."""
 
-    def __init__(self, predictor: Predictor, neighbours: bool, transcriber: Transcriber | None = None) -> None:
-        self.predictor, self.task = predictor, predictor.task
+    def __init__(
+        self, predictor: Predictor, neighbours: bool, transcriber: Transcriber | None = None, limits: Limits = Limits()
+    ) -> None:
+        self.predictor, self.task, self.limits = predictor, predictor.task, limits
         self.transcriber = transcriber if predictor.task.has_audio else None
         fields = self.task.text_fields() if "text" in self.task.modality else ()
         # Text fields that are filled in with what was heard, where they are not given; and those that must come.
@@ -83,17 +86,49 @@ class Served:
             trust=self.trust,
         )
 
-    def answer(self, samples: Samples | None, fields: dict[str, str]) -> schema.Answer:
-        heard = None
-        if self.transcriber is not None and samples is not None:
-            heard = self.transcriber.transcribe([samples])[0].text
-            fields = {**{name: heard for name in self.transcribed}, **fields}
-        clip = None if samples is None else (samples, SAMPLE_RATE)
+    def answers(self, asked: Sequence[tuple[UploadFile | None, str | None]]) -> list[schema.Answer | UserError]:
+        """What is said of clips and texts, or what is wrong with them."""
+        wrong: dict[int, UserError] = {}
+        read: list[tuple[int, Samples | None, str | None]] = []
+
+        def inputs() -> Iterator[tuple[tuple[Samples, int] | None, dict[str, str]]]:
+            for number, (clip, text) in enumerate(asked):
+                try:
+                    fields, heard = _fields(self, text), None
+                    samples = None if clip is None else _read(clip, self.limits.seconds)
+                    if self.transcriber is not None and samples is not None:
+                        heard = self.transcriber.transcribe([samples])[0].text
+                        fields = {**{name: heard for name in self.transcribed}, **fields}
+                except UserError as error:
+                    wrong[number] = error
+                    continue
+                read.append((number, samples, heard))
+                yield None if samples is None else (samples, SAMPLE_RATE), fields
+
+        found: Sequence[tuple[LabelDistribution, Floats | None]]
+        try:
+            if self.neighbours is None:
+                found = [(one, None) for one in self.predictor.predict_batch(inputs())]
+            else:
+                found = self.predictor.predict_with_states(inputs())
+        except UserError as error:
+            if len(asked) == 1:
+                return [error]
+            for clip, _ in asked:  # one of them is to blame
+                if clip is not None:
+                    clip.file.seek(0)
+            return [answer for one in asked for answer in self.answers([one])]
+        said = {
+            number: self._answer(samples, heard, *answer)
+            for (number, samples, heard), answer in zip(read, found, strict=True)
+        }
+        return [wrong[number] if number in wrong else said[number] for number in range(len(asked))]
+
+    def _answer(
+        self, samples: Samples | None, heard: str | None, found: LabelDistribution, state: Floats | None
+    ) -> schema.Answer:
         nearest, share = [], None
-        if self.neighbours is None or self.entropies is None:
-            found = self.predictor.predict(clip, fields)
-        else:
-            found, state = self.predictor.predict_with_state(clip, fields)
+        if self.neighbours is not None and self.entropies is not None and state is not None:
             nearest = [schema.Neighbour(**vars(item)) for item in self.neighbours.nearest(state)]
             share = float(np.searchsorted(self.entropies, found.entropy) / len(self.entropies))
         return schema.Answer(
@@ -109,6 +144,16 @@ class Served:
             more_contested_than=share,
             nearest=nearest,
         )
+
+    def timelines(self, asked: Sequence[tuple[UploadFile, float, float]]) -> list[schema.Timeline | UserError]:
+        """Of clips with the window and the hop of each, or what is wrong with them."""
+        found: list[schema.Timeline | UserError] = []
+        for clip, window, hop in asked:
+            try:
+                found.append(self.timeline(_read(clip, self.limits.seconds), window, hop))
+            except UserError as error:
+                found.append(error)
+        return found
 
     def timeline(self, samples: Samples, window: float, hop: float) -> schema.Timeline:
         moments = self.predictor.timeline((samples, SAMPLE_RATE), window, hop)
@@ -135,6 +180,7 @@ def create_app(
     hosts: Sequence[str] = ("*",),
     neighbours: bool = True,
     transcriber: Transcriber | None = None,
+    limits: Limits = Limits(),
 ) -> FastAPI:
     """The web application of one model, or of one for sound and one for text.
 
@@ -143,6 +189,7 @@ def create_app(
         hosts: names by which it may be called; others are refused, so that no page elsewhere reaches it by its own name.
         neighbours: whether to show training items, with their votes and texts, to whoever asks.
         transcriber: writes down what is said in a clip; it is shown, and fills in the transcript of a task that takes one.
+        limits: of uploads and of the waiting line.
     """
     app = FastAPI(
         title="shala-audio",
@@ -150,11 +197,15 @@ def create_app(
         docs_url=None,  # they would load scripts from elsewhere
         redoc_url=None,
     )
-    app.add_middleware(BodyLimit, bytes_allowed=LARGEST_UPLOAD, seconds=UPLOAD_SECONDS, pause=PAUSE, uploads=UPLOADS)
+    metrics = Metrics()
+    app.add_middleware(
+        BodyLimit, bytes_allowed=limits.upload * 2**20, seconds=UPLOAD_SECONDS, pause=PAUSE, uploads=UPLOADS
+    )
     app.add_middleware(Headers, headers=HEADERS)
     app.add_middleware(TrustedHostMiddleware, allowed_hosts=list(hosts), www_redirect=False)
-    served = [Served(predictor, neighbours, transcriber) for predictor in predictors]
-    turns = Turns(WAITING)
+    app.add_middleware(Counting, metrics=metrics)
+    served = [Served(predictor, neighbours, transcriber, limits) for predictor in predictors]
+    turns = Turns(limits.waiting, limits.together, metrics)
 
     @app.get("/", include_in_schema=False)
     def page() -> FileResponse:
@@ -168,11 +219,25 @@ def create_app(
     def style() -> FileResponse:
         return FileResponse(PAGE / "page.css")
 
+    @app.get("/docs", include_in_schema=False)
+    def docs() -> HTMLResponse:
+        return HTMLResponse(endpoints_page(app.openapi()))
+
+    @app.get("/health")
+    def health() -> schema.Health:
+        """That it is up, and what answers."""
+        return schema.Health(status="ok", version=shala_audio.__version__, tasks=[one.task.name for one in served])
+
+    @app.get("/metrics", response_class=PlainTextResponse)
+    def counted() -> Response:
+        """Counts and seconds for Prometheus."""
+        return Response(generate_latest(metrics.registry), media_type=CONTENT_TYPE_LATEST)
+
     @app.get("/api/tasks")
     def tasks() -> schema.Tasks:
         """The tasks that are served, how much people disagree in them, and the limits."""
-        limits = schema.Limits(bytes=LARGEST_UPLOAD, seconds=LONGEST, characters=LONGEST_TEXT)
-        return schema.Tasks(tasks=[one.describe() for one in served], limits=limits)
+        shown = schema.Limits(bytes=limits.upload * 2**20, seconds=limits.seconds, characters=limits.characters)
+        return schema.Tasks(tasks=[one.describe() for one in served], limits=shown)
 
     refusals: dict[int | str, dict[str, Any]] = {
         408: {"description": "The upload came too slowly."},
@@ -195,15 +260,10 @@ def create_app(
         ] = None,
     ) -> schema.Answer:
         """The distribution of human judgement of a clip, a text or both."""
-        if text is not None and len(text) > LONGEST_TEXT:
-            raise HTTPException(413, f"the text is longer than {LONGEST_TEXT:,} characters")
-        one = _chosen(served, clip is not None)
-
-        def compute() -> schema.Answer:
-            fields = _fields(one, text)
-            return one.answer(None if clip is None else _read(clip), fields)
-
-        return await _answered(turns, request, compute)
+        await _check_fields(request, "clip", "text")
+        if text is not None and len(text) > limits.characters:
+            raise HTTPException(413, f"the text is longer than {limits.characters:,} characters")
+        return await _answered(turns, request, _chosen(served, clip is not None).answers, (clip, text))
 
     @app.post("/api/timeline", responses=refusals)
     async def timeline(
@@ -216,21 +276,32 @@ def create_app(
         hop: Annotated[float, Query(ge=0.5, le=30, description="seconds between windows, at most a window")] = 2.0,
     ) -> schema.Timeline:
         """The distributions of windows over a clip, for tasks of sound alone."""
+        await _check_fields(request, "clip")
         one = _chosen(served, True)
         if hop < window / MOST_OVERLAP:
             raise HTTPException(422, f"hop is {hop} s; a {MOST_OVERLAP}th of the window or more is needed")
         if one.task.modality != "audio":
             raise HTTPException(422, f"task {one.task.name} is not of sound alone")
-        return await _answered(turns, request, lambda: one.timeline(_read(clip), window, hop))
+        return await _answered(turns, request, one.timelines, (clip, window, hop))
 
     return app
 
 
-async def _answered(turns: Turns, request: Request, compute: Any) -> Any:
+async def _answered(turns: Turns, request: Request, compute: Compute, item: Any) -> Any:
     try:
-        return await turns.take(request, compute)
+        return await turns.take(request, compute, item)
     except UserError as error:
         raise HTTPException(422, str(error)) from None
+
+
+async def _check_fields(request: Request, *known: str) -> None:
+    """Raise where a form has a field that nobody reads: what was sent under a wrong name would not be missed."""
+    for name, value in (await request.form()).items():
+        if name not in known:
+            right = known[0] if isinstance(value, StarletteUploadFile) else known[-1]
+            raise HTTPException(
+                422, f"{name}: no such field; {'a sound file' if right == 'clip' else 'a text'} goes in `{right}`"
+            )
 
 
 def _chosen(served: Sequence[Served], sound: bool) -> Served:
@@ -269,7 +340,7 @@ def _fields(one: Served, text: str | None) -> dict[str, str]:
     return fields
 
 
-def _read(clip: UploadFile) -> Samples:
+def _read(clip: UploadFile, longest: float) -> Samples:
     if not clip.size:
         raise UserError("the clip is empty")
-    return read_sound(clip.file, longest=LONGEST)
+    return read_sound(clip.file, longest=longest)

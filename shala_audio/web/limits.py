@@ -1,17 +1,18 @@
-"""What keeps strangers from filling memory or waiting lines: limits on bodies, and one answer at a time."""
+"""What keeps strangers from filling memory or waiting lines: limits on bodies, and one computation at a time."""
 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Mapping
-from typing import Any, TypeVar
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
 
 from fastapi import HTTPException, Request
 from starlette.concurrency import run_in_threadpool
 from starlette.datastructures import MutableHeaders
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-Result = TypeVar("Result")
+from shala_audio.web.metrics import Metrics
 
 
 class BodyLimit:
@@ -95,26 +96,100 @@ class Headers:
         await self.app(scope, receive, with_headers if scope["type"] == "http" else send)
 
 
+@dataclass(frozen=True)
+class Limits:
+    """Of the service.
+
+    Attributes:
+        upload: MiB of a body.
+        seconds: of sound.
+        characters: of a text.
+        waiting: requests that may wait; the next is told to come back.
+        together: of those that wait for the same model, how many are answered at once.
+    """
+
+    upload: int = 20
+    seconds: float = 600.0
+    characters: int = 10_000
+    waiting: int = 32
+    together: int = 16
+
+
+Compute = Callable[[Sequence[Any]], Sequence[Any]]
+
+
+@dataclass
+class _Place:
+    """In the waiting line."""
+
+    request: Request
+    compute: Compute
+    item: Any
+    result: asyncio.Future[Any]
+
+
 class Turns:
-    """One computation at a time, in the order in which they were asked for.
+    """One computation at a time, in the order in which they were asked for; what waits for the same one is computed together.
 
     Args:
         waiting: how many may wait; the next is told to come back (503).
+        together: how many are computed at once.
+        metrics: where it is counted.
     """
 
-    def __init__(self, waiting: int) -> None:
-        self.most, self.waiting = waiting, 0
-        self._turn = asyncio.Lock()
+    def __init__(self, waiting: int, together: int, metrics: Metrics) -> None:
+        self.most, self.together, self.metrics = waiting, together, metrics
+        self._line: list[_Place] = []
+        self._held = 0  # in the line, or being computed
+        self._work: asyncio.Task[None] | None = None
 
-    async def take(self, request: Request, compute: Callable[..., Result], *arguments: Any) -> Result:
-        """The result of `compute(*arguments)`, run in a thread; not run at all for those who have left."""
-        if self.waiting > self.most:
+    async def take(self, request: Request, compute: Compute, item: Any) -> Any:
+        """What `compute`, run in a thread, makes of an item; it gets a list of those that wait for it, and returns a result or an
+        exception for each. Nothing is computed for those who have left.
+
+        Raises:
+            HTTPException: the line is full, or the client has left.
+            Exception: what `compute` returned, or raised.
+        """
+        if self._held > self.most:
             raise HTTPException(503, "too many requests are waiting; try again", headers={"Retry-After": "5"})
-        self.waiting += 1
+        place = _Place(request, compute, item, asyncio.get_running_loop().create_future())
+        self._line.append(place)
+        self._count(1)
         try:
-            async with self._turn:
-                if await request.is_disconnected():
-                    raise HTTPException(499, "the client has left")
-                return await run_in_threadpool(compute, *arguments)
+            if self._work is None or self._work.done():
+                self._work = asyncio.create_task(self._answer())
+            return await place.result
         finally:
-            self.waiting -= 1
+            self._count(-1)
+
+    def _count(self, more: int) -> None:
+        self._held += more
+        self.metrics.waiting.set(self._held)
+
+    async def _answer(self) -> None:
+        while self._line:
+            same = [place for place in self._line if place.compute == self._line[0].compute][: self.together]
+            self._line = [place for place in self._line if place not in same]
+            here = []
+            for place in same:
+                if place.result.done():  # who waited for it was cancelled
+                    continue
+                if await place.request.is_disconnected():
+                    place.result.set_exception(HTTPException(499, "the client has left"))
+                else:
+                    here.append(place)
+            if not here:
+                continue
+            self.metrics.together.observe(len(here))
+            try:
+                results = await run_in_threadpool(here[0].compute, [place.item for place in here])
+            except Exception as error:
+                results = [error] * len(here)
+            for place, result in zip(here, results, strict=True):
+                if place.result.done():
+                    continue
+                if isinstance(result, Exception):
+                    place.result.set_exception(result)
+                else:
+                    place.result.set_result(result)

@@ -42,6 +42,14 @@ class Limits(BaseModel):
     characters: int
 
 
+class Health(BaseModel):
+    """What says that the service is up."""
+
+    status: str
+    version: str
+    tasks: list[str]
+
+
 class Tasks(BaseModel):
     """What is served, and within which limits."""
 

@@ -29,7 +29,7 @@ def test_each_item_is_nearest_to_itself(predictor):
     rows = text_rows(10)
     found = find_neighbours(predictor, rows, None, None)
     for row in rows:
-        nearest = found.nearest(predictor.predict_with_state(None, dict(row.text))[1])
+        nearest = found.nearest(predictor.predict_with_states([(None, dict(row.text))])[0][1])
         assert (nearest[0].id, nearest[0].votes, nearest[0].text) == (row.id, row.votes, row.text)
         assert nearest[0].likeness == pytest.approx(1, abs=1e-4)
         assert [item.likeness for item in nearest] == sorted((item.likeness for item in nearest), reverse=True)
@@ -39,7 +39,7 @@ def test_order_and_batches_do_not_matter(predictor, tiny_lm):
     rows = text_rows(7)
     alone = Predictor(tiny_model(tiny_lm), device="cpu", batch_size=1)
     one, two = find_neighbours(predictor, rows, None, None), find_neighbours(alone, rows[::-1], None, None)
-    state = predictor.predict_with_state(None, "ab ab cd")[1]
+    state = predictor.predict_with_states([(None, "ab ab cd")])[0][1]
     np.testing.assert_allclose(
         [item.likeness for item in one.nearest(state, 7)], [item.likeness for item in two.nearest(state, 7)], atol=1e-4
     )
@@ -66,7 +66,7 @@ def test_saved_and_loaded(predictor, tmp_path):
     assert Neighbours.load(tmp_path) is None
     found = find_neighbours(predictor, text_rows(6), None, None)
     found.save(tmp_path)
-    state = predictor.predict_with_state(None, "ab ab")[1]
+    state = predictor.predict_with_states([(None, "ab ab")])[0][1]
     loaded = Neighbours.load(tmp_path)
     assert [item.id for item in loaded.nearest(state)] == [item.id for item in found.nearest(state)]
     Neighbours(found.items[:2], found.mean, found.axes, found.places).save(tmp_path)
@@ -100,7 +100,9 @@ def test_command_on_sound(tiny_lm, tiny_encoder, tmp_path):
     result = CliRunner().invoke(app, arguments, catch_exceptions=False)
     assert result.exit_code == 0
     predictor = Predictor.from_pretrained(tmp_path / "model", device="cpu")
-    found = Neighbours.load(tmp_path / "model").nearest(predictor.predict_with_state(tmp_path / "2.wav", None)[1])
+    found = Neighbours.load(tmp_path / "model").nearest(
+        predictor.predict_with_states([(tmp_path / "2.wav", None)])[0][1]
+    )
     assert (found[0].id, found[0].votes) == ("2", {"anger": 2})
     with pytest.raises(UserError, match="name the audio root"):
         find_neighbours(predictor, rows, None, None)
@@ -110,7 +112,7 @@ def test_command_on_sound(tiny_lm, tiny_encoder, tmp_path):
 def test_an_answer_and_its_state_come_together(tiny_lm, readout):
     """From one pass where the readout has it, and the same as asked for apart."""
     predictor = Predictor(tiny_model(tiny_lm, readout=readout), device="cpu")
-    answer, state = predictor.predict_with_state(None, "ab ab cd")
+    answer, state = predictor.predict_with_states([(None, "ab ab cd")])[0]
     assert answer == predictor.predict(text="ab ab cd")
     apart = predictor.states(predictor.inputs(None, [{"comment": "ab ab cd"}]))[0]
     np.testing.assert_allclose(state, apart, atol=1e-4)

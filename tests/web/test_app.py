@@ -10,16 +10,17 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import soundfile
-from fastapi import HTTPException
+from fastapi import HTTPException, UploadFile
 from fastapi.testclient import TestClient
 
+from shala_audio.errors import UserError
 from shala_audio.inference.neighbours import find_neighbours
 from shala_audio.inference.predictor import Predictor
 from shala_audio.inference.transcribe import Transcript
 from shala_audio.manifest import Row
 from shala_audio.task import Task
 from shala_audio.web import app as module
-from shala_audio.web.limits import BodyLimit
+from shala_audio.web.limits import BodyLimit, Limits
 from tests.tiny import LABELS, TEXT_TASK, tiny_model
 
 
@@ -74,7 +75,7 @@ def test_page_and_tasks(client):
 
 def test_schema(client):
     schema = client.get("/openapi.json").json()
-    assert set(schema["paths"]) == {"/api/tasks", "/api/predict", "/api/timeline"}
+    assert set(schema["paths"]) == {"/api/tasks", "/api/predict", "/api/timeline", "/health", "/metrics"}
     assert {"408", "413", "422", "503"} <= set(schema["paths"]["/api/predict"]["post"]["responses"])
     assert "://" not in client.get("/page.js").text.replace("http://www.w3.org/2000/svg", "")  # nothing from elsewhere
 
@@ -116,8 +117,8 @@ def test_a_timeline(client, sound_predictor):
     ("content", "status", "says"),
     [(b"", 422, "empty"), (b"not sound" * 99, 422, "is text, not sound"), (wav(3), 422, "at most 2 s")],
 )
-def test_bad_uploads(client, content, status, says, monkeypatch):
-    monkeypatch.setattr(module, "LONGEST", 2)
+def test_bad_uploads(sound_predictor, content, status, says):
+    client = TestClient(module.create_app([sound_predictor], limits=Limits(seconds=2)))
     for path in ("/api/predict", "/api/timeline"):
         answer = client.post(path, files={"clip": ("a.wav", content)})
         assert answer.status_code == status
@@ -133,15 +134,14 @@ def test_nothing_to_judge(sound_predictor, data, says):
     assert says in answer.json()["detail"]
 
 
-def test_too_large_a_body_is_not_read(sound_predictor, monkeypatch):
-    monkeypatch.setattr(module, "LARGEST_UPLOAD", 2000)
-    client = TestClient(module.create_app([sound_predictor]))
-    assert client.post("/api/predict", files={"clip": ("a.wav", b"\0" * 3000)}).status_code == 413
+def test_too_large_a_body_is_not_read(sound_predictor):
+    client = TestClient(module.create_app([sound_predictor], limits=Limits(upload=1)))
+    assert client.post("/api/predict", files={"clip": ("a.wav", b"\0" * 1_100_000)}).status_code == 413
 
     def endless():  # without a length in its header
         yield b'--x\r\nContent-Disposition: form-data; name="clip"; filename="a.wav"\r\n\r\n'
         for _ in range(5):
-            yield b"\0" * 1000
+            yield b"\0" * 300_000
 
     answer = client.post("/api/predict", content=endless(), headers={"Content-Type": "multipart/form-data; boundary=x"})
     assert answer.status_code == 413
@@ -224,34 +224,76 @@ def test_several_text_fields_come_as_json(tiny_lm):
         assert (answer.status_code, "JSON object" in answer.json()["detail"]) == (422, True)
 
 
-def test_one_is_answered_at_a_time_and_a_line_has_an_end(sound_predictor, monkeypatch):
-    monkeypatch.setattr(module, "WAITING", 2)
+def test_a_line_has_an_end_and_those_in_it_are_answered_together(sound_predictor, monkeypatch):
     began, go = threading.Event(), threading.Event()
-    running = []
+    sizes, hear = [], Predictor.predict_batch
 
-    def slow(*_):
-        running.append(1)
-        assert len(running) == 1
+    def slow(inputs):
+        inputs = list(inputs)
+        sizes.append(len(inputs))
         began.set()
         go.wait(20)
-        running.pop()
-        return sound_predictor.__class__.predict(sound_predictor, io.BytesIO(wav()))
+        return hear(sound_predictor, inputs)
 
-    with TestClient(module.create_app([sound_predictor])) as client, ThreadPoolExecutor(8) as pool:
-        monkeypatch.setattr(sound_predictor, "predict", slow, raising=False)
+    app = module.create_app([sound_predictor], limits=Limits(waiting=4, together=3))
+    with TestClient(app) as client, ThreadPoolExecutor(8) as pool:
+        monkeypatch.setattr(sound_predictor, "predict_batch", slow, raising=False)
 
-        def post():
-            return client.post("/api/predict", files={"clip": ("a.wav", wav())})
+        def post(number):
+            return client.post("/api/predict", files={"clip": ("a.wav", wav(0.3 + 0.1 * number))})
 
-        first = pool.submit(post)
+        first = pool.submit(post, 0)
         assert began.wait(20)
-        rest = [pool.submit(post) for _ in range(5)]
+        rest = [pool.submit(post, number) for number in range(1, 8)]
         wait(rest, timeout=3)
         refused = [answer.result() for answer in rest if answer.done()]
         go.set()
-        statuses = sorted(answer.result().status_code for answer in [first, *rest])
-    assert statuses == [200, 200, 200, 503, 503, 503]
+        answers = [answer.result() for answer in [first, *rest]]
+        counted = client.get("/metrics").text
+    assert sorted(answer.status_code for answer in answers) == [200] * 5 + [503] * 3
     assert [answer.headers["retry-after"] for answer in refused] == ["5"] * 3
+    assert sizes == [1, 3, 1]
+    for number, answer in enumerate(answers):
+        if answer.status_code == 200:
+            alone = hear(sound_predictor, [io.BytesIO(wav(0.3 + 0.1 * number))])[0].to_dict()
+            assert answer.json()["probs"] == pytest.approx(alone, abs=1e-4), "each its own"
+    assert 'shala_requests_total{path="/api/predict",status="200"} 5.0' in counted
+    assert 'shala_requests_total{path="/api/predict",status="503"} 3.0' in counted
+    assert "shala_waiting 0.0" in counted and "shala_together_sum 5.0" in counted
+
+
+def test_one_bad_clip_does_not_spoil_the_others(sound_predictor, text_folder):
+    """Bad in the file, and bad only where it is predicted (too short to be encoded)."""
+    served = module.Served(sound_predictor, False)
+    texts = module.Served(Predictor.from_pretrained(text_folder, device="cpu"), True)
+
+    def clip(content):
+        return UploadFile(io.BytesIO(content), size=len(content))
+
+    good, empty, text = clip(wav()), clip(b""), clip(b"no sound at all")
+    one, two, three, four = served.answers([(good, None), (empty, None), (text, None), (clip(wav(0.01)), None)])
+    assert one.probs == pytest.approx(sound_predictor.predict(io.BytesIO(wav())).to_dict(), abs=1e-4)
+    assert all(isinstance(wrong, UserError) for wrong in (two, three, four))
+    found = texts.answers([(None, "word word"), (None, ""), (None, "word " * 5)])
+    assert found[0].nearest and found[2].nearest[0].likeness > 0.99 and isinstance(found[1], UserError)
+
+
+def test_health_and_endpoints(client):
+    assert client.get("/health").json()["status"] == "ok"
+    assert client.get("/health").json()["tasks"] == ["tiny_speech", "tiny_text"]
+    page = client.get("/docs").text
+    for path in client.get("/openapi.json").json()["paths"]:
+        assert f" {path}</code>" in page
+    assert "<code>clip</code>" in page and "<code>hop</code>" in page and "http://" not in page
+
+
+@pytest.mark.parametrize(
+    ("sent", "right"),
+    [({"files": {"file": ("a.wav", wav())}}, "`clip`"), ({"data": {"sentence": "so what"}}, "`text`")],
+)
+def test_a_wrong_field_is_answered_with_the_right_one(client, sent, right):
+    answer = client.post("/api/predict", **sent)
+    assert answer.status_code == 422 and f"goes in {right}" in answer.json()["detail"]
 
 
 class Clerk:
