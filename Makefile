@@ -4,9 +4,10 @@
 # make lint    ruff and mypy
 # make bench   times us against what one would run instead; some 20 minutes on two cores
 # make docs    the documents, in build/site; a broken link stops it
+# make dist    a wheel, in dist
 # make setup   the environment alone, in .venv
 # uv is used when it is there, else pip.
-.PHONY: setup demo test test-all lint bench docs
+.PHONY: setup demo test test-all lint bench docs dist
 SHELL := /bin/bash
 PYTHON ?= python3
 BIN := .venv/bin
@@ -43,3 +44,7 @@ lint: setup
 
 docs: setup
 	$(BIN)/mkdocs build --strict
+
+dist: setup
+	$(BIN)/python -m pip wheel --quiet --no-deps --wheel-dir dist .
+	ls dist

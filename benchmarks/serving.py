@@ -52,7 +52,9 @@ def main() -> None:
     parser.add_argument("--requests", type=int, default=64)
     given = parser.parse_args()
     predictors = [Predictor.from_pretrained(default.part(sound)) for sound in (True, False)]
-    print("| input | clients | answered together | answers a second | median seconds | 95th percentile |\n|---|---|---|---|---|---|")
+    print(
+        "| input | clients | answered together | answers a second | median seconds | 95th percentile |\n|---|---|---|---|---|---|"
+    )
     for together in (1, 16):
         listening = socket.create_server(("127.0.0.1", 0))
         app = create_app(predictors, limits=Limits(together=together))

@@ -1,6 +1,6 @@
-"""The screenshot of the page in the documents: what it shows of one clip, in a Chromium that is installed.
+"""The screenshots of the page in the documents: what it shows of one clip, on a desk and on a phone, in a Chromium that is installed.
 
-python scripts/page_picture.py default clip.wav docs/images/page.png
+python scripts/page_picture.py default clip.wav docs/images
 """
 
 from __future__ import annotations
@@ -33,13 +33,15 @@ def main() -> None:
             sync_playwright() as running,
             running.chromium.launch(executable_path=chromium, args=["--no-sandbox"]) as browser,
         ):
-            page = browser.new_page(viewport={"width": 760, "height": 900}, device_scale_factor=1.5)
-            page.goto(f"http://127.0.0.1:{PORT}/")
-            page.set_input_files("#file", clip)
-            page.click("#predict")
-            expect(page.locator("#status")).to_be_empty(timeout=300_000)
-            expect(page.locator("#result")).to_be_visible()
-            page.screenshot(path=out, full_page=True)
+            for name, width, scheme in (("page", 760, "light"), ("page_phone", 390, "dark")):
+                page = browser.new_page(
+                    viewport={"width": width, "height": 900}, device_scale_factor=1.5, color_scheme=scheme
+                )
+                page.goto(f"http://127.0.0.1:{PORT}/")
+                page.set_input_files("#file", clip)
+                expect(page.locator("#result")).to_be_visible(timeout=300_000)
+                expect(page.locator("#status")).to_be_empty(timeout=300_000)
+                page.screenshot(path=f"{out}/{name}.png", full_page=True)
     finally:
         server.terminate()
         server.wait()

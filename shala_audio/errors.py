@@ -28,6 +28,17 @@ class Stopped(Exception):
     """
 
 
+def missing_extra(error: ImportError, what: str, extra: str) -> UserError:
+    """What to say where a package of an extra is not installed.
+
+    >>> print(missing_extra(ImportError("No module named 'trl'"), "training", "train"))
+    training: No module named 'trl'; pip install 'shala-audio[train]', or in the clone pip install -e '.[train]'
+    """
+    return UserError(
+        f"{what}: {first_line(error)}; pip install 'shala-audio[{extra}]', or in the clone pip install -e '.[{extra}]'"
+    )
+
+
 def first_line(error: Exception) -> str:
     """What an error of a library says first, or what it is called where it says nothing.
 

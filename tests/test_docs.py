@@ -40,6 +40,8 @@ def test_the_documents_build_strictly(tmp_path):
     assert {"index.html", "tour.html", "recipes/crema_d.html", "api.html"} <= pages
     assert "What we measured" in (tmp_path / "site" / "recipes" / "crema_d.html").read_text()
     assert "predict_batch" in (tmp_path / "site" / "api.html").read_text()
+    commands = (tmp_path / "site" / "commands.html").read_text()
+    assert "shala-audio evaluate calibrate" in commands and "vote_dropping" in commands and "--allow-host" in commands
 
 
 def test_every_page_is_in_the_contents():

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import ast
+import json
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
+
+from shala_audio.manifest import Row, write_manifest
 
 PACKAGE = Path(__file__).parents[1] / "shala_audio"
 # A module may import from layers below its own, and from its own folder. Those of one layer do not import each other.
@@ -93,6 +96,46 @@ def test_every_room_has_its_layer():
 def test_scoring_starts_without_torch(module):
     program = f"import sys, shala_audio.{module}; sys.exit('torch' in sys.modules or 'transformers' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", program], check=False).returncode == 0
+
+
+WITHOUT_EXTRAS = """
+import sys
+class Absent:
+    def find_spec(self, name, *_):
+        if name.split(".")[0] in ("trl", "datasets", "fastapi", "openpyxl"):
+            raise ModuleNotFoundError(f"No module named {name!r}", name=name)
+sys.meta_path.insert(0, Absent())
+from shala_audio.cli.main import main
+sys.argv[0] = "shala-audio"
+main()
+"""
+
+
+def test_the_core_predicts_and_scores_without_extras(tiny_lm, tmp_path):
+    from tests.tiny import tiny_model
+
+    tiny_model(tiny_lm).save_pretrained(tmp_path / "model")
+    rows = [
+        Row(f"r{n}", "mini_text", "test", f"s{n}", None, {"comment": "no"}, {"anger": 3, "sadness": 1})
+        for n in range(4)
+    ]
+    write_manifest(tmp_path / "manifest.jsonl", rows)
+
+    def run(*arguments):
+        command = [sys.executable, "-c", WITHOUT_EXTRAS, *map(str, arguments)]
+        return subprocess.run(command, capture_output=True, text=True, check=False, cwd=tmp_path)
+
+    predicted = run("predict", "model", "--text", "oh no", "--format", "jsonl")
+    assert predicted.returncode == 0 and "anger" in predicted.stdout, predicted.stderr
+    answers = [
+        {"id": f"r{n}", "probs": {"anger": 0.5, "happiness": 0.0, "sadness": 0.5, "calm": 0.0}} for n in range(4)
+    ]
+    (tmp_path / "said.jsonl").write_text("".join(json.dumps(one) + "\n" for one in answers))
+    scored = run("evaluate", "score", "said.jsonl", "manifest.jsonl")
+    assert scored.returncode == 0 and "jsd" in scored.stdout, scored.stderr
+    for command, extra in ((("train", "--help"), "train"), (("serve", "model"), "serve")):
+        refused = run(*command)
+        assert refused.returncode == 2 and f"pip install 'shala-audio[{extra}]'" in refused.stderr
 
 
 def test_a_step_of_label_token_is_followed_through_few_files(tiny_lm, tmp_path):

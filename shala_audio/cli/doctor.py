@@ -11,8 +11,9 @@ from typing import Annotated
 
 import typer
 
-PACKAGES = ("torch", "torchaudio", "transformers", "peft", "trl", "accelerate", "datasets", "librosa", "soundfile")
-EXTRAS = {"matplotlib": "plots", "fastapi": "web", "uvicorn": "web", "tensorboard": "tensorboard", "openpyxl": "excel"}
+PACKAGES = ("torch", "torchaudio", "transformers", "peft", "accelerate", "soundfile")
+EXTRAS = {"trl": "train", "datasets": "train", "fastapi": "serve", "uvicorn": "serve", "matplotlib": "plots"}
+EXTRAS |= {"tensorboard": "tensorboard", "openpyxl": "excel"}
 
 
 def doctor(
@@ -57,10 +58,9 @@ def doctor(
         import peft
         import torch
         import torchaudio
-        import trl
 
-        assert peft and torch and torchaudio and trl
-        print("ok       torch, torchaudio, peft and trl can be imported")
+        assert peft and torch and torchaudio
+        print("ok       torch, torchaudio and peft can be imported")
         for line in accelerators():
             print(line)
     except (ImportError, OSError) as error:

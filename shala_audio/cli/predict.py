@@ -217,7 +217,9 @@ def predict(
         list[str] | None,
         typer.Argument(help="Sound files, folders of them, or manifests (.jsonl).", metavar="INPUT"),
     ] = None,
-    text: Annotated[list[str] | None, typer.Option(help="Text field as name=value; repeat for several.")] = None,
+    text: Annotated[
+        list[str] | None, typer.Option(help="The text; where the task has several, name=value for each.")
+    ] = None,
     format: Annotated[str, typer.Option(help="table, json, jsonl or csv.")] = "table",
     out: Annotated[Path | None, typer.Option(help="File to write; the terminal where not given.")] = None,
     window: Annotated[
@@ -265,9 +267,9 @@ def predict(
 
     shala-audio predict default clip.wav
 
-    shala-audio predict default --text comment="Oh no, not again."
+    shala-audio predict default --text "Oh no, not again."
 
-    shala-audio predict exp/goemotions/shala --text comment="Oh no, not again."
+    shala-audio predict exp/goemotions/shala --text "Oh no, not again."
 
     shala-audio predict exp/crema_d/shala *.flac --format jsonl --out predictions.jsonl
 
@@ -286,7 +288,7 @@ def predict(
         raise UserError("--window makes a timeline of sound files, not of manifests, and takes no --text")
     if picture is not None:
         check_picture(picture, window, inputs or [])
-    fields = _fields(text or [])
+    fields = _text(text or [])
     if not inputs and not fields:
         raise UserError("nothing to predict: name sound files or a manifest, or give --text")
     manifests = [name for name in inputs or [] if name.endswith(".jsonl")]
@@ -396,10 +398,18 @@ def _have_sound(inputs: list[str]) -> bool:
     return any(row.audio is not None for name in manifests for row in islice(iterate_manifest(name), 1))
 
 
-def _fields(pairs: list[str]) -> dict[str, str]:
-    if wrong := [pair for pair in pairs if "=" not in pair]:
-        raise UserError(f"--text {wrong[0]!r}: write it as name=value")
-    return dict(pair.split("=", 1) for pair in pairs)
+def _text(given: list[str]) -> str | dict[str, str]:
+    """A text alone, or text fields by name.
+
+    >>> _text(["Oh no."]), _text(["premise=It rains.", "hypothesis=It is wet."])
+    ('Oh no.', {'premise': 'It rains.', 'hypothesis': 'It is wet.'})
+    """
+    pairs = [one.partition("=") for one in given]
+    if len(given) == 1 and not (pairs[0][1] and pairs[0][0].isidentifier()):
+        return given[0]
+    if wrong := [one for one, (name, sign, _) in zip(given, pairs, strict=True) if not sign or not name.isidentifier()]:
+        raise UserError(f"--text {wrong[0]!r}: of several, write each as name=value")
+    return {name: value for name, _, value in pairs}
 
 
 def _manifest(
@@ -459,7 +469,7 @@ def _words(predictor: Any) -> Callable[[str, Any], dict[str, str]]:
 def _clips(
     predictor: Any,
     names: Iterable[str],
-    fields: dict[str, str] | Callable[[str, Any], dict[str, str]],
+    fields: str | dict[str, str] | Callable[[str, Any], dict[str, str]],
     complain: Any,
     channel: int | None,
 ) -> Iterator[Prediction]:

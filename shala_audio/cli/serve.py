@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from shala_audio.errors import UserError
+from shala_audio.errors import UserError, missing_extra
 
 LOOPBACK = ("127.0.0.1", "localhost", "::1")
 
@@ -44,8 +44,8 @@ def serve(
 
         from shala_audio.web.app import create_app
         from shala_audio.web.limits import Limits
-    except ImportError:
-        raise UserError("the page needs FastAPI: in the clone, pip install -e '.[serve]'") from None
+    except ImportError as error:
+        raise missing_extra(error, "the page", "serve") from None
     import socket
 
     from shala_audio.inference import default

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from shala_audio.errors import missing_extra
 from shala_audio.io import is_main_process
 
 HELP = """Train by supervised learning, SHALA or GRPO.
@@ -19,7 +20,10 @@ transformers' too.
 
 def run(arguments: list[str]) -> None:
     """Parse and train."""
-    from shala_audio.training.config import METHODS, DirectConfig, GrpoConfig, read_config
+    try:
+        from shala_audio.training.config import METHODS, DirectConfig, GrpoConfig, read_config
+    except ModuleNotFoundError as error:
+        raise missing_extra(error, "training", "train") from None
 
     if not arguments or "--help" in arguments or "-h" in arguments:
         print(HELP)

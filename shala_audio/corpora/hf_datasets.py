@@ -21,9 +21,17 @@ from shala_audio.audio.containers import check_header
 from shala_audio.audio.io import row_path
 from shala_audio.corpora.lhotse import sound_info
 from shala_audio.corpora.ratings import SPLITS as SPLIT_NAMES
-from shala_audio.errors import UserError, first_line
+from shala_audio.errors import UserError, first_line, missing_extra
 from shala_audio.io import atomic_write
 from shala_audio.manifest import SPLITS, Audio, Row, row_from_json
+
+
+def _datasets() -> Any:
+    try:
+        import datasets
+    except ModuleNotFoundError as error:
+        raise missing_extra(error, "datasets' format", "train") from None
+    return datasets
 
 
 def to_datasets(rows: Sequence[Row], labels: Sequence[str], audio_root: Path | None, out: Path) -> dict[str, int]:
@@ -38,8 +46,7 @@ def to_datasets(rows: Sequence[Row], labels: Sequence[str], audio_root: Path | N
     Raises:
         UserError: a row's sound cannot be read, it has votes for another label, or a text field is called like a column.
     """
-    import datasets
-
+    datasets = _datasets()
     fields = list(dict.fromkeys(name for row in rows for name in row.text))
     if taken := {"id", "task", "speaker", "audio", "votes", "extra"} & set(fields):
         raise UserError(f"a text field is called {taken.pop()}, as a column is")
@@ -105,8 +112,7 @@ def from_datasets(folder: Path, task: str | None, clips: Path | None) -> Iterato
     Raises:
         UserError: it is no dataset, or a column is missing.
     """
-    import datasets
-
+    datasets = _datasets()
     try:
         found = datasets.load_from_disk(str(folder))
     except (OSError, ValueError) as error:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 import numpy as np
 from fastapi import FastAPI, File, Form, HTTPException, Query, Request, UploadFile
@@ -20,10 +20,12 @@ from shala_audio.audio.speech import voiced_seconds
 from shala_audio.distribution import Floats, LabelDistribution
 from shala_audio.errors import UserError, no_note
 from shala_audio.evaluation.score import ONE_LABEL_EACH, read_score
+from shala_audio.inference import default
 from shala_audio.inference.neighbours import Neighbours
 from shala_audio.inference.predictor import Predictor
 from shala_audio.inference.transcribe import Transcriber
 from shala_audio.io import has_half_characters
+from shala_audio.models.folder import CARD
 from shala_audio.web import schema
 from shala_audio.web.endpoints import endpoints_page
 from shala_audio.web.limits import BodyLimit, Compute, Headers, Limits, Turns
@@ -60,6 +62,7 @@ class Served:
         self.asked = [name for name in fields if name not in self.transcribed]
         predictor.note = no_note  # the page says it
         folder = predictor.folder
+        self.name, self.card = _name_and_card(folder)
         self.neighbours = Neighbours.load(folder) if folder and neighbours else None
         self.entropies: Floats | None = self.neighbours.entropies() if self.neighbours else None
         score = read_score(folder / "score.json") if folder and (folder / "score.json").is_file() else {}
@@ -78,6 +81,8 @@ class Served:
             people = schema.People(items=len(raters), raters=float(np.mean(raters)), low=low, median=median, high=high)
         return schema.Task(
             name=self.task.name,
+            model=self.name,
+            card=self.card is not None,
             labels=list(self.task.label_names),
             modality=self.task.modality,
             text_fields=self.asked,
@@ -219,6 +224,17 @@ def create_app(
     def style() -> FileResponse:
         return FileResponse(PAGE / "page.css")
 
+    @app.get("/examples/{name}.ogg", include_in_schema=False)
+    def example(name: Literal["clear", "contested"]) -> FileResponse:
+        return FileResponse(shala_audio.example(name), media_type="audio/ogg")
+
+    @app.get("/cards/{name}", include_in_schema=False)
+    def card(name: str) -> FileResponse:
+        for one in served:
+            if one.task.name == name and one.card is not None:
+                return FileResponse(one.card, media_type="text/plain; charset=utf-8")
+        raise HTTPException(404, f"{name}: no such card")
+
     @app.get("/docs", include_in_schema=False)
     def docs() -> HTMLResponse:
         return HTMLResponse(endpoints_page(app.openapi()))
@@ -285,6 +301,15 @@ def create_app(
         return await _answered(turns, request, one.timelines, (clip, window, hop))
 
     return app
+
+
+def _name_and_card(folder: Path | None) -> tuple[str, Path | None]:
+    """What a model is called, and its card if it has one; the default model's parts share one."""
+    if folder is None:
+        return "unsaved", None
+    if folder.parent == default.FOLDER:
+        return "default", default.FOLDER / CARD
+    return folder.name, folder / CARD if (folder / CARD).is_file() else None
 
 
 async def _answered(turns: Turns, request: Request, compute: Compute, item: Any) -> Any:

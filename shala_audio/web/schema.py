@@ -26,6 +26,8 @@ class Task(BaseModel):
     """A task that is served."""
 
     name: str
+    model: str = Field(description="what answers: the folder's name")
+    card: bool = Field(description="whether `/cards/<name>` says more of it")
     labels: list[str]
     modality: str = Field(description="audio, text or audio+text")
     text_fields: list[str] = Field(description="what to send in `text`: one as it is, several as a JSON object")

@@ -114,7 +114,7 @@ def test_a_bad_clip_is_one_line_and_status_two(experiment):
     ("arguments", "message"),
     [
         (("predict", "nowhere", "--text", "a=b"), "nowhere"),
-        (("predict", "nowhere", "--text", "ab"), "name=value"),
+        (("predict", "nowhere", "--text", "ab", "--text", "c=d"), "name=value"),
         (("predict", "nowhere"), "nothing to predict"),
         (("prepare", "cremad", "--out", "x"), "no such corpus"),
         (("prepare", "crema_d", "--out", "x"), "--source"),

@@ -66,6 +66,9 @@ def test_page_and_tasks(client):
     assert client.get("/page.js").status_code == client.get("/page.css").status_code == 200
     sound, text = client.get("/api/tasks").json()["tasks"]
     assert sound["labels"] == [label.name for label in LABELS]
+    assert (sound["model"], sound["card"], client.get("/cards/tiny_speech").status_code) == ("unsaved", False, 404)
+    assert client.get("/examples/clear.ogg").headers["content-type"] == "audio/ogg"
+    assert client.get("/examples/secret.ogg").status_code == 422
     assert (sound["modality"], sound["people"], sound["trust"]) == ("audio", None, None)
     assert (text["modality"], text["text_fields"]) == ("text", ["comment"])
     assert text["people"]["items"] == 8

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import shutil
 import socket
 import threading
@@ -73,8 +74,7 @@ def page(browser, address):
 
 
 def upload(page: Page, name: str, content: bytes) -> None:
-    page.set_input_files("#file", {"name": name, "mimeType": "audio/wav", "buffer": content})
-    page.click("#predict")
+    page.set_input_files("#file", {"name": name, "mimeType": "audio/wav", "buffer": content})  # which is judged at once
 
 
 def test_upload_shows_bars_entropy_and_no_timeline_of_a_short_clip(page):
@@ -82,7 +82,10 @@ def test_upload_shows_bars_entropy_and_no_timeline_of_a_short_clip(page):
     expect(page.locator("#bars tr")).to_have_count(3)
     shown = sum(float(text.removesuffix(" %")) for text in page.locator("#bars td:nth-child(2)").all_inner_texts())
     assert shown == pytest.approx(100, abs=0.2)
-    expect(page.locator("#contested")).to_contain_text("of at most 1.58 bits")
+    expect(page.locator("#people i")).to_have_count(10)
+    expect(page.locator("#headline")).to_contain_text("No speech was found")
+    page.click("#reliable summary")
+    expect(page.locator("#trust")).to_contain_text("of at most 1.58 bits")
     expect(page.locator("#timeline-part")).to_be_hidden()
     expect(page.locator("#error")).to_be_empty()
 
@@ -90,6 +93,9 @@ def test_upload_shows_bars_entropy_and_no_timeline_of_a_short_clip(page):
 def test_a_long_clip_gets_a_timeline_and_can_be_downloaded(page, tmp_path):
     upload(page, "clip.wav", wav(9))
     expect(page.locator("#timeline .moment")).to_have_count(4)
+    page.locator("#timeline").click(position={"x": page.locator("#timeline").bounding_box()["width"] / 2, "y": 100})
+    expect(page.locator("#playhead")).not_to_have_attribute("x1", "0")
+    assert page.evaluate("document.querySelector('#player').currentTime") == pytest.approx(4.5, abs=0.1)
     with page.expect_download() as download:
         page.click("#download")
     download.value.save_as(tmp_path / "found.json")
@@ -160,5 +166,63 @@ def test_recording(launch, address):
         expect(page.locator("#record")).to_contain_text("Stop (0:01)")
         page.click("#record")
         expect(page.locator("#chosen")).to_have_text("recording.wav")
-        page.click("#predict")
         expect(page.locator("#bars tr")).to_have_count(3)
+
+
+def test_samples_are_judged_by_one_click(page):
+    page.click("#samples button:has-text('contested')")
+    expect(page.locator("#chosen")).to_have_text("contested.ogg")
+    expect(page.locator("#bars tr")).to_have_count(3)
+    assert re.fullmatch(r"(\d of 10 would say \w+, \d \w+|All 10 would say \w+)", page.inner_text("#headline"))
+    page.click("#tabs button:has-text('Text')")
+    page.click("#samples button:first-of-type")
+    expect(page.locator("#bars tr")).to_have_count(3)
+    expect(page.locator("textarea")).to_have_value("Oh no, not again.")
+
+
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+def test_on_a_phone_nothing_is_cut_off_or_small(launch, address, scheme):
+    """390 points wide: no sideways scrolling, and no text below 12 px, in pictures either."""
+    with launch() as browser:
+        page = browser.new_page(viewport={"width": 390, "height": 844}, color_scheme=scheme)
+        page.goto(address)
+        upload(page, "clip.wav", wav(9))
+        expect(page.locator("#timeline .moment")).to_have_count(4)
+        page.click("#reliable summary")
+        assert page.evaluate("document.documentElement.scrollWidth") <= 390
+        sizes = page.evaluate(SIZES)
+        assert min(sizes.values()) >= 12, sizes
+        contrasts = page.evaluate(CONTRASTS)
+        assert min(contrasts.values()) >= 4.5, contrasts
+
+
+# Of every element with words of its own: their height as shown, and their contrast to what lies behind (WCAG 2.2, 1.4.3).
+WORDS = """
+const found = {}, words = e => [...e.childNodes].some(n => n.nodeType === 3 && n.textContent.trim());
+for (const e of document.querySelectorAll("body *")) {
+  const box = e.getBoundingClientRect();
+  if (!words(e) || !box.width || box.width < 2 || e.tagName === "TITLE" || e.disabled) continue;
+"""
+SIZES = (
+    "() => {"
+    + WORDS
+    + """
+  const scale = e.ownerSVGElement ? e.ownerSVGElement.clientWidth / e.ownerSVGElement.viewBox.baseVal.width : 1;
+  found[e.tagName + " " + e.textContent.trim().slice(0, 30)] = parseFloat(getComputedStyle(e).fontSize) * scale;
+} return found; }"""
+)
+CONTRASTS = (
+    "() => {"
+    + """
+const light = c => { const [r, g, b] = c.match(/[\\d.]+/g).slice(0, 3).map(x => x / 255)
+  .map(x => x <= .04045 ? x / 12.92 : ((x + .055) / 1.055) ** 2.4); return .2126 * r + .7152 * g + .0722 * b; };
+const behind = e => { for (; e; e = e.parentElement) { const c = getComputedStyle(e).backgroundColor;
+  if (c !== "transparent" && !c.endsWith(", 0)")) return c; } return "rgb(255, 255, 255)"; };
+"""
+    + WORDS
+    + """
+  const style = getComputedStyle(e), ink = e.ownerSVGElement ? style.fill : style.color;
+  const [a, b] = [light(ink), light(behind(e))].sort((x, y) => y - x);
+  found[e.tagName + " " + e.textContent.trim().slice(0, 30)] = (a + .05) / (b + .05);
+} return found; }"""
+)

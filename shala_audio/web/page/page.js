@@ -2,11 +2,18 @@
 const $ = id => document.getElementById(id);
 const RATE = 16000, WINDOW = 4, HOP = 2;
 const COLOURS = ["#2f6db3", "#e07b39", "#3a9d5d", "#c8443f", "#8663b5", "#8b6452", "#d673b3", "#7f8792", "#b5a929", "#2ea7b3"];
+// What most people would paint an emotion with; other labels take their turn.
+const OF_EMOTION = { ang: "#cf3f3a", dis: "#5f9a3c", fea: "#8663b5", hap: "#e5a50a", joy: "#e5a50a", neu: "#8791a0", cal: "#5fb0b7", sad: "#3573c0", sur: "#e27bb1",
+  ent: "#3a9d5d", con: "#cf3f3a" };
+const SHOWN = 6; // labels, before "show all"
+const PEOPLE = 10;
+const SAMPLES = { clips: ["clear", "contested"], texts: ["Oh no, not again.", "I can't believe you did this for me!", "Well, that went great."] };
 const READ_BY_SERVER = /\.(wav|flac|ogg|opus|mp3|aiff?|au)$/i;
-let served, task, clip = null, answer = null, recorder = null, asking = false, busy = false;
+let served, task, clip = null, answer = null, recorder = null, asking = false, busy = false, everything = false;
 
 const percent = p => (100 * p).toFixed(1) + " %";
 const sorted = probs => Object.entries(probs).sort((a, b) => b[1] - a[1]);
+const colour = label => OF_EMOTION[label.slice(0, 3).toLowerCase()] || COLOURS[task.labels.indexOf(label) % COLOURS.length];
 const minutes = s => `${Math.floor(s / 60)}:${String(Math.floor(s % 60)).padStart(2, "0")}`;
 
 function svg(parent, name, attributes, text) {
@@ -44,10 +51,31 @@ function choose(chosen) {
     label.append(field[0].toUpperCase() + field.slice(1), area);
     return label;
   }));
+  showSamples();
+  $("model").textContent = `Model: ${task.model}`;
+  $("card").hidden = !task.card;
+  $("card").href = `cards/${task.name}`;
   $("result").hidden = true;
   complain("");
 }
 const tabName = one => (one.modality === "text" ? "Text" : one.modality === "audio" ? "Sound" : "Sound and text");
+
+// Something to begin with, of what the task takes.
+function showSamples() {
+  const clips = task.modality === "audio" ? SAMPLES.clips : [], texts = task.modality === "text" && task.text_fields.length === 1 ? SAMPLES.texts : [];
+  $("samples").hidden = !clips.length && !texts.length;
+  $("samples").replaceChildren("Try ", ...[...clips, ...texts].map(one => {
+    const button = document.createElement("button");
+    button.type = "button"; button.textContent = clips.length ? `a ${one} clip` : one;
+    button.addEventListener("click", async () => {
+      if (busy) return;
+      if (!clips.length) { $("text-input").querySelector("textarea").value = one; return predict(); }
+      try { take(await (await fetch(`examples/${one}.ogg`)).blob(), `${one}.ogg`); predict(); }
+      catch { complain("The server does not answer."); }
+    });
+    return button;
+  }));
+}
 
 function take(blob, name) {
   clip = { blob, name };
@@ -106,7 +134,7 @@ async function record() {
     $("record").textContent = "● Record"; $("record").classList.remove("on");
     const blob = new Blob(parts, { type: recorder.mimeType });
     recorder = null;
-    try { take(await toWav(blob), "recording.wav"); } catch (error) { complain(error.message); }
+    try { take(await toWav(blob), "recording.wav"); predict(); } catch (error) { complain(error.message); }
   };
   recorder.start();
   $("record").classList.add("on"); $("record").textContent = "■ Stop (0:00)";
@@ -114,40 +142,70 @@ async function record() {
 
 // ---- what is shown
 
-function showBars(probs) {
-  $("bars").replaceChildren();
-  for (const [label, p] of sorted(probs)) {
-    const row = $("bars").insertRow(), bar = document.createElement("div");
-    row.insertCell().textContent = label;
+// Ten people, of whom as many say a label as its share of ten, by largest remainder.
+function people(probs) {
+  const shares = sorted(probs).map(([label, p]) => ({ label, n: Math.floor(PEOPLE * p + 1e-9), rest: (PEOPLE * p) % 1 }));
+  let left = PEOPLE - shares.reduce((sum, one) => sum + one.n, 0);
+  for (const one of [...shares].sort((a, b) => b.rest - a.rest)) if (left-- > 0) one.n++;
+  return shares.filter(one => one.n).sort((a, b) => b.n - a.n);
+}
+
+function showPeople() {
+  const counted = people(answer.probs), [first, second] = counted;
+  $("headline").textContent = answer.speech === false ? "No speech was found in it, so the answer says nothing"
+    : second ? `${first.n} of ${PEOPLE} would say ${first.label}, ${second.n} ${second.label}` : `All ${PEOPLE} would say ${first.label}`;
+  $("people").replaceChildren(...counted.flatMap(one => Array.from({ length: one.n }, () => {
+    const dot = document.createElement("i");
+    dot.style.background = colour(one.label); dot.title = one.label;
+    return dot;
+  })));
+  $("people").setAttribute("aria-label", counted.map(one => `${one.n} ${one.label}`).join(", "));
+}
+
+function showBars() {
+  const rows = sorted(answer.probs), body = $("bars").tBodies[0];
+  body.replaceChildren();
+  for (const [label, p] of everything ? rows : rows.slice(0, SHOWN)) {
+    const row = body.insertRow(), bar = document.createElement("div"), head = document.createElement("th");
+    head.scope = "row"; head.textContent = label;
+    row.append(head);
     row.insertCell().textContent = percent(p);
-    bar.className = "bar"; bar.style.width = 100 * p + "%";
+    bar.className = "bar"; bar.style.width = 100 * p + "%"; bar.style.background = colour(label);
     row.insertCell().append(bar);
   }
+  $("all").hidden = rows.length <= SHOWN;
+  $("all").textContent = everything ? `Show the first ${SHOWN}` : `Show all ${rows.length}`;
+}
+
+// A picture is as wide as it is shown, so that its words keep their size.
+function clear(picture, height) {
+  const width = picture.clientWidth || 600;
+  picture.setAttribute("viewBox", `0 0 ${width} ${height}`);
+  picture.setAttribute("height", height);
+  picture.replaceChildren();
+  return width;
 }
 
 function showContested() {
-  const gauge = $("gauge"), at = bits => 10 + 580 * Math.min(1, bits / task.highest_entropy), people = task.people;
-  gauge.replaceChildren();
-  svg(gauge, "rect", { x: 10, y: 24, width: 580, height: 12, rx: 6, fill: "var(--line)" });
-  if (people) {
-    svg(gauge, "rect", { x: at(people.low), y: 24, width: at(people.high) - at(people.low), height: 12, fill: "var(--dim)", opacity: .45 });
-    svg(gauge, "line", { x1: at(people.median), x2: at(people.median), y1: 20, y2: 40, stroke: "var(--dim)", "stroke-width": 2 });
-    svg(gauge, "text", { x: at(people.median), y: 14, "text-anchor": "middle" }, "people, 90 % of items");
+  const gauge = $("gauge"), width = clear(gauge, 64), group = task.people;
+  const at = bits => 10 + (width - 20) * Math.min(1, bits / task.highest_entropy);
+  svg(gauge, "rect", { x: 10, y: 24, width: width - 20, height: 12, rx: 6, fill: "var(--line)" });
+  if (group) {
+    svg(gauge, "rect", { x: at(group.low), y: 24, width: at(group.high) - at(group.low), height: 12, fill: "var(--dim)", opacity: .45 });
+    svg(gauge, "text", { x: (at(group.low) + at(group.high)) / 2, y: 14, "text-anchor": "middle" }, "where 9 of 10 items lie");
   }
   svg(gauge, "circle", { cx: at(answer.entropy), cy: 30, r: 9, fill: "var(--main)" });
   svg(gauge, "text", { x: 10, y: 58 }, "all agree");
-  svg(gauge, "text", { x: 590, y: 58, "text-anchor": "end" }, "evenly divided");
-  let words = `Entropy ${answer.entropy.toFixed(2)} of at most ${task.highest_entropy.toFixed(2)} bits: `
-    + (answer.contested ? "no label holds more than half." : "one label holds more than half.");
-  if (answer.more_contested_than !== null && people)
-    words += ` More contested than ${Math.round(100 * answer.more_contested_than)} % of the ${people.items.toLocaleString("en")} training items,`
-      + ` about each of which ${people.raters.toFixed(people.raters < 10 ? 1 : 0)} people were asked.`;
-  if (task.trust) {
-    words += ` On unseen items this model is ${task.trust.model.toFixed(2)} away from the raters (jsd, 0 to 1)`;
-    words += task.trust.another_panel === null ? "." : `; another group of as many people would be at least ${task.trust.another_panel.toFixed(2)} away.`;
-  }
+  svg(gauge, "text", { x: width - 10, y: 58, "text-anchor": "end" }, "evenly divided");
+  let words = answer.contested ? "No label would have more than half of the people." : "One label would have more than half of the people.";
+  if (answer.more_contested_than !== null && group)
+    words += ` Of ${group.items.toLocaleString("en")} items, each judged by ${group.raters.toFixed(0)} people or so, ${Math.round(100 * answer.more_contested_than)} % were less contested.`;
   $("contested").textContent = words;
   gauge.setAttribute("aria-label", words);
+  $("trust").textContent = `Entropy ${answer.entropy.toFixed(2)} of at most ${task.highest_entropy.toFixed(2)} bits. ` + (task.trust
+    ? `On items that it had not seen, the model was ${task.trust.model.toFixed(2)} away from the people asked (Jensen-Shannon distance, 0 to 1)`
+      + (task.trust.another_panel === null ? "." : `; as many other people would be at least ${task.trust.another_panel.toFixed(2)} away.`)
+    : "How near this model comes to people was not measured.");
 }
 
 function showNearest() {
@@ -163,12 +221,12 @@ function showNearest() {
 }
 
 function showTimeline(found) {
-  const picture = $("timeline"), at = s => 600 * s / found.seconds, labels = task.labels;
+  $("timeline-part").hidden = false; // before it is measured
+  const picture = $("timeline"), width = clear(picture, 190), at = s => width * s / found.seconds, labels = task.labels;
   const total = {};
   for (const moment of found.moments) for (const label of labels) total[label] = (total[label] || 0) + moment.probs[label];
   const shown = sorted(total).slice(0, COLOURS.length - 1).map(([label]) => label).filter(l => total[l] > .02 * found.moments.length);
-  picture.replaceChildren();
-  const step = 600 / found.peaks.length, loudest = Math.max(...found.peaks) || 1;
+  const step = width / found.peaks.length, loudest = Math.max(...found.peaks) || 1;
   found.peaks.forEach((peak, i) => {
     const height = 46 * peak / loudest;
     svg(picture, "rect", { x: i * step, y: 25 - height / 2, width: Math.max(step * .8, .5), height: Math.max(height, .5), fill: "var(--dim)" });
@@ -178,27 +236,31 @@ function showTimeline(found) {
     const next = i + 1 < found.moments.length ? found.moments[i + 1].start : found.seconds;
     let y = 170;
     const column = svg(picture, "g", { class: "moment", opacity: .35 + .65 * moment.voiced });
-    svg(column, "title", {}, `${minutes(moment.start)} to ${minutes(moment.end)}, entropy ${moment.entropy.toFixed(2)} bits\n`
+    svg(column, "title", {}, `${minutes(moment.start)} to ${minutes(moment.end)}\n`
       + sorted(moment.probs).slice(0, 5).map(([label, p]) => `${label} ${percent(p)}`).join("\n"));
-    shown.forEach((label, k) => {
+    shown.forEach(label => {
       const height = 110 * moment.probs[label];
-      svg(column, "rect", { x: at(moment.start), y: y -= height, width: Math.max(at(next) - at(moment.start) - .5, .5), height, fill: COLOURS[k] });
+      svg(column, "rect", { x: at(moment.start), y: y -= height, width: Math.max(at(next) - at(moment.start) - .5, .5), height, fill: colour(label) });
     });
   });
   for (let k = 0; k <= 4; k++)
-    svg(picture, "text", { x: 150 * k, y: 186, "text-anchor": ["start", "middle", "middle", "middle", "end"][k] }, minutes(found.seconds * k / 4));
+    svg(picture, "text", { x: width * k / 4, y: 186, "text-anchor": ["start", "middle", "middle", "middle", "end"][k] }, minutes(found.seconds * k / 4));
+  const head = svg(picture, "line", { id: "playhead", x1: 0, x2: 0, y1: 0, y2: 170, stroke: "var(--ink)", "stroke-width": 2 }), player = $("player");
+  const follow = () => { for (const end of ["x1", "x2"]) head.setAttribute(end, at(Math.min(player.currentTime, found.seconds))); };
+  player.ontimeupdate = player.onseeked = follow;
+  picture.onclick = event => { player.currentTime = found.seconds * event.offsetX / picture.clientWidth; };
   picture.setAttribute("aria-label", found.moments.map(m => `${minutes(m.start)}: ${sorted(m.probs)[0][0]}`).join(", "));
-  $("legend").replaceChildren(...shown.map((label, k) => {
+  $("legend").replaceChildren(...shown.map(label => {
     const entry = document.createElement("span"), spot = document.createElement("i");
-    spot.style.background = COLOURS[k];
+    spot.style.background = colour(label);
     entry.append(spot, label);
     return entry;
   }));
-  $("timeline-part").hidden = false;
 }
 
 async function predict(event) {
-  event.preventDefault();
+  event?.preventDefault();
+  if (busy) return;
   complain("");
   $("result").hidden = $("timeline-part").hidden = true;
   const body = new FormData(), texts = Object.fromEntries([...$("text-input").querySelectorAll("textarea")].map(a => [a.name, a.value.trim()]));
@@ -215,13 +277,12 @@ async function predict(event) {
     }
     const fields = Object.keys(texts);
     if (fields.length) body.append("text", fields.length === 1 ? texts[fields[0]] : JSON.stringify(texts));
-    say("Listening …");
+    say(task.modality === "text" ? "Reading …" : "Listening …");
     answer = await call("api/predict", body);
-    $("headline").textContent = answer.speech === false ? "No speech was found in it, so the answer says nothing"
-      : answer.contested ? `People would be divided; ${answer.top} first` : `Most would say ${answer.top}`;
     $("heard").textContent = answer.heard ? `Heard: “${answer.heard}”` : "";
-    showBars(answer.probs); showContested(); showNearest();
-    $("result").hidden = false;
+    everything = false;
+    $("result").hidden = false; // before pictures are measured
+    showPeople(); showBars(); showContested(); showNearest();
     if (task.modality === "audio" && answer.seconds > WINDOW) {
       say("Listening to each moment …");
       answer.timeline = await call(`api/timeline?window=${WINDOW}&hop=${HOP}`, body);
@@ -246,9 +307,10 @@ function download() {
 $("form").addEventListener("submit", predict);
 $("record").addEventListener("click", record);
 $("download").addEventListener("click", download);
+$("all").addEventListener("click", () => { everything = !everything; showBars(); });
 $("file").addEventListener("change", event => {
   const file = event.target.files[0];
-  if (file) take(file, file.name);
+  if (file) { take(file, file.name); predict(); }
   event.target.value = ""; // so that the same file can be chosen again
 });
 $("form").addEventListener("dragover", event => { event.preventDefault(); $("form").classList.add("over"); });
@@ -256,7 +318,7 @@ $("form").addEventListener("dragleave", () => $("form").classList.remove("over")
 $("form").addEventListener("drop", event => {
   event.preventDefault(); $("form").classList.remove("over");
   const file = event.dataTransfer.files[0];
-  if (file && task?.modality.includes("audio")) take(file, file.name);
+  if (file && task?.modality.includes("audio")) { take(file, file.name); predict(); }
 });
 call("api/tasks").then(found => {
   served = found;
