@@ -453,6 +453,45 @@ def transcribe(
     print(f"{out}: {sum(field in row.text for row in rows)} of {len(rows)} rows have a transcript")
 
 
+@app.command()
+def raters(
+    manifest: Annotated[Path, typer.Argument(help="Manifest whose rows say who chose what (`extra.raters`).")],
+    out: Annotated[Path, typer.Option(help="Folder for the manifest of single raters, and for its task.")],
+    task: Annotated[
+        str | None,
+        typer.Option(help="Task of the rows: a name in configs/tasks, or a YAML file; that of the manifest."),
+    ] = None,
+    examples: Annotated[int, typer.Option(help="Other answers of the rater before each question.", min=0)] = 4,
+    seed: Annotated[int, typer.Option(help="Of their draw.")] = 0,
+) -> None:
+    """Make a row for each rater of each row, with other answers of that rater before the question.
+
+    A model of them says what a rater would answer. `evaluate raters` scores that, and puts the raters of a row together.
+
+    Example: shala-audio data raters data/manifest.jsonl --out data/raters
+    """
+    import yaml
+
+    from shala_audio.corpora.raters import by_rater, with_rater
+    from shala_audio.io import write_text
+    from shala_audio.manifest import read_manifest, write_manifest
+    from shala_audio.task import load_task
+
+    rows = read_manifest(manifest)
+    if not rows:
+        raise UserError(f"{manifest}: has no rows")
+    asked = load_task(task or rows[0].task)
+    of_raters = with_rater(asked)
+    try:
+        found = by_rater(rows, asked, examples, seed)
+    except UserError as error:
+        raise UserError(f"{manifest}: {error}") from None
+    write_manifest(out / "manifest.jsonl", found)
+    write_text(out / "task.yaml", yaml.safe_dump(of_raters.to_dict(), sort_keys=False, allow_unicode=True))
+    people = len({row.extra["rater"] for row in found})
+    print(f"{out}: {len(found)} answers of {people} raters to {len({row.extra['item'] for row in found})} rows")
+
+
 FORMATS = ("lhotse", "datasets")
 
 

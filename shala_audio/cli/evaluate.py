@@ -410,6 +410,48 @@ def merge(
 
 
 @app.command()
+def raters(
+    predictions: Annotated[Path, typer.Argument(help="Predictions of rows that `data raters` made.")],
+    manifest: Annotated[Path, typer.Argument(help="Their manifest.")],
+    out: Annotated[Path, typer.Option(help="File for the predictions of whole rows: the mean over a row's raters.")],
+    task: TaskOption = None,
+) -> None:
+    """Score predictions of single raters, and put those of a row together, for `evaluate score` with the rows' own manifest.
+
+    Example: shala-audio evaluate raters exp/raters/predictions.jsonl data/raters/manifest.jsonl --out exp/predictions.jsonl
+    """
+    from shala_audio.corpora.raters import mean_over_raters
+    from shala_audio.distribution import LabelDistribution
+    from shala_audio.evaluation.predictions import read_predictions, write_predictions
+    from shala_audio.manifest import read_manifest
+    from shala_audio.task import load_task
+
+    rows = {row.id: row for row in read_manifest(manifest)}
+    if not rows:
+        raise UserError(f"{manifest}: has no rows")
+    asked = load_task(task or next(iter(rows.values())).task)
+    identities, probs = read_predictions(predictions, asked.label_names)
+    if unknown := next((one for one in identities if one not in rows), None):
+        raise UserError(f"{predictions}: row {unknown} is not in {manifest}")
+    items, means, scores = mean_over_raters([rows[one] for one in identities], probs, asked)
+    write_predictions(out, zip(items, LabelDistribution.of_rows(asked.label_names, means), strict=True))
+    if scores.accuracy:
+        shown = sorted(scores.accuracy.items(), key=lambda one: one[1])
+        few = shown if len(shown) <= 12 else [*shown[:5], *shown[-5:]]
+        print(
+            f"error rate {scores.error_rate:.4f}: share of a row's raters for whom another label was predicted, mean over rows"
+        )
+        if scores.distance is not None:
+            print(
+                f"distance {scores.distance:.4f}: of the predicted from the chosen place on the scale, 0 to 1, mean over rows"
+            )
+        print(f"accuracy of {len(shown)} raters{'' if few is shown else ', lowest and highest'}:")
+        for rater, accuracy in few:
+            print(f"    {rater}  {accuracy:.3f}")
+    print(out)
+
+
+@app.command()
 def report(
     experiments: Annotated[
         list[Path],

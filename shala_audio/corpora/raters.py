@@ -1,0 +1,122 @@
+"""Raters as people: a row for each rater of a row, with other answers of that rater before the question; and back to the rows.
+
+A model that learns such rows says what one rater would answer; the mean over a row's raters is the row's distribution. This is how
+systems of LeWiDi 2025 take the perspectivist task (arXiv 2510.08460).
+"""
+
+from __future__ import annotations
+
+import random
+from collections import defaultdict
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from typing import NamedTuple
+
+import numpy as np
+
+from shala_audio.distribution import Floats
+from shala_audio.errors import UserError
+from shala_audio.manifest import Row
+from shala_audio.task import Task
+
+FIELD = "rater"  # of the text: that rater's other answers
+
+
+def with_rater(task: Task) -> Task:
+    """The task with a rater's other answers before its prompt.
+
+    Raises:
+        UserError: it is not of text.
+    """
+    if task.modality != "text":
+        raise UserError(f"task {task.name}: raters' other answers are put before texts, and it is of {task.modality}")
+    return replace(task, prompt=f"{{{{ text.{FIELD} }}}}\n\n{task.prompt}")
+
+
+def by_rater(rows: Sequence[Row], task: Task, examples: int = 4, seed: int = 0) -> list[Row]:
+    """A row for each rater of each row, whose one vote it has.
+
+    Args:
+        rows: with who chose which labels in `extra.raters`.
+        task: of the rows, as it was.
+        examples: of the rater's other answers, drawn from the training rows; fewer where there are fewer.
+        seed: of the draw, which for a row and a rater depends on nothing else.
+
+    Returns:
+        Rows called "row|rater"; `extra` has `item` and `rater`.
+
+    Raises:
+        UserError: no row says who chose what.
+    """
+    words = {label.name: label.word for label in task.labels}
+    judged: dict[str, list[Row]] = defaultdict(list)
+    for row in rows:
+        for rater in row.extra.get("raters", {}):
+            if row.split == "train":
+                judged[rater].append(row)
+    found = []
+    for row in rows:
+        for rater, chosen in row.extra.get("raters", {}).items():
+            others = [other for other in judged[rater] if other.id != row.id]
+            drawn = random.Random(f"{seed} {row.id} {rater}").sample(others, min(examples, len(others)))
+            lines = [f"{task.question(other.text)} {_said(other.extra['raters'][rater], words)}" for other in drawn]
+            before = "\n\n".join(["One reader answered:", *lines, "The same reader answers:"])
+            votes = {label: 1 / len(chosen) for label in chosen}
+            extra = {"item": row.id, "rater": rater}
+            found.append(
+                replace(row, id=f"{row.id}|{rater}", text={**row.text, FIELD: before}, votes=votes, extra=extra)
+            )
+    if not found:
+        raise UserError("no row says who chose what (`raters` in `extra`)")
+    return found
+
+
+def _said(labels: Sequence[str], words: Mapping[str, str]) -> str:
+    return ", ".join(words[label] for label in labels)
+
+
+class RaterScores(NamedTuple):
+    """How well single raters were predicted.
+
+    Attributes:
+        accuracy: of each rater, the share of answers whose likeliest label was predicted.
+        error_rate: mean over items of the share of its raters for whom another label was predicted (LeWiDi 2025, task B).
+        distance: of ordered labels, mean over items of the mean distance between chosen and predicted place, from 0 to 1; else None.
+    """
+
+    accuracy: dict[str, float]
+    error_rate: float
+    distance: float | None
+
+
+def mean_over_raters(rows: Sequence[Row], probs: Floats, task: Task) -> tuple[list[str], Floats, RaterScores]:
+    """Ids of items, (items, K) the mean of what was said of each one's raters, and scores of those with votes.
+
+    Args:
+        rows: N rows of `by_rater`.
+        probs: (N, K) what was predicted of them.
+        task: whose labels.
+
+    Raises:
+        UserError: a row is none of a rater.
+    """
+    if wrong := next((row.id for row in rows if not {"item", "rater"} <= set(row.extra)), None):
+        raise UserError(f"row {wrong}: is of no single rater; `shala-audio data raters` makes such rows")
+    labels = task.label_names
+    items: dict[str, list[int]] = defaultdict(list)
+    right: dict[str, list[bool]] = defaultdict(list)
+    errors: dict[str, list[float]] = defaultdict(list)
+    places: dict[str, list[float]] = defaultdict(list)
+    for number, row in enumerate(rows):
+        items[row.extra["item"]].append(number)
+        if row.votes:
+            said, chosen = int(probs[number].argmax()), [labels.index(label) for label in row.votes]
+            right[row.extra["rater"]].append(said in chosen)
+            errors[row.extra["item"]].append(said not in chosen)
+            places[row.extra["item"]].append(abs(said - float(np.mean(chosen))) / (len(labels) - 1))
+    scores = RaterScores(
+        {rater: float(np.mean(hits)) for rater, hits in sorted(right.items())},
+        float(np.mean([np.mean(one) for one in errors.values()])) if errors else float("nan"),
+        float(np.mean([np.mean(one) for one in places.values()])) if task.ordered and places else None,
+    )
+    return list(items), np.stack([probs[numbers].mean(axis=0) for numbers in items.values()]), scores
