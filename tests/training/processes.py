@@ -6,7 +6,9 @@ python -m tests.training.processes FOLDER ROWS_A_PROCESS       FOLDER holds `lm`
 from __future__ import annotations
 
 import sys
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import torch
 from accelerate import PartialState
@@ -16,10 +18,13 @@ from torch.distributed.device_mesh import init_device_mesh
 from torch.distributed.fsdp import fully_shard
 
 from shala_audio.io import is_main_process, write_json
+from shala_audio.models.config import ModelConfig, model_config_from_dict
+from shala_audio.models.prompts import PromptBuilder
 from shala_audio.models.readouts import label_token, slots
 from shala_audio.models.readouts.slots import SlotTemplate
 from shala_audio.models.speech_lm import SpeechLM
-from tests.tiny import tiny_model
+from shala_audio.task import Task
+from tests.tiny import SPEECH_TASK, TEXT_TASK, tiny_config, tiny_model
 from tests.training.helpers import shala_trainer, supervised_trainer
 
 RUNS = {
@@ -75,18 +80,55 @@ def main(folder: Path, batch: int) -> None:
         running_loss = trainer.weights.running_loss.tolist()
         write_json(folder / "slots.json", {"reward": reward, "spread": spread, "running_loss": running_loss})
     if PartialState().num_processes > 1:
-        write_json(folder / f"sharded_{PartialState().process_index}.json", sharded(folder))
+        found = {name: sharded(*of(folder)) for name, of in SHARDED.items()}
+        write_json(folder / f"sharded_{PartialState().process_index}.json", found)
 
 
-def sharded(folder: Path) -> dict[str, float]:
-    """The exact loss and a gradient of a model that FSDP 2 has spread over the processes, less those of a whole model."""
+def in_float32(folder: Path) -> tuple[Callable[[], SpeechLM], dict[str, Tensor], bool]:
+    return lambda: tiny_model(folder / "lm"), token_inputs(), False
+
+
+def held_in_bfloat16(folder: Path) -> tuple[Callable[[], SpeechLM], dict[str, Tensor], bool]:
+    """Frozen weights in bfloat16 beside LoRA in float32, as large models are held."""
+    return lambda: built(tiny_config(folder / "low"), TEXT_TASK), token_inputs(), True
+
+
+def audio_llm(folder: Path) -> tuple[Callable[[], SpeechLM], dict[str, Any], bool]:
+    """Its decoder with LoRA, and its projector, which is trained, too."""
+    fields = {"audio_lm": str(folder / "audio_llm"), "audio_projector": "trained", "lora_r": 2, "lora_alpha": 4}
+    config = model_config_from_dict({**fields, "system_prompt": ""}, "here")
+    model = built(config, SPEECH_TASK)
+    builder = PromptBuilder(model)
+    clips = [torch.randn(1, frames, 32, generator=torch.Generator().manual_seed(frames)) for frames in (9, 14, 5)]
+    batch = builder.batch([builder.prompt({}, clip.shape[1]) for clip in clips], clips)
+    return lambda: built(config, SPEECH_TASK), batch, False
+
+
+SHARDED = {"in float32": in_float32, "held in bfloat16": held_in_bfloat16, "audio LLM": audio_llm}
+
+
+def built(config: ModelConfig, task: Task) -> SpeechLM:
+    """The same each time, with LoRA away from zero."""
+    torch.manual_seed(0)
+    model = SpeechLM.build(config, task, "label_token", "auto")
+    for name, parameter in model.named_parameters():
+        if "lora_B" in name:
+            torch.nn.init.normal_(parameter, std=0.1)
+    return model
+
+
+def token_inputs() -> dict[str, Tensor]:
     ids = torch.randint(2, 200, (3, 12), generator=torch.Generator().manual_seed(0))  # the same everywhere
     ids[:, :5] = ids[0, :5]  # which is computed once for all rows, so that layers are gone through twice
-    inputs = {"input_ids": ids, "attention_mask": torch.ones(3, 12, dtype=torch.long)}
+    return {"input_ids": ids, "attention_mask": torch.ones(3, 12, dtype=torch.long)}
+
+
+def sharded(model_of: Callable[[], SpeechLM], inputs: dict[str, Tensor], low: bool) -> dict[str, float]:
+    """The exact loss and a gradient of a model that FSDP 2 has spread over the processes, less those of a whole model."""
     label_token.WORTH_SHARING = 1
     found = []
     for spread in (False, True):
-        model = tiny_model(folder / "lm")
+        model = model_of()
         if spread:
             mesh = init_device_mesh("cpu", (PartialState().num_processes,))
             for layer in model.model.decoder.layers:
@@ -95,8 +137,9 @@ def sharded(folder: Path) -> dict[str, float]:
             assert not model.eval().model.shares_prompts(), (
                 "how many passes there are must not depend on a process's own rows"
             )
-            model.train()
-        loss = model(compute=lambda model=model: model.readout.log_probs(inputs)[0]).sum()
+        model.train()
+        with torch.autocast("cpu", torch.bfloat16, enabled=low):
+            loss = model(compute=lambda model=model: model.readout.log_probs(inputs)[0]).sum()
         loss.backward()
         gradient = next(p for name, p in model.named_parameters() if "lora_B" in name).grad
         found.append((loss.detach(), gradient.full_tensor() if spread else gradient))

@@ -10,10 +10,12 @@ from pathlib import Path
 import pytest
 import torch
 from safetensors.torch import load_file
+from transformers import AutoModelForCausalLM
 
 from shala_audio.io import read_json
+from tests.audio.test_audio_llm import make
 from tests.tiny import make_tiny_encoder, make_tiny_lm
-from tests.training.processes import RUNS
+from tests.training.processes import RUNS, SHARDED
 
 pytestmark = pytest.mark.slow
 
@@ -40,6 +42,9 @@ def folders(tmp_path_factory):
         folder = tmp_path_factory.mktemp(name)
         make_tiny_lm(folder / "lm")
         make_tiny_encoder(folder / "encoder")
+        make_tiny_lm(folder / "low")
+        AutoModelForCausalLM.from_pretrained(folder / "low", dtype=torch.bfloat16).save_pretrained(folder / "low")
+        make("Qwen2Audio", folder / "audio_llm")
         found.append(folder)
     two, one = found
     run = launch("tests.training.processes", str(two), "4")
@@ -74,9 +79,11 @@ def test_two_processes_learn_from_rollouts_as_one_does(folders):
 
 
 @pytest.mark.parametrize("process", [0, 1])
-def test_a_model_spread_over_processes_has_the_same_loss_and_gradient(folders, process):
-    difference = read_json(folders[0] / f"sharded_{process}.json")
-    assert difference["loss"] < 1e-4 and difference["gradient"] < 1e-4
+@pytest.mark.parametrize("kind", SHARDED)
+def test_a_model_spread_over_processes_has_the_same_loss_and_gradient(folders, process, kind):
+    difference = read_json(folders[0] / f"sharded_{process}.json")[kind]
+    # The whole model computes what the rows share once, and products in bfloat16 are rounded.
+    assert difference["loss"] < 1e-4 and difference["gradient"] < (1e-2 if "bfloat16" in kind else 1e-4)
 
 
 def test_a_users_error_is_said_once(tmp_path):
