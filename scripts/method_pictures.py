@@ -68,20 +68,15 @@ def clips() -> None:
 
 
 def drawn_answers() -> None:
-    """How noisy each estimator's gradient is (`benchmarks.digit_gradients`), and the mean reward of drawn answers by prompts."""
-    with open(IMAGES.parents[1] / "benchmarks" / "digit_gradients.csv", encoding="utf-8") as file:
-        noise = list(csv.DictReader(file))
+    """The mean reward of drawn answers by prompts, of three trainings on SNLI."""
     with open(IMAGES / "drawn_answers.csv", encoding="utf-8") as file:
-        learning = list(csv.DictReader(file))
-    figure, (left, right) = plt.subplots(1, 2, figsize=(9, 3), layout="constrained")
-    names = [f"{row['estimator'].split(',')[0]},\n{row['answers']} answers" for row in noise]
-    left.bar(names, [float(row["relative_variance"]) for row in noise], color="tab:cyan")
-    left.set(yscale="log", title="variance of the gradient / its length²")
-    for name in dict.fromkeys(row["run"] for row in learning):
-        mine = [row for row in learning if row["run"] == name]
-        right.plot([int(row["prompts"]) for row in mine], [float(row["reward"]) for row in mine], label=name)
-    right.set(xlabel="prompts", title="mean reward of drawn answers")
-    right.legend(fontsize=8)
+        rows = list(csv.DictReader(file))
+    figure, axes = plt.subplots(figsize=(6, 3), layout="constrained")
+    for name in dict.fromkeys(row["run"] for row in rows):
+        mine = [row for row in rows if row["run"] == name]
+        axes.plot([int(row["prompts"]) for row in mine], [float(row["reward"]) for row in mine], marker=".", label=name)
+    axes.set(xlabel="prompts", ylabel="mean reward of drawn answers")
+    axes.legend(fontsize=8)
     figure.savefig(IMAGES / "drawn_answers.png", dpi=110)
 
 
