@@ -26,7 +26,7 @@ from shala_audio.inference.predictor import Predictor
 from shala_audio.inference.transcribe import Transcriber
 from shala_audio.io import has_half_characters
 from shala_audio.models.folder import CARD
-from shala_audio.web import schema
+from shala_audio.web import label_studio, schema
 from shala_audio.web.endpoints import endpoints_page
 from shala_audio.web.limits import BodyLimit, Compute, Headers, Limits, Turns
 from shala_audio.web.metrics import Counting, Metrics
@@ -300,6 +300,7 @@ def create_app(
             raise HTTPException(422, f"task {one.task.name} is not of sound alone")
         return await _answered(turns, request, one.timelines, (clip, window, hop))
 
+    app.include_router(label_studio.router(served, lambda *asked: _answered(turns, *asked)))
     return app
 
 
