@@ -104,8 +104,11 @@ def _fields(kind: Any) -> Any:
 
 
 def _default(value: Any) -> str:
-    plain = isinstance(value, (str, int, float)) and not isinstance(value, bool) and value != ""
-    return f"`{value}`" if plain else {True: "yes", False: "no"}.get(value, "") if isinstance(value, bool) else ""
+    if isinstance(value, bool):
+        return "yes" if value else "no"
+    if isinstance(value, (str, int, float)) and value != "":
+        return f"`{value}`"
+    return ""
 
 
 def _cell(text: str) -> str:

@@ -32,11 +32,9 @@ def missing_extra(error: ImportError, what: str, extra: str) -> UserError:
     """What to say where a package of an extra is not installed.
 
     >>> print(missing_extra(ImportError("No module named 'trl'"), "training", "train"))
-    training: No module named 'trl'; pip install 'shala-audio[train]', or in the clone pip install -e '.[train]'
+    training: No module named 'trl'; in the clone, pip install '.[train]'
     """
-    return UserError(
-        f"{what}: {first_line(error)}; pip install 'shala-audio[{extra}]', or in the clone pip install -e '.[{extra}]'"
-    )
+    return UserError(f"{what}: {first_line(error)}; in the clone, pip install '.[{extra}]'")
 
 
 def first_line(error: Exception) -> str:

@@ -19,9 +19,11 @@ DOCKERFILE = (ROOT / "Dockerfile").read_text(encoding="utf-8")
 
 
 def test_what_it_names_is_there():
-    (extra,) = re.findall(r'"/src\[(\w+)\]"', DOCKERFILE)
+    (extra,) = re.findall(r"\.whl\)\[(\w+)\]", DOCKERFILE)
     assert f"\n{extra} = [" in (ROOT / "pyproject.toml").read_text(encoding="utf-8")
-    assert (ROOT / "constraints.txt").is_file() and "USER shala" in DOCKERFILE
+    for names in re.findall(r"^COPY (?!--from)(.*) /", DOCKERFILE, re.MULTILINE):
+        assert all((ROOT / name).exists() for name in names.split())
+    assert "USER shala" in DOCKERFILE
 
 
 @pytest.mark.slow

@@ -135,7 +135,7 @@ def test_the_core_predicts_and_scores_without_extras(tiny_lm, tmp_path):
     assert scored.returncode == 0 and "jsd" in scored.stdout, scored.stderr
     for command, extra in ((("train", "--help"), "train"), (("serve", "model"), "serve")):
         refused = run(*command)
-        assert refused.returncode == 2 and f"pip install 'shala-audio[{extra}]'" in refused.stderr
+        assert refused.returncode == 2 and f"pip install '.[{extra}]'" in refused.stderr
 
 
 def test_a_step_of_label_token_is_followed_through_few_files(tiny_lm, tmp_path):

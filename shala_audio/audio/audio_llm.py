@@ -7,7 +7,7 @@ which is stopped where the decoder would begin. What stands there at the places 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 import torch
@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from shala_audio.audio.encoders import AudioEncoder
 from shala_audio.audio.io import SAMPLE_RATE, Samples
-from shala_audio.errors import UserError
+from shala_audio.errors import UserError, first_line
 from shala_audio.io import at_commit
 
 SHORTEST = SAMPLE_RATE // 5  # samples; less is followed by silence up to there, since it would become no token
@@ -65,11 +65,12 @@ class AudioLLMEncoder(AudioEncoder):
         around: what the audio LLM writes before and behind its sound tokens.
 
     Raises:
-        UserError: states are asked of a family whose projector is not known here.
+        UserError: states are asked of a family whose projector is not known here; in `encode`, its processor or its forward does not
+            take a clip as those of most families do (Voxtral's).
     """
 
     def __init__(self, model: Any, processor: Any, layers: Sequence[int]) -> None:
-        super().__init__("audio_llm", model.config.get_text_config().hidden_size, 25, 1, layers)
+        super().__init__("audio_llm", model.config.get_text_config().hidden_size, 25, 1, layers)  # the width of tokens
         self.model, self.processor = model, processor
         self.around = (
             getattr(processor, "audio_bos_token", None) or "",
@@ -81,7 +82,11 @@ class AudioLLMEncoder(AudioEncoder):
     def encode(self, clips: Sequence[Samples]) -> list[Tensor]:
         """(1, T, D) float32 for each clip: T sound tokens, or the states that become them."""
         self.check_length(clips)
-        return [self._encode(clip)[None].float().cpu() for clip in clips]
+        try:
+            return [self._encode(clip)[None].float().cpu() for clip in clips]
+        except (ValueError, TypeError, LookupError, AttributeError) as error:
+            kind = type(self.model).__name__
+            raise UserError(f"audio_lm: {kind} does not take a clip as is known here ({first_line(error)})") from None
 
     def _encode(self, clip: Samples) -> Tensor:
         clip = np.pad(clip, (0, max(0, SHORTEST - len(clip))))
@@ -105,6 +110,8 @@ class AudioLLMEncoder(AudioEncoder):
         finally:
             for hook in hooks:
                 hook.remove()
+        if not embeds:
+            raise UserError(f"audio_lm: {type(self.model).__name__} does not hand its sound tokens to a decoder")
         if self.projector is None:
             return embeds[0][is_sound.to(embeds[0].device)]
         return states[0].reshape(-1, states[0].shape[-1])[: int(is_sound.sum())]  # what is behind them is padding
@@ -119,12 +126,12 @@ def _projector(model: nn.Module) -> nn.Module:
     return found[0]
 
 
-def load_audio_llm(source: str, dtype: torch.dtype | Literal["auto"] = "auto") -> tuple[Any, Any]:
+def load_audio_llm(source: str, dtype: torch.dtype) -> tuple[Any, Any]:
     """An audio LLM and its processor.
 
     Args:
         source: its folder or hub id.
-        dtype: of the weights in memory; "auto": as they were published.
+        dtype: of the weights in memory.
 
     Raises:
         UserError: it is no audio LLM. Errors of transformers go through.

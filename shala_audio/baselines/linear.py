@@ -20,6 +20,7 @@ from shala_audio.devices import accelerator_computes_bf16, bf16_slowdown
 from shala_audio.distribution import Floats, LabelDistribution, jsd
 from shala_audio.errors import UserError
 from shala_audio.manifest import Row
+from shala_audio.models.config import ModelConfig
 from shala_audio.models.pretrained import load_language_model
 from shala_audio.task import Task
 from shala_audio.votes import human_distributions
@@ -82,20 +83,22 @@ class PooledTexts:
     Args:
         rows: whose texts are read, all at once.
         task: its prompt, without a chat template.
-        lm: name of a default model, a folder or a hub id.
+        config: whose language model is asked.
         device: where to compute.
 
     Raises:
         UserError: the model cannot be loaded, or a text is missing or too long for it.
     """
 
-    def __init__(self, rows: Sequence[Row], task: Task, lm: str, device: str = "cpu") -> None:
-        model, self._tokenizer, _, _ = load_language_model(lm, "", "auto")
+    def __init__(self, rows: Sequence[Row], task: Task, config: ModelConfig, device: str = "cpu") -> None:
+        model, self._tokenizer, _, _ = load_language_model(config.lm, "", "auto", bool(config.audio_projector))
         self._decoder = model.get_decoder().to(device).eval()
         depth = model.config.get_text_config().num_hidden_layers
         self.layers = sorted({max(1, depth * quarter // 4) for quarter in (1, 2, 3, 4)})
         self._longest = getattr(model.config.get_text_config(), "max_position_embeddings", None)
         texts = {row.id: task.question(row.text) for row in rows}
+        if empty := next((key for key, text in texts.items() if not text), None):
+            raise UserError(f"row {empty}: has no text")
         self._pooled: dict[str, Tensor] = {}
         order = sorted(texts, key=lambda key: len(texts[key]))
         with tqdm(total=len(order), unit="row", desc="states", disable=None) as bar:

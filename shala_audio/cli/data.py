@@ -489,7 +489,10 @@ def raters(
     write_manifest(out / "manifest.jsonl", found)
     write_text(out / "task.yaml", yaml.safe_dump(of_raters.to_dict(), sort_keys=False, allow_unicode=True))
     people = len({row.extra["rater"] for row in found})
-    print(f"{out}: {len(found)} answers of {people} raters to {len({row.extra['item'] for row in found})} rows")
+    items = {row.extra["item"] for row in found}
+    print(f"{out}: {len(found)} answers of {people} raters to {len(items)} rows")
+    if silent := len(rows) - len(items):
+        print(f"{silent} rows do not say who chose what, and are left out", file=sys.stderr)
 
 
 FORMATS = ("lhotse", "datasets")

@@ -291,11 +291,11 @@ def baseline(
             from shala_audio.devices import default_device
             from shala_audio.models.config import load_model_config
 
-            lm = load_model_config(model).lm
+            config = load_model_config(model)
             judged = [row for row in rows if row.votes and row.split in ("train", *places)]
-            states = PooledTexts(judged, chosen.with_input("text"), lm, default_device())
+            states = PooledTexts(judged, chosen.with_input("text"), config, default_device())
             line = train_linear(judged, states, chosen)
-            used: dict[str, Any] = {"lm": shorten(lm)}
+            used: dict[str, Any] = {"lm": shorten(config.lm)}
         else:
             assert features is not None
             from shala_audio.audio.features import FeatureStore

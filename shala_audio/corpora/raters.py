@@ -46,12 +46,19 @@ def by_rater(rows: Sequence[Row], task: Task, examples: int = 4, seed: int = 0) 
         Rows called "row|rater"; `extra` has `item` and `rater`.
 
     Raises:
-        UserError: no row says who chose what.
+        UserError: no row says who chose what, or one says it in another form or names a label that the task does not have.
     """
     words = {label.name: label.word for label in task.labels}
     judged: dict[str, list[Row]] = defaultdict(list)
     for row in rows:
-        for rater in row.extra.get("raters", {}):
+        chosen_by = row.extra.get("raters", {})
+        if not isinstance(chosen_by, Mapping) or not all(
+            isinstance(chosen, list) and chosen for chosen in chosen_by.values()
+        ):
+            raise UserError(f"row {row.id}: `raters` must be an object, of each rater's list of labels")
+        if unknown := {str(label) for chosen in chosen_by.values() for label in chosen} - set(words):
+            raise UserError(f"row {row.id}: {min(unknown)!r} is no label of task {task.name}")
+        for rater in chosen_by:
             if row.split == "train":
                 judged[rater].append(row)
     found = []
@@ -79,9 +86,11 @@ class RaterScores(NamedTuple):
     """How well single raters were predicted.
 
     Attributes:
-        accuracy: of each rater, the share of answers whose likeliest label was predicted.
-        error_rate: mean over items of the share of its raters for whom another label was predicted (LeWiDi 2025, task B).
-        distance: of ordered labels, mean over items of the mean distance between chosen and predicted place, from 0 to 1; else None.
+        accuracy: of each rater, the share of answers whose likeliest label was chosen; of several that were chosen, any one.
+        error_rate: mean over items of the share of its raters for whom another label was predicted, as in task B of LeWiDi 2025,
+            whose raters choose one label each but in VariErrNLI.
+        distance: of ordered labels, mean over items of the mean distance between predicted and chosen place (of several, their
+            mean), from 0 to 1; else None.
     """
 
     accuracy: dict[str, float]

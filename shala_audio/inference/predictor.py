@@ -28,7 +28,7 @@ from shala_audio.io import read_json
 from shala_audio.manifest import Row
 from shala_audio.models.folder import SETTINGS
 from shala_audio.models.lora import merge_adapters
-from shala_audio.models.pretrained import is_large, locate
+from shala_audio.models.pretrained import is_large, is_published_low, locate
 from shala_audio.models.prompts import PromptBuilder
 from shala_audio.models.readouts.base import Prediction
 from shala_audio.models.readouts.label_token import LabelTree, label_states
@@ -480,11 +480,12 @@ def _load(
         raise UserError(f"{folder}: holds no model ({SETTINGS} is missing)")
     on_cpu = torch.device(device).type == "cpu"
     if dtype is None:
-        low = (
-            accelerator_computes_bf16()
-            if not on_cpu
-            else bf16_slowdown() < 1 and is_large(read_json(inside / SETTINGS).get("model", {}).get("lm", ""))
-        )
+        of_model = read_json(inside / SETTINGS).get("model", {})
+        if "audio_lm" in of_model:  # computed in the type that its features were made in (`load_encoder`)
+            wanted = is_published_low(of_model["audio_lm"])
+        else:
+            wanted = is_large(of_model.get("lm", ""))
+        low = bf16_slowdown() < 1 and wanted if on_cpu else accelerator_computes_bf16()
         dtype = torch.bfloat16 if low else torch.float32
     model, encoder = SpeechLM.load(inside, torch.float32 if dtype == torch.float32 else "auto")
     fitted = None

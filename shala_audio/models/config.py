@@ -110,8 +110,8 @@ def model_config_from_dict(values: Mapping[str, Any], source: str) -> ModelConfi
     Raises:
         UserError: a field is unknown, missing or wrong; the message names `source`.
     """
-    known = {one.name for one in fields(ModelConfig)}
-    if unknown := sorted(set(values) - known - {"audio_lm"}):
+    known = {"audio_lm", *(one.name for one in fields(ModelConfig))}
+    if unknown := sorted(set(values) - known):
         raise UserError(f"{source}: unknown fields {', '.join(unknown)}; known are {', '.join(sorted(known))}")
     if "audio_lm" in values:
         values = _of_audio_llm(values, source)
@@ -161,8 +161,10 @@ def _of_audio_llm(values: Mapping[str, Any], source: str) -> dict[str, Any]:
     """Fields of a model whose language model and encoder are an audio LLM."""
     if own := sorted(set(values) & set(OF_ENCODER)):
         raise UserError(f"{source}: {own[0]} does not go with audio_lm, which has its own")
+    if not isinstance(values["audio_lm"], str):
+        raise UserError(f"{source}: audio_lm is {values['audio_lm']!r}; a folder or a hub id is needed")
     projector = values.get("audio_projector", "frozen")
-    if projector not in AUDIO_PROJECTORS:
+    if not isinstance(projector, str) or projector not in AUDIO_PROJECTORS:
         raise UserError(f"{source}: audio_projector is {projector!r}; use one of {', '.join(AUDIO_PROJECTORS)}")
     rest = {name: value for name, value in values.items() if name != "audio_lm"}
     both = {"lm": values["audio_lm"], "encoder": values["audio_lm"], "encoder_layers": AUDIO_PROJECTORS[projector]}

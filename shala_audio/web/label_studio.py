@@ -139,7 +139,7 @@ def router(served: Sequence[Any], answered: Callable[..., Any]) -> APIRouter:
                 return [error]
 
         results = []
-        for task, answer in zip(job.tasks, await answered(request, compute, values), strict=True):
+        for task, answer in zip(job.tasks, await answered(request, compute, 1, values), strict=True):
             if isinstance(answer, UserError):
                 raise HTTPException(422, f"task {task.get('id')}: {answer}")
             shares = sorted(answer.probs.items(), key=lambda pair: -pair[1])

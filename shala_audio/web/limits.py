@@ -118,12 +118,13 @@ class Limits:
 Compute = Callable[[Sequence[Any]], Sequence[Any]]
 
 
-@dataclass
+@dataclass(eq=False)
 class _Place:
     """In the waiting line."""
 
     request: Request
     compute: Compute
+    together: int
     item: Any
     result: asyncio.Future[Any]
 
@@ -133,63 +134,72 @@ class Turns:
 
     Args:
         waiting: how many may wait; the next is told to come back (503).
-        together: how many are computed at once.
         metrics: where it is counted.
     """
 
-    def __init__(self, waiting: int, together: int, metrics: Metrics) -> None:
-        self.most, self.together, self.metrics = waiting, together, metrics
+    def __init__(self, waiting: int, metrics: Metrics) -> None:
+        self.most, self.metrics = waiting, metrics
         self._line: list[_Place] = []
-        self._held = 0  # in the line, or being computed
         self._work: asyncio.Task[None] | None = None
 
-    async def take(self, request: Request, compute: Compute, item: Any) -> Any:
-        """What `compute`, run in a thread, makes of an item; it gets a list of those that wait for it, and returns a result or an
-        exception for each. Nothing is computed for those who have left.
+    async def take(self, request: Request, compute: Compute, together: int, item: Any) -> Any:
+        """What `compute`, run in a thread, makes of an item. Nothing is computed for those who have left.
+
+        Args:
+            request: of whoever asks.
+            compute: gets a list of items that wait for it, and returns a result or an exception for each.
+            together: how many of them at most.
+            item: what is asked.
 
         Raises:
             HTTPException: the line is full, or the client has left.
-            Exception: what `compute` returned, or raised.
+            Exception: what `compute` returned or raised.
         """
-        if self._held > self.most:
+        if len(self._line) >= self.most and self._work is not None and not self._work.done():
             raise HTTPException(503, "too many requests are waiting; try again", headers={"Retry-After": "5"})
-        place = _Place(request, compute, item, asyncio.get_running_loop().create_future())
+        place = _Place(request, compute, together, item, asyncio.get_running_loop().create_future())
         self._line.append(place)
-        self._count(1)
+        self.metrics.waiting.inc()
         try:
             if self._work is None or self._work.done():
                 self._work = asyncio.create_task(self._answer())
             return await place.result
         finally:
-            self._count(-1)
-
-    def _count(self, more: int) -> None:
-        self._held += more
-        self.metrics.waiting.set(self._held)
+            self.metrics.waiting.dec()
+            if place in self._line:  # whoever asked was cancelled
+                self._line.remove(place)
 
     async def _answer(self) -> None:
         while self._line:
-            same = [place for place in self._line if place.compute == self._line[0].compute][: self.together]
+            first = self._line[0]
+            same = [place for place in self._line if place.compute == first.compute][: first.together]
             self._line = [place for place in self._line if place not in same]
-            here = []
-            for place in same:
-                if place.result.done():  # who waited for it was cancelled
-                    continue
-                if await place.request.is_disconnected():
-                    place.result.set_exception(HTTPException(499, "the client has left"))
-                else:
-                    here.append(place)
+            here = [place for place in same if await _waits(place)]
             if not here:
                 continue
             self.metrics.together.observe(len(here))
             try:
-                results = await run_in_threadpool(here[0].compute, [place.item for place in here])
+                results = await run_in_threadpool(first.compute, [place.item for place in here])
+                pairs = list(zip(here, results, strict=True))
             except Exception as error:
-                results = [error] * len(here)
-            for place, result in zip(here, results, strict=True):
+                pairs = [(place, error) for place in here]
+            for place, result in pairs:
                 if place.result.done():
                     continue
                 if isinstance(result, Exception):
                     place.result.set_exception(result)
                 else:
                     place.result.set_result(result)
+
+
+async def _waits(place: _Place) -> bool:
+    """Whether somebody still wants the answer. The body may be read only now, and may be refused."""
+    try:
+        if place.result.done():
+            return False
+        if not await place.request.is_disconnected():
+            return True
+        place.result.set_exception(HTTPException(499, "the client has left"))
+    except Exception as error:
+        place.result.set_exception(error)
+    return False

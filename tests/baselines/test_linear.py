@@ -10,9 +10,10 @@ from shala_audio.audio.features import augmented_id
 from shala_audio.baselines.attentive import train_attentive
 from shala_audio.baselines.linear import PooledClips, PooledTexts, fit, train_linear
 from shala_audio.distribution import jsd
+from shala_audio.errors import UserError
 from shala_audio.manifest import Audio, Row
 from shala_audio.votes import human_distributions
-from tests.tiny import SPEECH_TASK, TEXT_TASK
+from tests.tiny import SPEECH_TASK, TEXT_TASK, tiny_config
 from tests.training.helpers import TinyStore
 
 TEXTS = ("no", "a much longer comment than that", "so what")
@@ -91,7 +92,7 @@ def test_texts_are_pooled_states_of_the_language_model(tiny_lm):
         Row(f"r{n}", "tiny_text", "train", f"s{n}", None, {"comment": text}, {"anger": 1})
         for n, text in enumerate(TEXTS)
     ]
-    pooled = PooledTexts(rows, TEXT_TASK, str(tiny_lm))
+    pooled = PooledTexts(rows, TEXT_TASK, tiny_config(tiny_lm))
     assert pooled.layers == [1, 2]
     found = pooled([row.id for row in rows])
     lm, tokenizer = AutoModel.from_pretrained(tiny_lm, dtype=torch.float32), AutoTokenizer.from_pretrained(tiny_lm)
@@ -116,7 +117,12 @@ def test_a_linear_classifier_reads_texts(tiny_lm, tmp_path):
         rows.append(
             Row(f"r{index}", "mini_text", split, f"s{index}", None, {"comment": f"{words[label]} {index}"}, votes)
         )
-    result = train_linear(rows, PooledTexts(rows, TEXT_TASK, str(tiny_lm)), TEXT_TASK)
+    result = train_linear(rows, PooledTexts(rows, TEXT_TASK, tiny_config(tiny_lm)), TEXT_TASK)
     human = human_distributions([row for row in rows if row.split == "dev"], TEXT_TASK.label_names)
     prior = np.tile(human.mean(axis=0), (len(human), 1))
     assert result.dev_jsd < 0.5 * jsd(human, prior).mean()
+
+
+def test_a_row_without_text_is_named(tiny_lm):
+    with pytest.raises(UserError, match="row r1: has no text"):
+        PooledTexts([Row("r1", "tiny_text", "train", None, None, {"comment": ""})], TEXT_TASK, tiny_config(tiny_lm))

@@ -121,6 +121,19 @@ def test_from_a_manifest_and_back(tmp_path):
         )
 
 
+@pytest.mark.parametrize(
+    ("raters", "words"),
+    [
+        ({"A": ["9"]}, "row a: '9' is no label"),
+        ([["A", "1"]], "row a: `raters` must be an object"),
+        ({"A": []}, "list"),
+    ],
+)
+def test_raters_in_another_form_are_named(raters, words):
+    with pytest.raises(UserError, match=words):
+        by_rater([Row("a", "stars", "train", None, None, {"text": "b"}, {"1": 1.0}, {"raters": raters})], TASK)
+
+
 def test_rows_without_raters_are_refused():
     with pytest.raises(UserError, match="no row says who chose what"):
         by_rater([Row("a", "stars", "train", None, None, {"text": "b"}, {"1": 1.0})], TASK)

@@ -221,4 +221,8 @@ def test_a_model_of_the_hub_is_loaded_at_the_commit_that_it_was_trained_on(tiny_
     expected = load_file(tiny_lm / "model.safetensors")["model.embed_tokens.weight"]
     assert torch.equal(loaded.get_input_embeddings().weight, expected)
     assert loaded.lm_sha256 == f"commit:{old}" and base_sha256("some/lm") == f"commit:{new}"
+    named = replace(tiny_config(tiny_lm), lm=f"some/lm@{old[:7]}")
+    (place / "snapshots" / old[:7]).symlink_to(place / "snapshots" / old)  # as the hub's cache resolves a short commit
+    SpeechLM.build(named, TEXT_TASK, "label_token").save_pretrained(tmp_path / "named")
+    assert torch.equal(SpeechLM.from_pretrained(tmp_path / "named").get_input_embeddings().weight, expected)
     assert base_sha256("fbank") == base_sha256("no/such") == base_sha256(str(tmp_path / "gone")) == ""

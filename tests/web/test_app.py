@@ -265,6 +265,19 @@ def test_a_line_has_an_end_and_those_in_it_are_answered_together(sound_predictor
     assert "shala_waiting 0.0" in counted and "shala_together_sum 5.0" in counted
 
 
+@pytest.mark.parametrize(
+    ("headers", "body", "status"),
+    [({"sec-fetch-site": "cross-site"}, b"", 403), ({"content-type": "text/plain"}, b"x" * 1_100_000, 413)],
+)
+def test_a_body_that_is_refused_late_holds_up_nobody(text_folder, headers, body, status):
+    """It is read only when its turn has come, where it is no form."""
+    predictor = Predictor.from_pretrained(text_folder, device="cpu")
+    with TestClient(module.create_app([predictor], limits=Limits(upload=1))) as client:
+        assert client.post("/api/predict", content=body, headers=headers).status_code in (status, 422)
+        assert client.post("/api/predict", data={"text": "word"}).status_code == 200
+        assert "shala_waiting 0.0" in client.get("/metrics").text
+
+
 def test_one_bad_clip_does_not_spoil_the_others(sound_predictor, text_folder):
     """Bad in the file, and bad only where it is predicted (too short to be encoded)."""
     served = module.Served(sound_predictor, False)

@@ -108,7 +108,7 @@ async function toWav(blob) {
 }
 
 async function record() {
-  if (asking) return;
+  if (asking || (busy && !recorder)) return;
   if (recorder) { recorder.stop(); return; }
   complain("");
   if (!navigator.mediaDevices) return complain("Browsers record only over https or on this machine. Choose a sound file instead.");
@@ -120,7 +120,7 @@ async function record() {
       : "No microphone was found. Choose a sound file instead.");
     return;
   } finally { asking = false; }
-  const parts = [], began = Date.now();
+  const parts = [], began = Date.now(), of = task;
   recorder = new MediaRecorder(stream);
   const clock = setInterval(() => {
     const seconds = (Date.now() - began) / 1000;
@@ -134,6 +134,7 @@ async function record() {
     $("record").textContent = "● Record"; $("record").classList.remove("on");
     const blob = new Blob(parts, { type: recorder.mimeType });
     recorder = null;
+    if (busy || task !== of) return; // of another tab, or another answer is on its way
     try { take(await toWav(blob), "recording.wav"); predict(); } catch (error) { complain(error.message); }
   };
   recorder.start();
@@ -310,7 +311,7 @@ $("download").addEventListener("click", download);
 $("all").addEventListener("click", () => { everything = !everything; showBars(); });
 $("file").addEventListener("change", event => {
   const file = event.target.files[0];
-  if (file) { take(file, file.name); predict(); }
+  if (file && !busy) { take(file, file.name); predict(); }
   event.target.value = ""; // so that the same file can be chosen again
 });
 $("form").addEventListener("dragover", event => { event.preventDefault(); $("form").classList.add("over"); });
@@ -318,7 +319,7 @@ $("form").addEventListener("dragleave", () => $("form").classList.remove("over")
 $("form").addEventListener("drop", event => {
   event.preventDefault(); $("form").classList.remove("over");
   const file = event.dataTransfer.files[0];
-  if (file && task?.modality.includes("audio")) { take(file, file.name); predict(); }
+  if (file && !busy && task?.modality.includes("audio")) { take(file, file.name); predict(); }
 });
 call("api/tasks").then(found => {
   served = found;
