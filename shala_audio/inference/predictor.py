@@ -482,9 +482,9 @@ def _load(
     if dtype is None:
         of_model = read_json(inside / SETTINGS).get("model", {})
         if "audio_lm" in of_model:  # computed in the type that its features were made in (`load_encoder`)
-            wanted = is_published_low(of_model["audio_lm"])
+            wanted = is_published_low(str(of_model["audio_lm"]))
         else:
-            wanted = is_large(of_model.get("lm", ""))
+            wanted = is_large(str(of_model.get("lm", "")))
         low = bf16_slowdown() < 1 and wanted if on_cpu else accelerator_computes_bf16()
         dtype = torch.bfloat16 if low else torch.float32
     model, encoder = SpeechLM.load(inside, torch.float32 if dtype == torch.float32 else "auto")
