@@ -78,7 +78,9 @@ def place(tiny_lm, tiny_encoder, tmp_path, monkeypatch):
     shutil.copy(tmp_path / "votes.csv", tmp_path / "corpus")
     for recipe in ("TEMPLATE", "crema_d"):
         shutil.copytree(
-            ROOT / "recipes" / recipe, tmp_path / "recipes" / recipe, ignore=shutil.ignore_patterns("exp", "data")
+            ROOT / "recipes" / recipe,
+            tmp_path / "recipes" / recipe,
+            ignore=shutil.ignore_patterns("exp", "data", "features"),
         )
     monkeypatch.chdir(tmp_path)
     return tmp_path
