@@ -26,6 +26,11 @@ def accelerator_computes_bf16() -> bool:
     return not torch.cuda.is_available() or torch.cuda.is_bf16_supported(including_emulation=False)
 
 
+def computes_bf16(device: str) -> bool:
+    """Whether a device computes in bfloat16 by itself, a CPU faster than in float32."""
+    return bf16_slowdown() < 1 if device == "cpu" else accelerator_computes_bf16()
+
+
 @cache
 def bf16_slowdown() -> float:
     """How many times longer this CPU takes for a matrix product in bfloat16 than in float32, measured once.

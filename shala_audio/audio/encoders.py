@@ -19,7 +19,7 @@ from safetensors import SafetensorError
 from torch import Tensor, nn
 
 from shala_audio.audio.io import SAMPLE_RATE, Samples
-from shala_audio.devices import accelerator_computes_bf16, bf16_slowdown
+from shala_audio.devices import computes_bf16
 from shala_audio.errors import UserError, first_line
 from shala_audio.io import at_commit
 
@@ -273,8 +273,8 @@ def load_encoder(source: str, layers: Sequence[int], device: str = "cpu") -> Aud
     try:
         config = AutoConfig.from_pretrained(**at_commit(source), trust_remote_code=False)
         if audio_llm_class(config) is not None:
-            low = accelerator_computes_bf16() if device != "cpu" else bf16_slowdown() < 1
-            low = low and config.get_text_config().dtype == torch.bfloat16  # as it is held to predict
+            # As it is held to predict.
+            low = config.get_text_config().dtype == torch.bfloat16 and computes_bf16(device)
             audio_llm, processor = load_audio_llm(source, torch.bfloat16 if low else torch.float32)
             audio_llm.get_decoder().layers = nn.ModuleList()  # nobody asks it to answer
             return AudioLLMEncoder(audio_llm, processor, layers).eval().requires_grad_(False).to(device)

@@ -16,7 +16,7 @@ from torch import Tensor
 from tqdm import tqdm
 
 from shala_audio.audio.features import FeatureStore
-from shala_audio.devices import accelerator_computes_bf16, bf16_slowdown
+from shala_audio.devices import computes_bf16
 from shala_audio.distribution import Floats, LabelDistribution, jsd
 from shala_audio.errors import UserError
 from shala_audio.manifest import Row
@@ -115,9 +115,8 @@ class PooledTexts:
                 f"a text of {batch['input_ids'].shape[1]:,} tokens; the language model takes {self._longest:,}"
             )
         device = self._decoder.device
-        low = accelerator_computes_bf16() if device.type != "cpu" else bf16_slowdown() < 1
         mask = batch["attention_mask"].to(device)
-        with torch.autocast(device.type, torch.bfloat16, enabled=low):
+        with torch.autocast(device.type, torch.bfloat16, enabled=computes_bf16(device.type)):
             found = self._decoder(
                 input_ids=batch["input_ids"].to(device),
                 attention_mask=mask,

@@ -18,7 +18,7 @@ from shala_audio.audio.encoders import AudioEncoder, load_encoder
 from shala_audio.audio.features import FeatureStore
 from shala_audio.audio.io import SAMPLE_RATE, Samples, frame_levels, read_row_audio, trim_silence, voiced_share
 from shala_audio.audio.speech import speech_remark
-from shala_audio.devices import accelerator_computes_bf16, bf16_slowdown, default_device
+from shala_audio.devices import computes_bf16, default_device
 from shala_audio.distribution import LabelDistribution
 from shala_audio.errors import Note, UserError, no_note, not_one_of
 from shala_audio.evaluation.calibration import KINDS, Calibration, load_calibration
@@ -480,12 +480,7 @@ def _load(
         raise UserError(f"{folder}: holds no model ({SETTINGS} is missing)")
     on_cpu = torch.device(device).type == "cpu"
     if dtype is None:
-        of_model = read_json(inside / SETTINGS).get("model", {})
-        if "audio_lm" in of_model:  # computed in the type that its features were made in (`load_encoder`)
-            wanted = is_published_low(str(of_model["audio_lm"]))
-        else:
-            wanted = is_large(str(of_model.get("lm", "")))
-        low = bf16_slowdown() < 1 and wanted if on_cpu else accelerator_computes_bf16()
+        low = computes_bf16(torch.device(device).type) and (not on_cpu or _is_worth_low(inside))
         dtype = torch.bfloat16 if low else torch.float32
     model, encoder = SpeechLM.load(inside, torch.float32 if dtype == torch.float32 else "auto")
     fitted = None
@@ -502,6 +497,14 @@ def _load(
         model.model.decoder.to(dtype)
         model.lm_head.to(dtype)
     return inside, model, fitted, dtype, encoder
+
+
+def _is_worth_low(folder: Path) -> bool:
+    """Whether a CPU shall compute a model in bfloat16: a large one, or an audio LLM whose features were made so (`load_encoder`)."""
+    of_model = read_json(folder / SETTINGS).get("model", {})
+    if "audio_lm" in of_model:
+        return is_published_low(str(of_model["audio_lm"]))
+    return is_large(str(of_model.get("lm", "")))
 
 
 def _holds_model(folder: Path) -> bool:

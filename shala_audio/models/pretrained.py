@@ -549,9 +549,16 @@ def is_published_low(name: str) -> bool:
     import torch
 
     try:
-        return language_model_without_weights(name).config.dtype == torch.bfloat16
-    except UserError:
+        return bool(_text_config(locate(name)).dtype == torch.bfloat16)
+    except (UserError, OSError, ValueError):  # loading it says why
         return False
+
+
+def _text_config(source: str) -> Any:
+    """The configuration of a language model, or of an audio LLM's."""
+    from transformers import AutoConfig
+
+    return AutoConfig.from_pretrained(**at_commit(source), trust_remote_code=False).get_text_config()
 
 
 def language_model_without_weights(name: str) -> PreTrainedModel:
@@ -561,10 +568,10 @@ def language_model_without_weights(name: str) -> PreTrainedModel:
         UserError: there is no such language model.
     """
     import torch
-    from transformers import AutoConfig, AutoModelForCausalLM
+    from transformers import AutoModelForCausalLM
 
     try:
-        config = AutoConfig.from_pretrained(**at_commit(locate(name)), trust_remote_code=False).get_text_config()
+        config = _text_config(locate(name))
         with torch.device("meta"):
             return AutoModelForCausalLM.from_config(config, trust_remote_code=False)
     except (OSError, ValueError) as error:
@@ -587,7 +594,7 @@ def load_language_model(
     """
     import torch
     from safetensors import SafetensorError
-    from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
+    from transformers import AutoModelForCausalLM, AutoTokenizer
 
     from shala_audio.audio.audio_llm import load_audio_llm
 
@@ -599,8 +606,7 @@ def load_language_model(
     processor = None
     try:
         if dtype == "auto":
-            published = AutoConfig.from_pretrained(**at_commit(source), trust_remote_code=False).get_text_config().dtype
-            dtype = torch.bfloat16 if published == torch.bfloat16 else torch.float32
+            dtype = torch.bfloat16 if _text_config(source).dtype == torch.bfloat16 else torch.float32
         if hears:
             lm, processor = load_audio_llm(source, dtype)
             tokenizer = processor.tokenizer

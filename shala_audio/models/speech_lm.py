@@ -228,9 +228,8 @@ class SpeechLM(PreTrainedModel, GenerationMixin):
         self.generation_config = lm.generation_config
         if self.model.audio_token_id < self.lm_head.weight.shape[0]:  # an answer never holds the placeholder for sound
             self.generation_config.suppress_tokens = [self.model.audio_token_id]
-        self._no_split_modules = (
-            decoder._no_split_modules
-        )  # the layers that FSDP wraps; an audio LLM itself names others
+        # The layers that FSDP wraps; an audio LLM itself names others.
+        self._no_split_modules = decoder._no_split_modules
         self.readout = READOUTS[readout](self)
 
     @classmethod
@@ -280,11 +279,12 @@ class SpeechLM(PreTrainedModel, GenerationMixin):
         hears = bool(model_config.audio_projector)
         lm, tokenizer, processor, source = load_language_model(model_config.lm, lm_sha256, dtype, hears)
         check_head(lm, model_config.lm)
+        found = base_sha256(source)
         encoder: AudioEncoder | None = None
         encoder_found = ""
         if task.has_audio and processor is not None:
             encoder = AudioLLMEncoder(lm, processor, model_config.cached_layers())
-            encoder_found = base_sha256(source)
+            encoder_found = found
         elif task.has_audio:
             where = locate(str(model_config.encoder), sha256=encoder_sha256)
             cached = model_config.cached_layers()
@@ -292,7 +292,6 @@ class SpeechLM(PreTrainedModel, GenerationMixin):
                 load_encoder(where, sorted({*model_config.encoder_layers, *cached})),
                 base_sha256(where),
             )
-        found = base_sha256(source)
         model = cls(lm, tokenizer, model_config, task, readout, encoder, found, attributes, encoder_found)
         if encoder is not None:
             encoder.layers = model_config.cached_layers()  # what it gives; the layers above were taken out of it

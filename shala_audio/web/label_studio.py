@@ -128,13 +128,14 @@ def router(served: Sequence[Any], answered: Callable[..., Any]) -> APIRouter:
         one, control = _chosen(served, job.label_config)
         values = [str(task.get("data", {}).get(control.field, "")) for task in job.tasks]
 
+        def asked(value: str) -> tuple[UploadFile | None, str | None]:
+            return (fetch(value, one.limits.upload * 2**20), None) if one.task.has_audio else (None, value)
+
         def compute(jobs: Sequence[Sequence[str]]) -> list[Any]:
-            sound = one.task.has_audio
+            (job,), size = jobs, one.limits.together  # so many clips are held, and not those of all tasks
+            parts = (job[start : start + size] for start in range(0, len(job), size))
             try:
-                return [
-                    one.answers([(fetch(v, one.limits.upload * 2**20), None) if sound else (None, v) for v in job])
-                    for job in jobs
-                ]
+                return [[answer for part in parts for answer in one.answers([asked(value) for value in part])]]
             except UserError as error:
                 return [error]
 
