@@ -1,4 +1,4 @@
-"""`shala-audio data prepare|votes|validate|convert`: manifests of corpora, and of your own votes."""
+"""`shala-audio data prepare|votes|validate|convert|raters|labels`: manifests of corpora, and of your own votes."""
 
 from __future__ import annotations
 
@@ -14,11 +14,11 @@ from rich.table import Table
 
 from shala_audio.cli.evaluate import TaskOption
 from shala_audio.corpora.prepare import SOURCES
-from shala_audio.errors import UserError, nearest
+from shala_audio.errors import UserError, nearest, not_one_of
 
 if TYPE_CHECKING:
     from shala_audio.manifest import Row
-from shala_audio.errors import not_one_of
+    from shala_audio.task import Task
 
 app = typer.Typer(help="Manifests: of known corpora, of your own votes; checked, and converted.", no_args_is_help=True)
 
@@ -470,29 +470,71 @@ def raters(
 
     Example: shala-audio data raters data/manifest.jsonl --out data/raters
     """
-    import yaml
-
     from shala_audio.corpora.raters import by_rater, with_rater
-    from shala_audio.io import write_text
-    from shala_audio.manifest import read_manifest, write_manifest
-    from shala_audio.task import load_task
 
-    rows = read_manifest(manifest)
-    if not rows:
-        raise UserError(f"{manifest}: has no rows")
-    asked = load_task(task or rows[0].task)
-    of_raters = with_rater(asked)
+    rows, asked = _judged(manifest, task)
     try:
         found = by_rater(rows, asked, examples, seed)
     except UserError as error:
         raise UserError(f"{manifest}: {error}") from None
-    write_manifest(out / "manifest.jsonl", found)
-    write_text(out / "task.yaml", yaml.safe_dump(of_raters.to_dict(), sort_keys=False, allow_unicode=True))
+    _write_derived(out, found, with_rater(asked))
     people = len({row.extra["rater"] for row in found})
     items = {row.extra["item"] for row in found}
     print(f"{out}: {len(found)} answers of {people} raters to {len(items)} rows")
     if silent := len(rows) - len(items):
         print(f"{silent} rows do not say who chose what, and are left out", file=sys.stderr)
+
+
+@app.command()
+def labels(
+    manifest: Annotated[Path, typer.Argument(help="Manifest whose rows say who chose what (`extra.raters`).")],
+    out: Annotated[Path, typer.Option(help="Folder for the manifest of single labels, and for its task.")],
+    task: Annotated[
+        str | None,
+        typer.Option(help="Task of the rows: a name in configs/tasks, or a YAML file; that of the manifest."),
+    ] = None,
+) -> None:
+    """Make a yes-or-no row for each label of each row, where raters may choose several labels.
+
+    A model of them says what share of people would choose each label. `evaluate labels` scores that, and puts the labels of a
+    row together.
+
+    Example: shala-audio data labels data/manifest.jsonl --out data/labels
+    """
+    from shala_audio.corpora.single_labels import by_label, yes_or_no
+
+    rows, asked = _judged(manifest, task)
+    try:
+        found = by_label(rows, asked)
+    except UserError as error:
+        raise UserError(f"{manifest}: {error}") from None
+    _write_derived(out, found, yes_or_no(asked))
+    items = {row.extra["item"] for row in found}
+    print(f"{out}: {len(found)} questions about {len(items)} rows")
+    if silent := len(rows) - len(items):
+        print(f"{silent} rows do not say who chose what, and are left out", file=sys.stderr)
+
+
+def _judged(manifest: Path, task: str | None) -> tuple[list[Row], Task]:
+    """Rows of a manifest, and the task that is named or theirs."""
+    from shala_audio.manifest import read_manifest
+    from shala_audio.task import load_task
+
+    rows = read_manifest(manifest)
+    if not rows:
+        raise UserError(f"{manifest}: has no rows")
+    return rows, load_task(task or rows[0].task)
+
+
+def _write_derived(out: Path, rows: list[Row], task: Task) -> None:
+    """A manifest and the task of its rows, in a folder."""
+    import yaml
+
+    from shala_audio.io import write_text
+    from shala_audio.manifest import write_manifest
+
+    write_manifest(out / "manifest.jsonl", rows)
+    write_text(out / "task.yaml", yaml.safe_dump(task.to_dict(), sort_keys=False, allow_unicode=True))
 
 
 FORMATS = ("lhotse", "datasets")

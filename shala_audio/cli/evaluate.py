@@ -1,4 +1,4 @@
-"""`shala-audio evaluate score|compare|calibrate|report|baseline|choose|pool|merge`."""
+"""`shala-audio evaluate score|compare|calibrate|report|baseline|choose|pool|merge|raters|labels`."""
 
 from __future__ import annotations
 
@@ -7,11 +7,16 @@ import sys
 from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from shala_audio.errors import UserError, not_one_of
+
+if TYPE_CHECKING:
+    from shala_audio.distribution import Floats
+    from shala_audio.manifest import Row
+    from shala_audio.task import Task
 
 app = typer.Typer(help="Score, compare, calibrate and report predictions, ours or any system's.", no_args_is_help=True)
 
@@ -30,7 +35,12 @@ SplitOption = Annotated[str | None, typer.Option(help="Rows of this split alone;
 
 @app.command()
 def score(
-    predictions: Annotated[Path, typer.Argument(help="JSON Lines (id, probs) or CSV (id, a column a label).")],
+    predictions: Annotated[
+        Path,
+        typer.Argument(
+            help="JSON Lines (id, probs), CSV (id, a column a label), or JSON in ChaosNLI's format, as FILE.json:SYSTEM of several."
+        ),
+    ],
     votes: Votes,
     out: Annotated[
         Path | None, typer.Option(help="File for the metrics as JSON; a table on the terminal where not given.")
@@ -62,6 +72,8 @@ def score(
             f"{predictions}: {result['unpredicted']} rows with votes have no prediction and do not count",
             file=sys.stderr,
         )
+    if result["unknown"]:
+        print(f"{predictions}: {result['unknown']} predictions are of rows that {votes} does not have", file=sys.stderr)
     # Kept apart, for `report`: they tell of single rows' votes, and a score is published.
     distances = result.pop("rows")
     if out is None and format == "json":
@@ -422,18 +434,10 @@ def raters(
     """
     from shala_audio.corpora.raters import mean_over_raters
     from shala_audio.distribution import LabelDistribution
-    from shala_audio.evaluation.predictions import read_predictions, write_predictions
-    from shala_audio.manifest import read_manifest
-    from shala_audio.task import load_task
+    from shala_audio.evaluation.predictions import write_predictions
 
-    rows = {row.id: row for row in read_manifest(manifest)}
-    if not rows:
-        raise UserError(f"{manifest}: has no rows")
-    asked = load_task(task or next(iter(rows.values())).task)
-    identities, probs = read_predictions(predictions, asked.label_names)
-    if unknown := next((one for one in identities if one not in rows), None):
-        raise UserError(f"{predictions}: row {unknown} is not in {manifest}")
-    items, means, scores = mean_over_raters([rows[one] for one in identities], probs, asked)
+    asked, rows, probs = _predicted_rows(predictions, manifest, task)
+    items, means, scores = mean_over_raters(rows, probs, asked)
     write_predictions(out, zip(items, LabelDistribution.of_rows(asked.label_names, means), strict=True))
     if scores.accuracy:
         shown = sorted(scores.accuracy.items(), key=lambda one: one[1])
@@ -449,6 +453,73 @@ def raters(
         for rater, accuracy in few:
             print(f"    {rater}  {accuracy:.3f}")
     print(out)
+
+
+@app.command()
+def labels(
+    predictions: Annotated[Path, typer.Argument(help="Predictions of rows that `data labels` made.")],
+    manifest: Annotated[Path, typer.Argument(help="Their manifest.")],
+    out: Annotated[Path, typer.Option(help="File for the rates of whole rows, JSON Lines: id, and rates by label.")],
+    task: TaskOption = None,
+) -> None:
+    """Score predictions of single labels, and put those of a row together: what share of people would choose each label.
+
+    Example: shala-audio evaluate labels exp/labels/predictions.jsonl data/labels/manifest.jsonl --out exp/rates.jsonl
+    """
+    import numpy as np
+    from rich.console import Console
+    from rich.table import Table
+
+    from shala_audio.corpora.single_labels import NO, YES, label_distances, rates
+    from shala_audio.io import atomic_write
+    from shala_audio.manifest import read_manifest
+
+    asked, rows, probs = _predicted_rows(predictions, manifest, task)
+    if asked.label_names != (YES, NO):
+        raise UserError(f"task {asked.name}: its labels are not {YES} and {NO}; `data labels` writes such a task.yaml")
+    yes = probs[:, 0]
+    found = rates(rows, yes)
+    with atomic_write(out) as beside, open(beside, "w", encoding="utf-8") as file:
+        for identity, of_labels in found.items():
+            file.write(json.dumps({"id": identity, "rates": of_labels}, ensure_ascii=False) + "\n")
+    judged = [number for number, row in enumerate(rows) if row.votes]
+    if judged:
+        train = [row for row in read_manifest(manifest, "train") if row.votes]
+        ours = label_distances([rows[number] for number in judged], yes[judged])
+        columns = {"distance": ours}
+        if train:
+            shares = np.array([row.votes.get(YES, 0) / sum(row.votes.values()) for row in train])
+            names = np.array([row.extra["label"] for row in train])
+            constant = np.array([shares[names == rows[number].extra["label"]].mean() for number in judged])
+            columns["constant prior"] = label_distances([rows[number] for number in judged], constant)
+        table = Table("label", *columns)
+        for label in ours:
+            table.add_row(label, *(f"{distances[label]:.4f}" for distances in columns.values()))
+        table.add_row("mean", *(f"{np.mean(list(distances.values())):.4f}" for distances in columns.values()))
+        Console().print(table)
+        print("distance: Manhattan, of yes and no, 0 to 2, as LeWiDi 2025 has it for several labels")
+    print(out)
+
+
+def _predicted_rows(predictions: Path, manifest: Path, task: str | None) -> tuple[Task, list[Row], Floats]:
+    """The task, the rows that were predicted, and their (N, K) probabilities.
+
+    Raises:
+        UserError: a prediction is of a row that the manifest does not have.
+    """
+    from shala_audio.evaluation.predictions import read_predictions
+    from shala_audio.manifest import read_manifest
+    from shala_audio.task import load_task
+
+    rows = {row.id: row for row in read_manifest(manifest)}
+    if not rows:
+        raise UserError(f"{manifest}: has no rows")
+    beside = manifest.with_name("task.yaml")  # where `data raters` and `data labels` write it
+    asked = load_task(task or (beside if beside.is_file() else next(iter(rows.values())).task))
+    identities, probs = read_predictions(predictions, asked.label_names)
+    if unknown := next((one for one in identities if one not in rows), None):
+        raise UserError(f"{predictions}: row {unknown} is not in {manifest}")
+    return asked, [rows[one] for one in identities], probs
 
 
 @app.command()

@@ -33,6 +33,20 @@ def with_rater(task: Task) -> Task:
     return replace(task, prompt=f"{{{{ text.{FIELD} }}}}\n\n{task.prompt}")
 
 
+def checked_raters(row: Row, task: Task) -> Mapping[str, list[str]]:
+    """Who chose which labels of a row, by `extra.raters`; empty where it does not say.
+
+    Raises:
+        UserError: it says it in another form, or names a label that the task does not have.
+    """
+    raters = row.extra.get("raters", {})
+    if not isinstance(raters, Mapping) or not all(isinstance(chosen, list) and chosen for chosen in raters.values()):
+        raise UserError(f"row {row.id}: `raters` must be an object, of each rater's list of labels")
+    if unknown := {str(label) for chosen in raters.values() for label in chosen} - set(task.label_names):
+        raise UserError(f"row {row.id}: {min(unknown)!r} is no label of task {task.name}")
+    return raters
+
+
 def by_rater(rows: Sequence[Row], task: Task, examples: int = 4, seed: int = 0) -> list[Row]:
     """A row for each rater of each row, whose one vote it has.
 
@@ -51,14 +65,7 @@ def by_rater(rows: Sequence[Row], task: Task, examples: int = 4, seed: int = 0) 
     words = {label.name: label.word for label in task.labels}
     judged: dict[str, list[Row]] = defaultdict(list)
     for row in rows:
-        chosen_by = row.extra.get("raters", {})
-        if not isinstance(chosen_by, Mapping) or not all(
-            isinstance(chosen, list) and chosen for chosen in chosen_by.values()
-        ):
-            raise UserError(f"row {row.id}: `raters` must be an object, of each rater's list of labels")
-        if unknown := {str(label) for chosen in chosen_by.values() for label in chosen} - set(words):
-            raise UserError(f"row {row.id}: {min(unknown)!r} is no label of task {task.name}")
-        for rater in chosen_by:
+        for rater in checked_raters(row, task):
             if row.split == "train":
                 judged[rater].append(row)
     found = []

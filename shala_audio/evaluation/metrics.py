@@ -11,6 +11,7 @@ Agreement about attributes such as arousal, by Lin's concordance. No torch.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
@@ -199,6 +200,26 @@ class Measures:
         size = group_sums(self.stated_groups, weights)
         return weights * mid_ranks(size).take(self.stated_groups), rank_spread(size)
 
+    def distance_correlation(self) -> float:
+        """Of predicted and human entropies (Székely et al. 2007), in [0, 1]; NaN where one side is constant.
+
+        Human entropies are few, since votes are, so sums over pairs of rows are taken group by group: rows times groups, and
+        not rows squared.
+        """
+        groups = np.unique(self.actual, return_inverse=True)
+        product = np.zeros(len(self.row))
+        for index, value in enumerate(groups[0]):
+            product += np.abs(self.actual - value) * _distances_to(self.stated, self.stated[groups[1] == index])
+        stated = _distances_to(self.stated, self.stated) / len(self.row)
+        actual = _distances_to(self.actual, np.sort(self.actual)) / len(self.row)
+        covariance = product.mean() / len(self.row) + stated.mean() * actual.mean() - 2 * (stated * actual).mean()
+        spreads = [
+            2 * values.var() + means.mean() ** 2 - 2 * (means * means).mean()
+            for values, means in ((self.stated, stated), (self.actual, actual))
+        ]
+        scale = math.sqrt(spreads[0] * spreads[1]) if min(spreads) > 1e-12 else 0.0
+        return math.sqrt(max(float(covariance), 0.0) / scale) if scale else float("nan")
+
     def reliability(self) -> list[dict[str, float]]:
         """Mean stated and mean human entropy, in bits, of rows in order of the entropy that predictions state."""
         sizes = np.diff([*self.bin_starts, len(self.row)])
@@ -259,16 +280,16 @@ def all_measures(
 
     Returns:
         `n`, `ties`, and {value, low, high} for `jsd`, `jsd_nats`, `kl`, `total_variation`, `bhattacharyya`, `cross_entropy` and
-        `manhattan` (as LeWiDi has them), `wasserstein` of ordered labels, `accuracy`,
-        `macro_f1`, `weighted_f1`, `uar`, `entropy_correlation` (Spearman), `contested_auroc` (finding, by predicted entropy,
-        the rows where no label has more than half of the votes) and `entropy_error` (mean distance of stated from human
-        entropy over ten bins, in bits), `js_divergence` (mean, in bits) and `multilabel_f1` (macro-F1 of the labels with more
-        than one K-th of the votes); the value is None where the measure does not exist. `terciles`: distances and plurality
-        metrics within each third of the rows by human entropy, `low`, `middle` and `high`. `reliability`, `confusion`,
+        `manhattan` (as LeWiDi has them), `wasserstein` of ordered labels, `accuracy`, `macro_f1`, `weighted_f1`, `uar`,
+        `entropy_correlation` (Spearman) and `entropy_distance_correlation` of predicted and human entropy, `contested_auroc`
+        (finding, by predicted entropy, the rows where no label has more than half of the votes), `entropy_error` (mean distance
+        of stated from human entropy over ten bins, in bits), `js_divergence` (mean, in bits) and `multilabel_f1` (macro-F1 of the
+        labels with more than one K-th of the votes); the value is None where the measure does not exist. `terciles`: distances
+        and plurality metrics within each third of the rows by human entropy, `low`, `middle` and `high`. `reliability`, `confusion`,
         `entropies`: see `Measures`.
     """
     measures = Measures(human, predicted, repeats, ordered)
-    values = measures.values()
+    values = measures.values() | {"entropy_distance_correlation": measures.distance_correlation()}
     draws = draws if measures.rows > 1 else 0
     clusters = cluster_ids(groups) if groups and are_clustered(groups) and draws else None
     count = 0
@@ -294,8 +315,8 @@ def all_measures(
             bar.update()
             for key, value in found.items():
                 drawn[key].append(value)
-    # A mean of absolute gaps is larger in every draw than in the whole: its percentiles are no interval.
-    drawn["entropy_error"] = []
+    # These are larger in draws, whose rows repeat, than in the whole: percentiles are no interval.
+    drawn["entropy_error"] = drawn["entropy_distance_correlation"] = []
     sizes = {third: int((measures.tercile == index).sum()) // repeats for index, third in enumerate(TERCILES)}
     for key in drawn:
         if key.startswith("tercile/") and sizes[key.split("/")[1]] <= 1:
@@ -320,6 +341,13 @@ def all_measures(
         "confusion": measures.confusion(),
         "entropies": measures.entropies(),
     }
+
+
+def _distances_to(values: Floats, others: Floats) -> Floats:
+    """Sum of the distances of each value to all others, which ascend."""
+    below = np.searchsorted(others, values)
+    sums = np.concatenate([[0.0], others.cumsum()])
+    return values * (2 * below - len(others)) + sums[-1] - 2 * sums[below]
 
 
 def _groups(values: Floats) -> Counts:

@@ -1,10 +1,12 @@
-"""Predictions and votes in files, ours or any system's: JSON Lines of `{"id", "probs": {label: p}, "entropy"}`, or CSV."""
+"""Predictions and votes in files, ours or any system's: JSON Lines of `{"id", "probs": {label: p}, "entropy"}`, CSV, or JSON
+as ChaosNLI's own files have it."""
 
 from __future__ import annotations
 
 import csv
 import json
 import math
+import re
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 
@@ -13,7 +15,7 @@ import numpy as np
 from shala_audio.corpora.tables import csv_records
 from shala_audio.distribution import Floats, LabelDistribution
 from shala_audio.errors import UserError
-from shala_audio.io import atomic_write, readable
+from shala_audio.io import atomic_write, read_json, readable
 from shala_audio.manifest import SPLITS, Row
 
 
@@ -42,13 +44,15 @@ def read_attributes(path: str | Path, names: Sequence[str]) -> Floats:
     """Attributes that predictions state, (rows, A) in the order of the rows; NaN where one is not stated.
 
     Args:
-        path: JSON Lines with an object `attributes`, or a CSV with columns of these names.
+        path: JSON Lines with an object `attributes`, or a CSV with columns of these names; ChaosNLI's format has none.
         names: of the A attributes.
 
     Raises:
         UserError: one that is not a number; the message names the line.
     """
     rows: list[list[float]] = []
+    if is_by_id(path):
+        raise UserError(f"{path}: ChaosNLI's format has no {', '.join(names)}; use JSON Lines")
     if Path(path).suffix.lower() == ".csv":
         for where, record in csv_records(Path(path)):
             try:
@@ -73,13 +77,17 @@ def read_predictions(path: str | Path, labels: Sequence[str]) -> tuple[list[str]
     """Ids of the predicted rows, and their probabilities (rows, K) in the order of `labels`.
 
     Args:
-        path: JSON Lines, or a `.csv` whose header has `id` and the labels; other columns of a CSV are not looked at.
+        path: JSON Lines; a `.csv` whose header has `id` and the labels, of which other columns are not looked at; or a `.json` in
+            ChaosNLI's format, an object of items by id with `predicted_probabilities` or `logits` in the order of the labels,
+            or of several systems by name, of which `FILE.json:NAME` is one.
         labels: the task's.
 
     Raises:
         UserError: a line is not a prediction, has other labels, does not sum to 1 (within 0.01), or repeats an id.
     """
     read = _read_csv if Path(path).suffix.lower() == ".csv" else _read_jsonl
+    if is_by_id(path):
+        read = _read_by_id
     identities: list[str] = []
     values: list[list[float]] = []
     places: list[str] = []
@@ -124,6 +132,40 @@ def _read_jsonl(path: Path, labels: Sequence[str]) -> Iterator[tuple[str, str, l
             if not probs.keys() <= known:
                 raise UserError(f"{where}: labels {', '.join(sorted(set(probs) - known))} are not the task's")
             yield where, str(identity), values
+
+
+def is_by_id(path: str | Path) -> bool:
+    """Whether the file is JSON in ChaosNLI's format.
+
+    >>> is_by_id("predictions.json:bert-base"), is_by_id("predictions.jsonl")
+    (True, False)
+    """
+    return re.search(r"\.json(:[^/]*)?$", str(path)) is not None
+
+
+def _read_by_id(path: Path, labels: Sequence[str]) -> Iterator[tuple[str, str, list[float]]]:
+    name, _, system = str(path).partition(".json:")
+    file = Path(f"{name}.json" if system else name)
+    found = read_json(file)
+    if not isinstance(found, dict) or not all(isinstance(item, dict) for item in found.values()):
+        raise UserError(f"{file}: not an object of items by their id, as ChaosNLI's predictions are")
+    if system or not all({"logits", "predicted_probabilities"} & set(item) for item in found.values()):
+        if system not in found:
+            raise UserError(f"{file}: holds systems {', '.join(found)}; name one as {file}:{next(iter(found), 'NAME')}")
+        found = found[system]
+    for identity, item in found.items():
+        where = f"{file}: item {identity!r}"
+        try:
+            stated = item.get("predicted_probabilities")
+            if stated is None:
+                logits = np.array(item["logits"], dtype=np.float64)
+                stated = np.exp(logits - logits.max()) / np.exp(logits - logits.max()).sum()
+            values = [float(p) for p in stated]
+        except (AttributeError, KeyError, TypeError, ValueError) as error:
+            raise UserError(f"{where}: `predicted_probabilities` or `logits` are needed ({error!r})") from None
+        if len(values) != len(labels):
+            raise UserError(f"{where}: {len(values)} numbers for {len(labels)} labels ({', '.join(labels)})")
+        yield where, identity, values
 
 
 def _read_csv(path: Path, labels: Sequence[str]) -> Iterator[tuple[str, str, list[float]]]:

@@ -94,7 +94,8 @@ def as_csv(rows: Rows) -> str:
         for third in THIRDS:
             within = measures.get("terciles", {}).get(third, {})
             lines |= {f"{column}_{third}_tercile": within.get(column) or {} for column in columns}
-        lines |= {column: measures.get(column) or {} for column in (*AMBIGUITY, *attributes) if column not in THIRDS}
+        others = (*AMBIGUITY, "entropy_distance_correlation", *attributes)
+        lines |= {column: measures.get(column) or {} for column in others if column not in THIRDS}
         for label, found in lines.items():
             if found.get("value") is not None:
                 ends = [found.get(end) for end in ("value", "low", "high", "sd")]

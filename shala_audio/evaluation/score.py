@@ -17,7 +17,7 @@ from shala_audio.distribution import NATS_PER_BIT_ROOT, Floats, jsd
 from shala_audio.errors import UserError
 from shala_audio.evaluation.bounds import agreement_bound, split_half_distance
 from shala_audio.evaluation.metrics import all_measures, attribute_measures
-from shala_audio.evaluation.predictions import read_attributes, read_count_table, read_predictions
+from shala_audio.evaluation.predictions import is_by_id, read_attributes, read_count_table, read_predictions
 from shala_audio.evaluation.stats import DRAWS, are_clustered, mean_interval
 from shala_audio.io import read_json
 from shala_audio.manifest import Row, read_manifest, row_attributes
@@ -38,6 +38,7 @@ class Judged:
         task: where one is known.
         manifest: all rows of the manifest.
         without_votes: predicted rows that have none.
+        unknown: predictions of ChaosNLI's format of which `votes` has no row: its files hold several corpora.
         kept: places of the rows in the file of predictions.
     """
 
@@ -49,6 +50,7 @@ class Judged:
     manifest: list[Row]
     without_votes: int
     kept: list[int]
+    unknown: int = 0
 
     @property
     def human(self) -> Floats:
@@ -72,7 +74,7 @@ def load_judged(
     """Read predictions and the votes on the same rows.
 
     Args:
-        predictions: JSON Lines or CSV (`evaluation.predictions`).
+        predictions: in a form that `evaluation.predictions` reads.
         votes: a manifest, or a table of counts as `.csv` (`evaluation.predictions`).
         task: its labels in their order; where not given, the task that the manifest names, or the columns of the table.
         split: rows of other splits are left out; None keeps all.
@@ -91,8 +93,11 @@ def load_judged(
         names = task.label_names
     identities, probs = read_predictions(predictions, names)
     by_id = {row.id: row for row in rows}
-    judged, kept, wanted = [], [], 0
+    judged, kept, wanted, unknown = [], [], 0, 0
     for index, identity in enumerate(identities):
+        if identity not in by_id and is_by_id(predictions):
+            unknown += 1
+            continue
         if identity not in by_id:
             raise UserError(f"{predictions}: id {identity!r} is not in {votes}")
         if split is None or by_id[identity].split == split:
@@ -103,7 +108,8 @@ def load_judged(
     if not judged:
         of = f" of split {split}" if split else ""
         raise UserError(f"{predictions}: no predicted row{of} of {votes} has votes to score against")
-    return Judged(judged, vote_counts(judged, names), probs[kept], names, task, rows, wanted - len(judged), kept)
+    counts = vote_counts(judged, names)
+    return Judged(judged, counts, probs[kept], names, task, rows, wanted - len(judged), kept, unknown)
 
 
 def _task_of(row: Row, manifest: str | Path) -> Task:
@@ -125,7 +131,7 @@ def score(
     """Measures of a predictions file.
 
     Args:
-        predictions: JSON Lines or CSV; every id must be a row of `votes`. Rows without votes are counted, not scored.
+        predictions: every id must be a row of `votes`, but in ChaosNLI's format. Rows without votes are counted, not scored.
         votes: manifest, or CSV of votes. Its `train` rows, where there are any, give the constant prior.
         task: labels and attributes; where not given, as in `load_judged`.
         draws: bootstrap draws for the intervals; 0 for none. They are over speakers (or premises) where rows share
@@ -150,6 +156,7 @@ def score(
     result["splits"] = judged.splits
     result["labels"] = list(judged.labels)
     result["without_votes"] = judged.without_votes
+    result["unknown"] = judged.unknown
     if judged.task and judged.task.attributes:
         names = [attribute.name for attribute in judged.task.attributes]
         stated = read_attributes(predictions, names)[judged.kept]

@@ -108,6 +108,26 @@ def test_lewidis_measures_are_the_organisers():
     assert "wasserstein" not in Measures(human, predicted).values(), "labels in no order have none"
 
 
+@settings(max_examples=60)
+@given(human_and_predicted())
+@pytest.mark.filterwarnings("ignore")
+def test_distance_correlation_is_that_of_the_definition(pair):
+    """Székely, Rizzo and Bakirov 2007, from doubly centred matrices of distances."""
+    human, predicted = pair
+    centred = []
+    for values in (entropy(human).round(10), entropy(predicted).round(10)):
+        apart = np.abs(values[:, None] - values)
+        centred.append(apart - apart.mean(axis=0) - apart.mean(axis=1)[:, None] + apart.mean())
+    spreads = [(one * one).mean() for one in centred]
+    found = Measures(human, predicted).distance_correlation()
+    if min(spreads) < 1e-9:
+        assert np.isnan(found) or min(spreads) > 1e-13
+        return
+    assert found == pytest.approx(
+        np.sqrt(max((centred[0] * centred[1]).mean(), 0) / np.sqrt(np.prod(spreads))), abs=1e-5
+    )
+
+
 def test_entropy_correlation_is_scipys():
     human, predicted = random_rows()
     expected = spearmanr(entropy(human).round(12), entropy(predicted)).statistic

@@ -300,3 +300,30 @@ def test_rows_of_one_name_in_two_corpora_are_told_apart():
     assert row_key(one) == row_key(replace(one, split="dev")) and row_key(one) != row_key(
         replace(one, extra={"latent": 0.2})
     )
+
+
+def test_chaosnlis_own_format_is_read(tmp_path):
+    """Of one system or of several, by logits or by probabilities; files of several corpora are no error."""
+    manifest = tmp_path / "m.jsonl"
+    write_manifest(manifest, [nli(name, "test", {"entailment": 3, "neutral": 1}) for name in "ab"])
+    probs = dict(zip("ab", ([0.7, 0.2, 0.1], [0.1, 0.1, 0.8]), strict=True))
+    named = [{"id": name, "probs": dict(zip(LABELS, p, strict=True))} for name, p in probs.items()]
+    plain = tmp_path / "p.jsonl"
+    plain.write_text("".join(json.dumps(line) + "\n" for line in named))
+    by_logits = {name: {"logits": np.log(p).tolist(), "predicted_label": "e"} for name, p in probs.items()}
+    stated = {name: {"uid": name, "predicted_probabilities": p} for name, p in probs.items()}
+    one, several = tmp_path / "one.json", tmp_path / "several.json"
+    one.write_text(json.dumps({**stated, "of another corpus": stated["a"]}))
+    several.write_text(json.dumps({"bert-base": by_logits, "other": stated}))
+    expected = score(plain, manifest, draws=0)["jsd"]["value"]
+    assert score(one, manifest, draws=0)["jsd"]["value"] == pytest.approx(expected)
+    assert score(one, manifest, draws=0)["unknown"] == 1
+    assert score(f"{several}:bert-base", manifest, draws=0)["jsd"]["value"] == pytest.approx(expected)
+    with pytest.raises(UserError, match="holds systems bert-base, other; name one as .*several.json:bert-base"):
+        score(several, manifest, draws=0)
+    one.write_text(json.dumps({"a": {"logits": [1, 2]}}))
+    with pytest.raises(UserError, match="item 'a': 2 numbers for 3 labels"):
+        score(one, manifest, draws=0)
+    one.write_text("[]")
+    with pytest.raises(UserError, match="not an object of items"):
+        score(one, manifest, draws=0)

@@ -1,0 +1,98 @@
+"""Several labels at once: a yes-or-no row for each label of a row, and back to the rate at which people choose each label.
+
+Where a rater may choose several labels, a distribution over labels shares that rater's vote, and cannot say that all chose two.
+A model of yes and no for each label (a Bernoulli distribution) can. LeWiDi 2025 scores VariErrNLI so (arXiv 2510.08460).
+"""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Sequence
+from dataclasses import replace
+
+import numpy as np
+
+from shala_audio.corpora.raters import checked_raters
+from shala_audio.distribution import Floats
+from shala_audio.errors import UserError
+from shala_audio.manifest import Row
+from shala_audio.task import Label, Task
+
+FIELD = "label"  # of the text: the word of the label that is asked about
+YES, NO = "yes", "no"
+
+
+def yes_or_no(task: Task) -> Task:
+    """The task that asks of one label whether it fits.
+
+    Raises:
+        UserError: it is not of text.
+    """
+    if task.modality != "text":
+        raise UserError(f"task {task.name}: labels are asked about one by one in texts, and it is of {task.modality}")
+    prompt = f"{task.prompt.rstrip()}\nIs {{{{ text.{FIELD} }}}} a right answer?"
+    return replace(task, labels=(Label(YES, YES), Label(NO, NO)), prompt=prompt, ordered=False, attributes=())
+
+
+def by_label(rows: Sequence[Row], task: Task) -> list[Row]:
+    """A row for each label of each row, with how many raters chose it and how many did not.
+
+    Args:
+        rows: with who chose which labels in `extra.raters`; rows without votes are questions alone.
+        task: of the rows, as it was.
+
+    Returns:
+        Rows called "row|label"; `extra` has `item` and `label`.
+
+    Raises:
+        UserError: no row says who chose what, or one says it in another form or names a label that the task does not have.
+    """
+    found = []
+    for row in rows:
+        raters = checked_raters(row, task)
+        if not raters and row.votes:
+            continue  # of shared votes nobody knows who chose what
+        for label in task.labels:
+            chosen = sum(label.name in labels for labels in raters.values())
+            votes = {name: count for name, count in ((YES, chosen), (NO, len(raters) - chosen)) if count}
+            text, extra = {**row.text, FIELD: label.word}, {"item": row.id, "label": label.name}
+            found.append(replace(row, id=f"{row.id}|{label.name}", text=text, votes=votes, extra=extra))
+    if not any(row.votes for row in found):
+        raise UserError("no row says who chose what (`raters` in `extra`)")
+    return found
+
+
+def rates(rows: Sequence[Row], yes: Floats) -> dict[str, dict[str, float]]:
+    """What share of people would choose each label of each item.
+
+    Args:
+        rows: N rows of `by_label`.
+        yes: (N,) probability of yes.
+
+    Raises:
+        UserError: a row is none of a label.
+
+    >>> one = Row("a|joy", "t", "test", extra={"item": "a", "label": "joy"})
+    >>> rates([one, replace(one, id="a|love", extra={"item": "a", "label": "love"})], np.array([0.5, 1.0]))
+    {'a': {'joy': 0.5, 'love': 1.0}}
+    """
+    items: dict[str, dict[str, float]] = defaultdict(dict)
+    for row, p in zip(rows, yes.tolist(), strict=True):
+        if not {"item", "label"} <= set(row.extra):
+            raise UserError(f"row {row.id}: is of no single label; `shala-audio data labels` makes such rows")
+        items[row.extra["item"]][row.extra["label"]] = p
+    return dict(items)
+
+
+def label_distances(rows: Sequence[Row], yes: Floats) -> dict[str, float]:
+    """Manhattan distance to the raters of each label, from 0 to 2: |p - t| of yes and of no. Its mean over labels is the soft
+    measure of LeWiDi 2025 for VariErrNLI.
+
+    Args:
+        rows: N rows of `by_label` with votes.
+        yes: (N,) probability of yes.
+    """
+    found: dict[str, list[float]] = defaultdict(list)
+    for row, p in zip(rows, yes.tolist(), strict=True):
+        found[row.extra["label"]].append(2 * abs(p - row.votes.get(YES, 0) / sum(row.votes.values())))
+    return {label: float(np.mean(distances)) for label, distances in found.items()}
