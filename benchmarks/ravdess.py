@@ -57,13 +57,13 @@ def linear(manifest: Path, features: Path, predictor: Predictor, sounds: Sequenc
     store, task = FeatureStore(features), load_task("crema_d")
     rows = read_manifest(manifest)
     pooled_of = PooledClips(store, store.encoder["layers"])
-    chosen = train_linear(rows, pooled_of, task)
-    layer = store.encoder["layers"].index(chosen.layer)
+    fitted = train_linear(rows, pooled_of, task)
+    layer = store.encoder["layers"].index(fitted.chosen["layer"])
     train = [row for row in rows if row.split == "train" and row.votes]
     x = pooled_of([row.id for row in train])[:, layer]
     mean, spread = x.mean(dim=0), x.std(dim=0) + 1e-6
     target = torch.tensor(human_distributions(train, task.label_names), dtype=torch.float32)
-    weight, bias = fit((x - mean) / spread, target, chosen.penalty)
+    weight, bias = fit((x - mean) / spread, target, fitted.chosen["penalty"])
     found = []
     for members in sounds:
         pooled = []

@@ -50,6 +50,8 @@ USAGE = """Usage: {recipe}/run.sh [options]
   --model NAME       a model in configs/models, or a YAML file (speech or text)
   --modality NAME    crema_d, msp_podcast: audio, text (the transcript alone) or audio+text (audio)
   --part NAME        chaosnli: snli, mnli or both (snli); lewidi: the corpus, such as md_agreement
+  --encoder NAME     text: a text encoder, of the hub or a folder, that is fine-tuned as one more classifier, such as
+                     roberta-base (none)
   --augmentations N  of each training clip: other speed, volume and noise (0; crema_d: 2)
   --skip_bad yes     leave out rows whose sound cannot be used, and say how many
   --task NAME        msp_podcast: msp_podcast (8 classes), msp_podcast_9 (with Other) or msp_podcast_4 (msp_podcast); lewidi: of
@@ -120,6 +122,8 @@ class Recipe:
             raise UserError(f"--fold: {self.corpus} has a split of its own")
         if given.split and (self.corpus != "crema_d" or given.fold is None):
             raise UserError("--split: emo_superb of crema_d alone, and with --fold")
+        if self.has_audio and given.encoder:
+            raise UserError("--encoder: reads texts, and sound goes in")
         if not self.has_audio and (given.augmentations is not None or given.skip_bad):
             raise UserError("--augmentations and --skip_bad are for sound, and none goes in")
         if self.own_task and given.task:
@@ -216,7 +220,15 @@ class Recipe:
         """All that stand in the table: methods and baselines."""
         if self.given.baselines == "none":
             return self.runs
-        return ["prior", *self.runs, *(CLASSIFIERS if self.has_audio else ("linear",))]
+        return ["prior", *self.runs, *self.classifiers]
+
+    @property
+    def classifiers(self) -> dict[str, list[Any]]:
+        """Those of the table, with the options of what each looks at."""
+        if self.has_audio:
+            return {name: [*self.feature_options, *self.augmentation_options] for name in CLASSIFIERS}
+        encoder = {"encoder": ["--model", self.given.encoder]} if self.given.encoder else {}
+        return {"linear": ["--model", self.model], **encoder}
 
     # Options of commands ----------------------------------------------------------------------------------------------
 
@@ -373,14 +385,12 @@ def predict(recipe: Recipe, interrupted: bool = False) -> None:
         for split, name in (("test", "predictions.jsonl"), ("dev", "predictions_dev.jsonl")):
             if not is_there(recipe.exp / system / name):
                 recipe.predict(recipe.exp / system, split, recipe.exp / system / name)
-    for kind in CLASSIFIERS:
-        if kind in recipe.systems and not is_there(
-            recipe.exp / kind / "predictions_dev.jsonl"
-        ):  # which is written last
-            states = recipe.feature_options if recipe.has_audio else ["--model", recipe.model]
-            options = [*states, *baseline, *recipe.augmentation_options]
+    for kind, states in recipe.classifiers.items():
+        # Predictions of dev are written last.
+        if kind in recipe.systems and not is_there(recipe.exp / kind / "predictions_dev.jsonl"):
             out = recipe.exp / kind / "predictions.jsonl"
-            run("predict_cmd", "evaluate", "baseline", kind, recipe.manifest, *options, "--out", out)
+            options = [*states, *baseline, "--out", out]
+            run("predict_cmd", "evaluate", "baseline", kind, recipe.manifest, *options)
     last = recipe.runs[-1]
     with open(recipe.exp / last / "predictions_dev.jsonl", encoding="utf-8") as file:
         enough = sum(1 for _ in file) >= LEAST_DEV_ROWS
@@ -641,7 +651,19 @@ def parse(arguments: Sequence[str]) -> argparse.Namespace:
     for name in ("recipe", "corpus", "usual_model"):  # which a recipe's run.sh gives
         parser.add_argument(f"--{name}")
     parser.add_argument("--usual_augmentations", type=_whole(0), default=0)
-    for name in ("corpus_root", "config", "title", "exp", "init", "model", "part", "task", "secondary", "audio_dir"):
+    for name in (
+        "corpus_root",
+        "config",
+        "title",
+        "exp",
+        "init",
+        "model",
+        "part",
+        "task",
+        "secondary",
+        "audio_dir",
+        "encoder",
+    ):
         parser.add_argument(f"--{name}")
     parser.add_argument("--stage", type=_whole(0), default=1)
     parser.add_argument("--stop_stage", type=_whole(0), default=7)

@@ -11,6 +11,9 @@ from tokenizers import Tokenizer, decoders, models, pre_tokenizers
 from transformers import (
     AutoConfig,
     AutoModel,
+    BertConfig,
+    BertForSequenceClassification,
+    BertTokenizerFast,
     LlamaConfig,
     LlamaForCausalLM,
     PreTrainedTokenizerFast,
@@ -77,6 +80,19 @@ def make_tiny_encoder(folder: Path) -> Path:
 LABELS = (Label("anger", "angry"), Label("disgust", "disgust"), Label("disapproval", "disapproval"))
 TEXT_TASK = Task("tiny_text", "text", LABELS, "{{ text.comment }}", "Feeling:")
 SPEECH_TASK = Task("tiny_speech", "audio", LABELS, "{{ audio }} how?", "It sounds")
+
+
+def make_tiny_bert(folder: Path, words: Sequence[str]) -> Path:
+    """Writes a text encoder of random weights, for texts of up to 16 of the given words, and its tokenizer."""
+    vocabulary = folder / "words.txt"
+    vocabulary.write_text("\n".join(("[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", *words)))
+    BertTokenizerFast(str(vocabulary), model_max_length=16).save_pretrained(folder)
+    config = BertConfig(
+        vocab_size=5 + len(words), hidden_size=32, num_hidden_layers=1, num_attention_heads=2, intermediate_size=64,
+        max_position_embeddings=32, num_labels=2,
+    )  # fmt: skip
+    BertForSequenceClassification(config).save_pretrained(folder)
+    return folder
 
 
 def tiny_config(lm: Path, encoder: Path | None = None, lora_r: int = 4) -> ModelConfig:

@@ -7,7 +7,7 @@ clips are taken in turn, where there are any, are chosen on the dev split.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -16,9 +16,9 @@ from torch import Tensor, nn
 from tqdm import tqdm
 
 from shala_audio.audio.features import FeatureStore, pad_features
-from shala_audio.baselines.linear import judged_splits, named_predictions
+from shala_audio.baselines.linear import Fitted, judged_splits, named_predictions
 from shala_audio.devices import default_device
-from shala_audio.distribution import Floats, LabelDistribution, jsd
+from shala_audio.distribution import Floats, jsd
 from shala_audio.manifest import Row
 from shala_audio.models.audio_adapter import AttentiveStatistics
 from shala_audio.task import Task
@@ -53,20 +53,9 @@ class AttentivePooling(nn.Module):
         return self.linear(pooled).log_softmax(dim=-1)
 
 
-@dataclass(frozen=True)
-class AttentiveResult:
-    """Predictions of "dev" and "test", and what dev chose."""
-
-    predictions: Mapping[str, list[tuple[str, LabelDistribution]]]
-    learning_rate: float
-    epochs: int
-    augmentations: int
-    dev_jsd: float
-
-
 def train_attentive(
     rows: Sequence[Row], features: FeatureStore, task: Task, seed: int = 0, augmentations: int = 0
-) -> AttentiveResult:
+) -> Fitted:
     """Fit on train, choose on dev, predict dev and test.
 
     Args:
@@ -120,7 +109,7 @@ def train_attentive(
     assert best is not None
     distance, rate, epochs, count, probs = best
     named = named_predictions(splits, probs, task.label_names)
-    return AttentiveResult(named, rate, epochs, count, distance)
+    return Fitted(named, {"learning_rate": rate, "passes": epochs, "augmentations": count}, distance)
 
 
 @dataclass(frozen=True)

@@ -30,13 +30,11 @@ TEXTS = 32  # read at once
 
 
 @dataclass(frozen=True)
-class LinearResult:
-    """Predictions of "dev" and "test", and what dev chose."""
+class Fitted:
+    """A classifier's predictions of "dev" and "test"; the settings that dev chose, by name; and the mean jsd there."""
 
     predictions: Mapping[str, list[tuple[str, LabelDistribution]]]
-    layer: int
-    penalty: float
-    augmentations: int
+    chosen: Mapping[str, float]
     dev_jsd: float
 
 
@@ -158,7 +156,7 @@ def fit(x: Tensor, p: Tensor, penalty: float) -> tuple[Tensor, Tensor]:
 
 def train_linear(
     rows: Sequence[Row], pooled_of: PooledClips | PooledTexts, task: Task, augmentations: int = 0
-) -> LinearResult:
+) -> Fitted:
     """Fit on train, choose on dev, predict dev and test.
 
     Args:
@@ -188,4 +186,5 @@ def train_linear(
     assert best is not None
     distance, index, penalty, count, probs = best
     named = named_predictions(splits, probs, task.label_names)
-    return LinearResult(named, pooled_of.layers[index], penalty, count, distance)
+    settings = {"layer": pooled_of.layers[index], "penalty": penalty, "augmentations": count}
+    return Fitted(named, settings, distance)

@@ -14,6 +14,7 @@ import typer
 from shala_audio.errors import UserError, not_one_of
 
 if TYPE_CHECKING:
+    from shala_audio.baselines.linear import Fitted
     from shala_audio.distribution import Floats
     from shala_audio.manifest import Row
     from shala_audio.task import Task
@@ -220,12 +221,12 @@ def calibrate(
         print(out)
 
 
-KINDS = ("prior", "linear", "attentive")
+KINDS = ("prior", "linear", "attentive", "encoder")
 
 
 @app.command()
 def baseline(
-    kind: Annotated[str, typer.Argument(help="prior, linear, or for sound attentive.")],
+    kind: Annotated[str, typer.Argument(help="prior, linear, for sound attentive, for texts encoder.")],
     manifest: Annotated[Path, typer.Argument(help="Manifest with train, dev and test rows.")],
     out: Annotated[
         Path, typer.Option(help="File for the predictions of the test rows; those of dev go beside it, as NAME_dev.")
@@ -236,11 +237,12 @@ def baseline(
     model: Annotated[
         str | None,
         typer.Option(
-            help="For linear on texts: a name in configs/models or a YAML file, of whose language model states are taken."
+            help="For linear on texts: a name in configs/models or a YAML file, of whose language model states are taken. "
+            "For encoder: what to fine-tune, a name on the hub or a folder."
         ),
     ] = None,
     task: TaskOption = None,
-    seed: Annotated[int, typer.Option(help="Of attentive; on record for all.")] = 0,
+    seed: Annotated[int, typer.Option(help="Of attentive and encoder; on record for all.")] = 0,
     augmentations: Annotated[
         int,
         typer.Option(
@@ -251,11 +253,12 @@ def baseline(
         ),
     ] = 0,
 ) -> None:
-    """Predict test and dev rows with a system to compare with: the constant prior, or a classifier on a frozen model.
+    """Predict test and dev rows with a system to compare with: the constant prior, or a classifier.
 
-    linear: softmax regression on mean and deviation over time of one layer, of the encoder or of the language model; layer
-    and penalty are chosen on dev.
+    linear: softmax regression on mean and deviation over time of one layer of a frozen model, the audio encoder or the language
+    model; layer and penalty are chosen on dev.
     attentive: learnt layer weights and attentive pooling over time; learning rate and passes are chosen on dev.
+    encoder: a text encoder, fine-tuned whole with soft labels; learning rate and passes are chosen on dev.
     With --augmentations, dev also says whether they help.
 
     Example: shala-audio evaluate baseline linear data/manifest.jsonl --features features --out exp/linear/predictions.jsonl
@@ -276,88 +279,80 @@ def baseline(
     rows = read_manifest(manifest)
     if not rows:
         raise UserError(f"{manifest}: has no rows")
-    chosen = load_task(task or rows[0].task)
-    corpus = corpus_record(manifest.with_name("summary.json"))
+    asked = load_task(task or rows[0].task)
+    record: dict[str, Any] = {
+        "method": kind,
+        "task": asked.name,
+        "data": corpus_record(manifest.with_name("summary.json")),
+    }
     places = {"test": out, "dev": out.with_name(f"{out.stem}_dev{out.suffix}")}
-    if kind == "prior" and (features is not None or augmentations or model):
-        given = "augmentations" if augmentations else "model" if model else "features"
-        raise UserError(f"--{given}: no part in the constant prior")
     if kind == "prior":
+        if features is not None or augmentations or model:
+            given = "augmentations" if augmentations else "model" if model else "features"
+            raise UserError(f"--{given}: no part in the constant prior")
         train = [row for row in rows if row.split == "train" and row.votes]
-        prior = LabelDistribution(chosen.label_names, mean_distribution(train, chosen.label_names))
+        prior = LabelDistribution(asked.label_names, mean_distribution(train, asked.label_names))
         predicted = {name: [(row.id, prior) for row in rows if row.split == name and row.votes] for name in places}
-        record = {"method": kind, "task": chosen.name, "seed": seed, "data": corpus}
-        write_json(out.parent / "training.json", record)
+        record["seed"] = seed
     else:
-        if (features is None) == (model is None):
-            raise UserError(
-                f"the {kind} classifier needs --features of sound"
-                + (", or of texts a --model" if kind == "linear" else "")
-            )
-        if model is not None and (kind != "linear" or augmentations):
-            raise UserError("--model: the linear classifier alone takes texts, and has no augmentations of them")
-        from shala_audio.training.provenance import cost_record, shorten
+        judged = [row for row in rows if row.votes and row.split in ("train", *places)]
+        fitted, used = _fitted(kind, judged, asked, features, model, seed, augmentations)
+        predicted = dict(fitted.predictions)
+        words = ", ".join(f"{name.replace('_', ' ')} {value:g}" for name, value in fitted.chosen.items())
+        print(f"{words} (chosen on dev: jsd {fitted.dev_jsd:.4f})")
+        from shala_audio.training.provenance import cost_record
 
-        if model is not None:
-            from shala_audio.baselines.linear import PooledTexts, train_linear
-            from shala_audio.devices import default_device
-            from shala_audio.models.config import load_model_config
-
-            config = load_model_config(model)
-            judged = [row for row in rows if row.votes and row.split in ("train", *places)]
-            states = PooledTexts(judged, chosen.with_input("text"), config, default_device())
-            line = train_linear(judged, states, chosen)
-            used: dict[str, Any] = {"lm": shorten(config.lm)}
-        else:
-            assert features is not None
-            from shala_audio.audio.features import FeatureStore
-
-            store = FeatureStore(features)
-            store.check(rows)
-            if augmentations and not any(store.augmentations(row.id, augmentations) for row in rows):
-                raise UserError(
-                    f"--augmentations: {features} has none; `shala-audio features --augmentations` makes them"
-                )
-            used = {**store.encoder, "encoder": shorten(str(store.encoder["encoder"]))}
-            if kind == "linear":
-                from shala_audio.baselines.linear import PooledClips, train_linear
-
-                line = train_linear(rows, PooledClips(store, store.encoder["layers"]), chosen, augmentations)
-        if kind == "linear":
-            predicted = dict(line.predictions)
-            settings: dict[str, Any] = {
-                "layer": line.layer,
-                "penalty": line.penalty,
-                "augmentations": line.augmentations,
-            }
-            words = f"layer {line.layer}, penalty {line.penalty:g}, {line.augmentations} augmentations"
-            distance = line.dev_jsd
-        else:
-            from shala_audio.baselines.attentive import train_attentive
-
-            found = train_attentive(rows, store, chosen, seed, augmentations)
-            predicted = dict(found.predictions)
-            settings = {
-                "learning_rate": found.learning_rate,
-                "passes": found.epochs,
-                "augmentations": found.augmentations,
-            }
-            words = f"rate {found.learning_rate:g}, {found.epochs} passes, {found.augmentations} augmentations"
-            distance = found.dev_jsd
-        print(f"{words} (chosen on dev: jsd {distance:.4f})")
         # What dev chose is no setting: it differs between seeds.
-        offered = {"settings": {"augmentations": augmentations}, "model": used}
-        record = {
-            "method": kind,
-            "task": chosen.name,
-            "data": corpus,
-            **offered,
-            **cost_record(seed, time.monotonic() - started, manifest),
-        }
-        write_json(out.parent / "training.json", {**record, "chosen": settings})
+        record |= {"settings": {"augmentations": augmentations}, "model": used}
+        record |= {**cost_record(seed, time.monotonic() - started, manifest), "chosen": dict(fitted.chosen)}
+    write_json(out.parent / "training.json", record)
     for name, place in places.items():
         write_predictions(place, predicted[name])
     print(out)
+
+
+def _fitted(
+    kind: str, rows: list[Row], task: Task, features: Path | None, model: str | None, seed: int, augmentations: int
+) -> tuple[Fitted, dict[str, Any]]:
+    """A classifier fitted to rows with votes, and which model it looked at."""
+    from shala_audio.devices import default_device
+    from shala_audio.training.provenance import shorten
+
+    if kind == "encoder" and (model is None or features is not None):
+        raise UserError(
+            "the encoder classifier needs --model, a text encoder of the hub or a folder, and no --features"
+        )
+    if (features is None) == (model is None):
+        or_a_model = ", or of texts a --model" if kind == "linear" else ""
+        raise UserError(f"the {kind} classifier needs --features of sound{or_a_model}")
+    if model is not None:
+        if kind == "attentive" or augmentations:
+            raise UserError("--model: is of texts, for linear and encoder, and there are no augmentations of them")
+        task = task.with_input("text")
+        if kind == "encoder":
+            from shala_audio.baselines.encoder import train_encoder
+
+            return train_encoder(rows, model, task, seed, default_device()), {"encoder": shorten(model)}
+        from shala_audio.baselines.linear import PooledTexts, train_linear
+        from shala_audio.models.config import load_model_config
+
+        config = load_model_config(model)
+        return train_linear(rows, PooledTexts(rows, task, config, default_device()), task), {"lm": shorten(config.lm)}
+    from shala_audio.audio.features import FeatureStore
+
+    assert features is not None
+    store = FeatureStore(features)
+    store.check(rows)
+    if augmentations and not any(store.augmentations(row.id, augmentations) for row in rows):
+        raise UserError(f"--augmentations: {features} has none; `shala-audio features --augmentations` makes them")
+    used = {**store.encoder, "encoder": shorten(str(store.encoder["encoder"]))}
+    if kind == "linear":
+        from shala_audio.baselines.linear import PooledClips, train_linear
+
+        return train_linear(rows, PooledClips(store, store.encoder["layers"]), task, augmentations), used
+    from shala_audio.baselines.attentive import train_attentive
+
+    return train_attentive(rows, store, task, seed, augmentations), used
 
 
 @app.command()

@@ -44,7 +44,7 @@ def test_it_finds_the_layer_that_tells():
         rows.append(Row(identity, "tiny_speech", split, f"s{index}", Audio("a.wav"), votes=votes))
         features[identity] = states
     result = train_linear(rows, PooledClips(TinyStore(features), [3, 5]), SPEECH_TASK)  # type: ignore[arg-type]
-    assert result.layer == 5 and result.dev_jsd < 0.35
+    assert result.chosen["layer"] == 5 and result.dev_jsd < 0.35
     for split, predicted in result.predictions.items():
         assert [identity for identity, _ in predicted] == [row.id for row in rows if row.split == split]
     human = human_distributions([row for row in rows if row.split == "dev"], SPEECH_TASK.label_names)
@@ -80,9 +80,9 @@ def test_dev_says_whether_augmentations_help(helpful):
     pooled = PooledClips(store, [3])  # type: ignore[arg-type]
     line = train_linear(rows, pooled, SPEECH_TASK, augmentations=1)
     pooling = train_attentive(rows, store, SPEECH_TASK, augmentations=1)  # type: ignore[arg-type]
-    assert (line.augmentations == 1) == helpful
+    assert (line.chosen["augmentations"] == 1) == helpful
     if helpful:
-        assert pooling.augmentations == 1
+        assert pooling.chosen["augmentations"] == 1
         assert line.dev_jsd < train_linear(rows, pooled, SPEECH_TASK).dev_jsd
 
 

@@ -23,6 +23,7 @@ from shala_audio.errors import UserError
 from shala_audio.manifest import read_manifest
 from shala_audio.task import load_task
 from tests.recipes.make_msp_podcast import make_msp_podcast
+from tests.tiny import make_tiny_bert
 
 RECIPES = Path(__file__).parents[2] / "recipes"
 
@@ -480,8 +481,13 @@ def test_a_new_recipe_goes_from_votes_to_results(recipe, tmp_path):
     assert str(tmp_path) not in "".join(path.read_text() for path in lab.rglob("*") if path.is_file())
     assert load_task(lab / "task.yaml").label_names == ("Angry", "Calm")
     few_steps(lab / "conf")
-    run_copy(lab / "run.sh", "--corpus_root", corpus, "--model", model, "--exp", tmp_path / "exp")
-    check_experiment(tmp_path / "exp", {"zero_shot", "warm_start", "shala", "linear"})
+    more = []
+    if not sound:
+        (tmp_path / "bert").mkdir()
+        more = ["--encoder", make_tiny_bert(tmp_path / "bert", ("words", "1", "2"))]
+    run_copy(lab / "run.sh", "--corpus_root", corpus, "--model", model, "--exp", tmp_path / "exp", *more)
+    systems = {"zero_shot", "warm_start", "shala", "linear"}
+    check_experiment(tmp_path / "exp", systems | ({"encoder"} if more else set()))
     summary = json.loads((lab / "data" / "seed0" / "summary.json").read_text())
     assert sum(split["rows"] for split in summary["splits"].values()) == 48
     assert summary["left_out"]["ratings as don't know"] > 0
