@@ -12,9 +12,11 @@ import nbformat
 import numpy as np
 import pytest
 import soundfile
+from fastapi.testclient import TestClient
 from nbclient import NotebookClient
 from typer.testing import CliRunner
 
+from shala_audio import example
 from shala_audio.cli.main import app
 from shala_audio.models.pretrained import is_pulled
 
@@ -82,6 +84,19 @@ def test_every_block_of_python_runs_by_itself(block, tmp_path):
         soundfile.write(tmp_path / f"{name}.wav", 0.1 * np.random.default_rng(0).standard_normal(samples), 16_000)
     done = subprocess.run([sys.executable, "-c", block], cwd=tmp_path, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
+
+
+@with_models
+def test_the_service_of_the_example_answers():
+    code = next(block for block in blocks(ROOT / "docs" / "own_code.md") if "FastAPI()" in block)
+    names: dict = {}
+    exec(compile(code, "own_code.md", "exec", dont_inherit=True), names)
+    client = TestClient(names["app"])
+    with open(example("clear"), "rb") as clip:
+        answer = client.post("/emotions", files={"clip": clip}).json()
+    assert max(answer, key=answer.get) == "anger" and sum(answer.values()) == pytest.approx(1)
+    refused = client.post("/emotions", files={"clip": b"no sound"})
+    assert refused.status_code == 422 and "sound" in refused.json()["detail"]
 
 
 @with_models

@@ -9,7 +9,7 @@ from typing import Any
 
 from shala_audio.audio.clips import Clip
 from shala_audio.distribution import LabelDistribution
-from shala_audio.inference.predictor import Predictor, as_pair
+from shala_audio.inference.predictor import LOADING, Predictor, as_pair
 from shala_audio.inference.windows import Moment
 from shala_audio.manifest import Row
 
@@ -38,12 +38,22 @@ class DefaultModel(Predictor):
         """What only one of the parts has."""
         raise AttributeError(f"{name}: the default model has two parts, each with its own; ask .sound or .text")
 
-    @cached_property
+    @property
     def sound(self) -> Predictor:
+        with LOADING:
+            return self._sound
+
+    @property
+    def text(self) -> Predictor:
+        with LOADING:
+            return self._text
+
+    @cached_property
+    def _sound(self) -> Predictor:
         return Predictor.from_pretrained(part(sound=True), **self.options)
 
     @cached_property
-    def text(self) -> Predictor:
+    def _text(self) -> Predictor:
         return Predictor.from_pretrained(part(sound=False), **self.options)
 
     def predict_batches(self, rows: Iterable[Row], *arguments: Any, **options: Any) -> Iterator[Predictions]:

@@ -6,6 +6,7 @@ import logging
 from collections.abc import Callable, Container, Iterable, Iterator, Mapping, Sequence, Sized
 from itertools import islice
 from pathlib import Path
+from threading import RLock
 from typing import Any
 
 import numpy as np
@@ -36,6 +37,8 @@ from shala_audio.models.speech_lm import SpeechLM
 from shala_audio.task import Task
 
 log = logging.getLogger(__name__)
+
+LOADING = RLock()  # transformers cannot load two models at once: it changes torch's defaults meanwhile
 
 Text = str | Mapping[str, str]
 BATCHES_HELD = 64  # among whose rows those of similar length are put together
@@ -105,7 +108,8 @@ class Predictor:
         if not folder.is_dir():
             raise UserError(f"{folder}: no such folder; MODEL is a folder that `shala-audio train` or a recipe wrote")
         device = device or default_device()
-        inside, model, fitted, dtype, encoder = _load(folder, calibration, device, dtype)
+        with LOADING:
+            inside, model, fitted, dtype, encoder = _load(folder, calibration, device, dtype)
         predictor = cls(model, device, calibration=fitted, dtype=dtype, **options)
         predictor.folder = inside
         predictor._encoder = encoder
@@ -366,13 +370,14 @@ class Predictor:
     @property
     def encoder(self) -> AudioEncoder:
         """The audio encoder, loaded when the first clip comes."""
-        if self._encoder is None:
-            config = self.model.model_config
-            if config.encoder is None or not self.task.has_audio:
-                raise UserError(f"task {self.task.name} takes text, not sound")
-            where = locate(config.encoder, sha256=self.model.encoder_sha256)
-            self._encoder = load_encoder(where, config.cached_layers(), self.device)
-        return self._encoder.to(self.device)
+        with LOADING:
+            if self._encoder is None:
+                config = self.model.model_config
+                if config.encoder is None or not self.task.has_audio:
+                    raise UserError(f"task {self.task.name} takes text, not sound")
+                where = locate(config.encoder, sha256=self.model.encoder_sha256)
+                self._encoder = load_encoder(where, config.cached_layers(), self.device)
+            return self._encoder.to(self.device)
 
     def _answers(
         self, features: Sequence[Tensor | None], texts: Sequence[Mapping[str, str]]

@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+from concurrent.futures import ThreadPoolExecutor
+
 import numpy as np
 import pytest
 import soundfile
@@ -35,6 +37,20 @@ def test_sound_and_text_each_find_their_part(tiny_lm, tiny_encoder, tmp_path, mo
     assert isinstance(model, Predictor), "one type, whatever is loaded"
     with pytest.raises(UserError, match="only a model that was loaded from a folder"):
         model.push_to_hub("me/mine")
+
+
+def test_threads_that_ask_first_at_once_load_one_model(tiny_lm, tiny_encoder, tmp_path, monkeypatch):
+    """transformers loads one model at a time: two threads that loaded at once got an error, or wrong weights."""
+    monkeypatch.setattr(default, "FOLDER", tmp_path)
+    tiny_model(tiny_lm, tiny_encoder).save_pretrained(tmp_path / "sound")
+    tiny_model(tiny_lm, seed=1).save_pretrained(tmp_path / "text")
+    sound = (0.1 * np.random.default_rng(0).standard_normal(9_000), 16_000)
+    model = shala_audio.load(device="cpu")
+    asked = [(sound, None), (None, "oh no")] * 4
+    with ThreadPoolExecutor(8) as pool:
+        found = list(pool.map(lambda pair: model.predict(*pair), asked))
+    for one, pair in zip(found, asked, strict=True):
+        assert one.probs == pytest.approx(model.predict(*pair).probs, abs=1e-6)
 
 
 @pytest.mark.skipif(
