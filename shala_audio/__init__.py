@@ -19,10 +19,18 @@ from shala_audio.torchaudio_fix import allow_cpu_torchaudio
 if TYPE_CHECKING:
     from shala_audio.inference.predictor import Predictor
 
-__version__ = "0.1.0"
 __all__ = ["LabelDistribution", "__version__", "example", "load", "register"]
 
 allow_cpu_torchaudio()  # before anything imports peft, trl or torchaudio
+
+
+def __getattr__(name: str) -> str:
+    """`__version__`, asked only when it is wanted."""
+    if name != "__version__":
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    from importlib.metadata import version
+
+    return version("shala-audio")
 
 
 def load(model: str = "default", **options: Any) -> Predictor:
