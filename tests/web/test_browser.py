@@ -12,6 +12,7 @@ import time
 
 import pytest
 import uvicorn
+from axe_playwright_python.sync_playwright import Axe
 from playwright.sync_api import Page, Route, expect, sync_playwright
 
 from shala_audio.inference.predictor import Predictor
@@ -226,3 +227,30 @@ const behind = e => { for (; e; e = e.parentElement) { const c = getComputedStyl
   found[e.tagName + " " + e.textContent.trim().slice(0, 30)] = (a + .05) / (b + .05);
 } return found; }"""
 )
+
+
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+@pytest.mark.parametrize("width", [390, 1100])
+def test_axe_finds_no_barrier(browser, address, scheme, width):
+    """Before an answer, after one with everything opened, and with a text's answer."""
+    page = browser.new_page(viewport={"width": width, "height": 900}, color_scheme=scheme)
+    page.goto(address)
+    axe = Axe()
+
+    def barriers() -> list[str]:
+        found = axe.run(page).response
+        assert len(found["passes"]) > 10, "the rules were tried"
+        return [f"{one['id']}: {node['html'][:120]}" for one in found["violations"] for node in one["nodes"]]
+
+    assert barriers() == []
+    upload(page, "clip.wav", wav(9))
+    expect(page.locator("#timeline .moment")).to_have_count(4)
+    page.click("#reliable summary")
+    assert barriers() == []
+    page.click("#tabs button:has-text('Text')")
+    page.fill("textarea[name=comment]", "Oh no, not again.")
+    page.click("#predict")
+    expect(page.locator("#timeline-part")).to_be_hidden()
+    expect(page.locator("#bars tr")).to_have_count(3)
+    assert barriers() == []
+    page.close()
