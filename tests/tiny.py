@@ -33,7 +33,7 @@ TEMPLATE = (
 )
 
 
-def make_tiny_lm(folder: Path) -> Path:
+def make_tiny_lm(folder: Path, width: int = 32) -> Path:
     """Every byte is a token, so that every label is a word of several tokens and begins with a space."""
     alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
     special = ["<|im_start|>", "<|im_end|>"]
@@ -52,8 +52,8 @@ def make_tiny_lm(folder: Path) -> Path:
     torch.manual_seed(0)
     config = LlamaConfig(
         vocab_size=len(vocabulary),
-        hidden_size=32,
-        intermediate_size=64,
+        hidden_size=width,
+        intermediate_size=2 * width,
         num_hidden_layers=2,
         num_attention_heads=4,
         num_key_value_heads=2,

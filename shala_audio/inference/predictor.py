@@ -498,7 +498,9 @@ def _load(
         fitted = load_calibration(str(path), model.task.label_names)
     if dtype == torch.float32:
         merge_adapters(model)
-    else:  # added to weights that are published in bfloat16, most of LoRA would be rounded away
+    elif (
+        model.model_config.weights != "4bit"
+    ):  # added to weights that are published in bfloat16, most of LoRA would be rounded away
         model.model.decoder.to(dtype)
         model.lm_head.to(dtype)
     return inside, model, fitted, dtype, encoder

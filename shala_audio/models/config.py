@@ -36,7 +36,8 @@ class ModelConfig:
             None leaves it to the template.
         chat_template_kwargs: variables of the chat template, such as `enable_thinking`, which is false where not given.
         weights: of the language model, which stay as they are: auto holds them as they were published where products are
-            computed in bfloat16 anyway, in half the memory; float32 never.
+            computed in bfloat16 anyway, in half the memory; float32 never; 4bit rounds those of its linear layers to four bits
+            (NF4 of QLoRA, arXiv 2305.14314), which LoRA then learns on.
     """
 
     lm: str
@@ -101,7 +102,7 @@ OF_ENCODER = (
     "lm", "encoder", "encoder_layers", "encoder_trained_layers", "encoder_lora_r", "cache_trained_layers", "spec_augment",
     "projector", "frame_stack", "projector_width", "summary_token",
 )  # fmt: skip
-WEIGHTS = ("auto", "float32")
+WEIGHTS = ("auto", "float32", "4bit")
 
 
 def model_config_from_dict(values: Mapping[str, Any], source: str) -> ModelConfig:
@@ -141,6 +142,8 @@ def model_config_from_dict(values: Mapping[str, Any], source: str) -> ModelConfi
         raise UserError(f"{source}: encoder_layers is empty; name the layers to mix")
     if config.weights not in WEIGHTS:
         raise UserError(f"{source}: weights is {config.weights!r}; use one of {', '.join(WEIGHTS)}")
+    if config.weights == "4bit" and config.audio_projector:
+        raise UserError(f"{source}: weights 4bit does not go with audio_lm")
     if config.projector not in PROJECTORS:
         raise UserError(f"{source}: projector is {config.projector!r}; use one of {', '.join(PROJECTORS)}")
     if config.projector == "qformer" and config.projector_width % 8:

@@ -54,6 +54,9 @@ def reckon(config: ModelConfig, rows: int = 16, tokens: int = 512) -> Memory:
     held_low = config.weights == "auto" and lm_config.dtype == torch.bfloat16
     # Where weights are held in float32, autograd keeps a copy of those in products in two bytes.
     weights = 2.0 * parameters if held_low else 4.0 * parameters + 2.0 * products
+    if config.weights == "4bit":  # with a scale for 64 weights, itself of a byte
+        low = lm_config.dtype == torch.bfloat16
+        weights = 0.52 * products + (2.0 if low else 4.0) * (parameters - products)
     trained = 16.0 * config.lora_r * sum(module.in_features + module.out_features for module in linear)
     width, layers = lm_config.hidden_size, lm_config.num_hidden_layers
     heads = getattr(lm_config, "num_key_value_heads", None) or lm_config.num_attention_heads

@@ -29,13 +29,13 @@ import numpy as np
 from numpy.typing import NDArray
 from tqdm import tqdm
 
-from shala_audio.errors import UserError, first_line
+from shala_audio.errors import UserError, first_line, missing_extra
 from shala_audio.io import at_commit, file_sha256, locked, read_json, write_json, write_text
 from shala_audio.task import AUDIO_TOKEN
 
 if TYPE_CHECKING:
     import torch
-    from transformers import PreTrainedModel, PreTrainedTokenizerBase
+    from transformers import BitsAndBytesConfig, PreTrainedModel, PreTrainedTokenizerBase
 
 DTYPES = {0: np.float32, 1: np.int8, 2: np.int16, 3: np.int32, 4: np.float16}
 
@@ -579,7 +579,7 @@ def language_model_without_weights(name: str) -> PreTrainedModel:
 
 
 def load_language_model(
-    name: str, sha256: str, dtype: torch.dtype | Literal["auto"], hears: bool = False
+    name: str, sha256: str, dtype: torch.dtype | Literal["auto"], hears: bool = False, four_bit: bool = False
 ) -> tuple[PreTrainedModel, PreTrainedTokenizerBase, Any, str]:
     """The model, its tokenizer, prepared for sound, an audio LLM's processor (or None), and where they were found.
 
@@ -588,6 +588,7 @@ def load_language_model(
         sha256: of the weights, where they must be certain ones.
         dtype: of the weights in memory; "auto": bfloat16 if they were published so, else float32.
         hears: whether it is an audio LLM, with an encoder and a projector of its own.
+        four_bit: whether linear layers, but the head, hold their weights in four bits.
 
     Raises:
         UserError: they cannot be loaded.
@@ -612,14 +613,35 @@ def load_language_model(
             tokenizer = processor.tokenizer
             tokenizer.chat_template = tokenizer.chat_template or processor.chat_template
         else:
+            options = {"quantization_config": _four_bit(dtype)} if four_bit else {}
             lm = AutoModelForCausalLM.from_pretrained(
-                **at_commit(source), dtype=dtype, use_safetensors=True, trust_remote_code=False
+                **at_commit(source), dtype=dtype, use_safetensors=True, trust_remote_code=False, **options
             )
+            if four_bit:
+                del lm.config.quantization_config  # which the model's folder would keep; `weights` there says it
+                lm.get_decoder().is_loaded_in_4bit = True  # for PEFT
             tokenizer = AutoTokenizer.from_pretrained(**at_commit(source), trust_remote_code=False)
     except (OSError, ImportError, ValueError, LookupError, TypeError, RuntimeError, SafetensorError) as error:
         raise UserError(f"lm {name}: cannot be loaded ({first_line(error)})") from None
     prepare_tokenizer(tokenizer)
     return lm, tokenizer, processor, source
+
+
+def _four_bit(dtype: torch.dtype) -> BitsAndBytesConfig:
+    """NF4, whose products are computed in `dtype`.
+
+    Raises:
+        UserError: bitsandbytes is not installed.
+    """
+    from transformers import BitsAndBytesConfig
+
+    try:
+        import bitsandbytes  # noqa: F401
+    except ImportError as error:
+        raise missing_extra(error, "weights 4bit", "qlora") from None
+    return BitsAndBytesConfig(
+        load_in_4bit=True, bnb_4bit_quant_type="nf4", bnb_4bit_use_double_quant=True, bnb_4bit_compute_dtype=dtype
+    )
 
 
 def prepare_tokenizer(tokenizer: PreTrainedTokenizerBase) -> None:

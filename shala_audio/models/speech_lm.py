@@ -277,7 +277,9 @@ class SpeechLM(PreTrainedModel, GenerationMixin):
         if dtype == "auto" and model_config.weights == "float32":
             dtype = torch.float32
         hears = bool(model_config.audio_projector)
-        lm, tokenizer, processor, source = load_language_model(model_config.lm, lm_sha256, dtype, hears)
+        lm, tokenizer, processor, source = load_language_model(
+            model_config.lm, lm_sha256, dtype, hears, model_config.weights == "4bit"
+        )
         check_head(lm, model_config.lm)
         found = base_sha256(source)
         encoder: AudioEncoder | None = None

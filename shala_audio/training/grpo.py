@@ -247,6 +247,8 @@ def _check(args: GrpoConfig, rows: int, model: SpeechLM) -> None:
     """Refuse settings that do not fit the model or the rows, and those under which the ambiguity weight cancels out."""
     readout = model.readout
     if args.use_vllm:
+        if model.model_config.weights == "4bit":
+            raise UserError("use_vllm: vLLM cannot be sent weights of four bits; use weights auto")
         if not readout.writes_freely or model.task.has_audio:
             raise UserError(
                 "use_vllm: vLLM samples free text, so use it with readout verbalized and a task of text alone"

@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from transformers import Trainer
 
 from shala_audio.distribution import Floats
+from shala_audio.errors import UserError
 from shala_audio.io import remove_folder, replace_folder
 from shala_audio.models.speech_lm import SpeechLM
 from shala_audio.training.ambiguity import AmbiguityWeights
@@ -61,6 +62,8 @@ class SpeechTrainer(Trainer):
         self._seen: list[tuple[list[int], Floats]] = []  # rows of a step and their losses, not yet in the weights
         self._saving = False
         super().__init__(model=model, **options)
+        if model.model_config.weights == "4bit" and (self.is_fsdp_enabled or self.is_deepspeed_enabled):
+            raise UserError("weights 4bit: FSDP and DeepSpeed do not spread them here; use weights auto, or DDP")
 
     # Rows -------------------------------------------------------------------------------------------------------------
 
