@@ -8,6 +8,7 @@ CREMA-D after one pass. Here the sum stays in float32; products are computed in 
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Iterator
 from types import MethodType
 from typing import Any
@@ -18,6 +19,8 @@ from peft.tuners.lora import LoraLayer
 from peft.tuners.tuners_utils import BaseTunerLayer
 from torch import Tensor, nn
 from transformers.pytorch_utils import Conv1D
+
+logging.getLogger("bitsandbytes.backends.cpu.ops").setLevel(logging.ERROR)  # else it tells all, on CPUs, what it lacks
 
 
 def add_lora(module: nn.Module, r: int, alpha: int, targets: list[str] | None = None) -> None:
