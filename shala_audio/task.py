@@ -218,6 +218,23 @@ def _attribute(fields: Any, source: str) -> Attribute:
     return Attribute(str(fields["name"]), float(fields["low"]), float(fields["high"]))
 
 
+def task_of_rows(name: str, manifest: str | Path) -> Task:
+    """The task of a manifest's rows: `task.yaml` beside it, where a command has written one, else the one that they name.
+
+    Raises:
+        UserError: there is none.
+    """
+    beside = Path(manifest).with_name("task.yaml")
+    if beside.is_file():
+        return load_task(beside)
+    try:
+        return load_task(name)
+    except UserError as error:
+        raise UserError(
+            f"{manifest}: its rows' task is {name}: {error}; --task names a file that describes it"
+        ) from None
+
+
 def load_task(name_or_path: str | Path) -> Task:
     """Read a task by the name of a file in `configs/tasks`, or by path.
 

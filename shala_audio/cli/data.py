@@ -518,12 +518,12 @@ def labels(
 def _judged(manifest: Path, task: str | None) -> tuple[list[Row], Task]:
     """Rows of a manifest, and the task that is named or theirs."""
     from shala_audio.manifest import read_manifest
-    from shala_audio.task import load_task
+    from shala_audio.task import load_task, task_of_rows
 
     rows = read_manifest(manifest)
     if not rows:
         raise UserError(f"{manifest}: has no rows")
-    return rows, load_task(task or rows[0].task)
+    return rows, load_task(task) if task else task_of_rows(rows[0].task, manifest)
 
 
 def _write_derived(out: Path, rows: list[Row], task: Task) -> None:

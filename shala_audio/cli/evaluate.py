@@ -270,7 +270,7 @@ def baseline(
     from shala_audio.evaluation.predictions import write_predictions
     from shala_audio.io import write_json
     from shala_audio.manifest import read_manifest
-    from shala_audio.task import load_task
+    from shala_audio.task import load_task, task_of_rows
     from shala_audio.votes import mean_distribution
 
     if kind not in KINDS:
@@ -279,7 +279,7 @@ def baseline(
     rows = read_manifest(manifest)
     if not rows:
         raise UserError(f"{manifest}: has no rows")
-    asked = load_task(task or rows[0].task)
+    asked = load_task(task) if task else task_of_rows(rows[0].task, manifest)
     record: dict[str, Any] = {
         "method": kind,
         "task": asked.name,
@@ -504,13 +504,12 @@ def _predicted_rows(predictions: Path, manifest: Path, task: str | None) -> tupl
     """
     from shala_audio.evaluation.predictions import read_predictions
     from shala_audio.manifest import read_manifest
-    from shala_audio.task import load_task
+    from shala_audio.task import load_task, task_of_rows
 
     rows = {row.id: row for row in read_manifest(manifest)}
     if not rows:
         raise UserError(f"{manifest}: has no rows")
-    beside = manifest.with_name("task.yaml")  # where `data raters` and `data labels` write it
-    asked = load_task(task or (beside if beside.is_file() else next(iter(rows.values())).task))
+    asked = load_task(task) if task else task_of_rows(next(iter(rows.values())).task, manifest)
     identities, probs = read_predictions(predictions, asked.label_names)
     if unknown := next((one for one in identities if one not in rows), None):
         raise UserError(f"{predictions}: row {unknown} is not in {manifest}")

@@ -115,6 +115,8 @@ def _write(folder: Path, recipes: Path, fields: dict[str, str]) -> None:
     from shala_audio.io import render_template
 
     settings = recipes / ("goemotions" if fields["modality"] == "text" else "crema_d") / "conf"
+    if not settings.is_dir():
+        raise UserError(f"{settings}: no such folder, whose settings the recipe begins with; go to a clone")
     shutil.copytree(settings, folder / "conf")
     like = settings.parent.name
     for conf in (folder / "conf").glob("*.yaml"):

@@ -21,7 +21,7 @@ from shala_audio.evaluation.predictions import is_by_id, read_attributes, read_c
 from shala_audio.evaluation.stats import DRAWS, are_clustered, mean_interval
 from shala_audio.io import read_json
 from shala_audio.manifest import Row, read_manifest, row_attributes
-from shala_audio.task import Task, load_task
+from shala_audio.task import Task, task_of_rows
 from shala_audio.votes import mean_distribution, vote_counts
 
 FRESH = "fresh sample of the raters"
@@ -76,7 +76,7 @@ def load_judged(
     Args:
         predictions: in a form that `evaluation.predictions` reads.
         votes: a manifest, or a table of counts as `.csv` (`evaluation.predictions`).
-        task: its labels in their order; where not given, the task that the manifest names, or the columns of the table.
+        task: its labels in their order; where None, of the manifest's rows (`task.task_of_rows`), or the columns of the table.
         split: rows of other splits are left out; None keeps all.
 
     Raises:
@@ -89,7 +89,7 @@ def load_judged(
         rows = read_manifest(votes)
         if not rows:
             raise UserError(f"{votes}: has no rows")
-        task = task or _task_of(rows[0], votes)
+        task = task or task_of_rows(rows[0].task, votes)
         names = task.label_names
     identities, probs = read_predictions(predictions, names)
     by_id = {row.id: row for row in rows}
@@ -110,15 +110,6 @@ def load_judged(
         raise UserError(f"{predictions}: no predicted row{of} of {votes} has votes to score against")
     counts = vote_counts(judged, names)
     return Judged(judged, counts, probs[kept], names, task, rows, wanted - len(judged), kept, unknown)
-
-
-def _task_of(row: Row, manifest: str | Path) -> Task:
-    try:
-        return load_task(row.task)
-    except UserError as error:
-        raise UserError(
-            f"{manifest}: its rows' task is {row.task}: {error}; --task names a file that describes it"
-        ) from None
 
 
 def score(

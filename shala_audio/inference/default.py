@@ -63,9 +63,11 @@ class DefaultModel(Predictor):
             if members := [row for row in rows if (row.audio is not None) == has_sound]:
                 yield from getattr(self, predictor).predict_batches(members, *arguments, **options)
 
-    def predict_batch(self, inputs: Iterable[Any], channel: int | None = None) -> list[LabelDistribution]:
+    def predict_batch(
+        self, inputs: Iterable[Any] = (), channel: int | None = None, texts: Iterable[Any] = ()
+    ) -> list[LabelDistribution]:
         """As `Predictor.predict_batch`; clips and texts may stand side by side."""
-        pairs = [as_pair(item) for item in inputs]
+        pairs = [*(as_pair(item) for item in inputs), *((None, text) for text in texts)]
         found: dict[int, LabelDistribution] = {}
         for predictor, has_sound in (("sound", True), ("text", False)):
             chosen = [index for index, (clip, _) in enumerate(pairs) if (clip is not None) == has_sound]

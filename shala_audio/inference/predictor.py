@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Container, Iterable, Iterator, Mapping, Sequence, Sized
-from itertools import islice
+from itertools import chain, islice
 from pathlib import Path
 from threading import RLock
 from typing import Any
@@ -272,20 +272,25 @@ class Predictor:
         return sum(map(len, row.text.values()))
 
     def predict_batch(
-        self, inputs: Iterable[Clip | tuple[Clip | None, Text | None]], channel: int | None = None
+        self,
+        inputs: Iterable[Clip | tuple[Clip | None, Text | None]] = (),
+        channel: int | None = None,
+        texts: Iterable[Text] = (),
     ) -> list[LabelDistribution]:
-        """Distributions of several inputs: clips, or (clip, text) pairs with None for what is absent.
+        """Distributions of several inputs: clips, or (clip, text) pairs with None for what is absent; and of texts.
 
         They are gone through once, and the sound of one and a batch of windows are held.
 
         Args:
             inputs: clips as of `predict`.
             channel: of all clips, as of `predict`.
+            texts: without sound; their answers come after those of `inputs`.
 
         Raises:
             UserError: as of `predict`.
         """
-        return [average(moments) for moments, _ in self._whole(inputs, channel, self._predict_parts)]
+        both = chain(inputs, ((None, text) for text in texts))
+        return [average(moments) for moments, _ in self._whole(both, channel, self._predict_parts)]
 
     def predict_with_states(
         self, inputs: Iterable[Clip | tuple[Clip | None, Text | None]]

@@ -36,6 +36,7 @@ PAUSE = 20.0  # seconds in which an upload may stand still
 UPLOADS = 64  # bodies that come in at once
 MOST_OVERLAP = 4  # windows of a timeline over the same moment
 PEAKS = 600  # points of a waveform
+FORMS = ("multipart/form-data", "application/x-www-form-urlencoded")
 PAGE = Path(__file__).parent / "page"
 TRANSCRIPT = "transcript"  # the text field that sound itself can fill in
 # The page needs nothing from anywhere else, and nothing else may frame or script it.
@@ -200,6 +201,7 @@ def create_app(
     """
     app = FastAPI(
         title="shala-audio",
+        version=shala_audio.__version__,
         summary="Distributions of human judgement, from clips and texts.",
         docs_url=None,  # they would load scripts from elsewhere
         redoc_url=None,
@@ -259,9 +261,10 @@ def create_app(
 
     refusals: dict[int | str, dict[str, Any]] = {
         408: {"description": "The upload came too slowly."},
-        400: {"description": "Not a form, or another host was called."},
+        400: {"description": "A form that cannot be read, or another host was called."},
         403: {"description": "A page elsewhere sent it."},
         413: {"description": "The upload or the text is too large."},
+        415: {"description": "Not a form."},
         422: {"description": "Nothing that can be judged, or sound that is too long: `detail` says why."},
         503: {"description": "Too many requests are waiting; `Retry-After` says when to come back."},
     }
@@ -323,7 +326,10 @@ async def _answered(turns: Turns, request: Request, compute: Compute, together: 
 
 
 async def _check_fields(request: Request, *known: str) -> None:
-    """Raise where a form has a field that nobody reads: what was sent under a wrong name would not be missed."""
+    """Raise where no form was sent, or it has a field that nobody reads: what stands under a wrong name would not be missed."""
+    kind = request.headers.get("content-type", "").partition(";")[0].strip().lower()
+    if kind and kind not in FORMS:
+        raise HTTPException(415, f"{kind}: send a form (multipart/form-data), as `curl -F` does")
     for name, value in (await request.form()).items():
         if name not in known:
             right = known[0] if isinstance(value, StarletteUploadFile) else known[-1]

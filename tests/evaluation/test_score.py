@@ -327,3 +327,15 @@ def test_chaosnlis_own_format_is_read(tmp_path):
     one.write_text("[]")
     with pytest.raises(UserError, match="not an object of items"):
         score(one, manifest, draws=0)
+
+
+def test_the_task_beside_the_manifest_is_taken(tmp_path):
+    """`data votes` writes both: a corpus of one's own was refused without --task."""
+    write_manifest(tmp_path / "m.jsonl", [Row("a", "my_own", "test", text={"t": "x"}, votes={"up": 1, "down": 2})])
+    (tmp_path / "p.jsonl").write_text('{"id": "a", "probs": {"up": 0.5, "down": 0.5}}\n')
+    with pytest.raises(UserError, match="its rows' task is my_own.*--task names a file"):
+        score(tmp_path / "p.jsonl", tmp_path / "m.jsonl", draws=0)
+    (tmp_path / "task.yaml").write_text(
+        "name: my_own\nmodality: text\nlabels: [up, down]\nprompt: '{{ text.t }}'\nanswer: It goes\n"
+    )
+    assert score(tmp_path / "p.jsonl", tmp_path / "m.jsonl", draws=0)["labels"] == ["up", "down"]

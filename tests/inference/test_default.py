@@ -27,6 +27,9 @@ def test_sound_and_text_each_find_their_part(tiny_lm, tiny_encoder, tmp_path, mo
     together = model.predict_batch([(None, "oh no"), clip, (None, {"comment": "oh no"})])
     for found, expected in zip(together, (read, heard, read), strict=True):
         assert found.probs == pytest.approx(expected.probs, abs=1e-5)
+    texts = model.predict_batch([clip], texts=["oh no"])
+    assert [one.labels for one in texts] == [heard.labels, read.labels]
+    assert model.text.predict_batch(texts=["oh no"])[0].probs == pytest.approx(read.probs, abs=1e-6)
     assert len(model.timeline(clip, window=0.3, hop=0.3)) == 2
     rows = [
         Row("a", "tiny_speech", "test", audio=Audio("a.wav")),

@@ -514,6 +514,15 @@ def test_new_recipe_says_what_is_wrong(tmp_path):
     assert not (RECIPES / "lab").exists() and not list(RECIPES.glob(".lab*"))
 
 
+@pytest.mark.parametrize("recipe", ["mini"], indirect=True)
+def test_the_environment_says_how_commands_are_started(recipe, tmp_path, monkeypatch):
+    """cmd.sh put its own in the place of what a job had exported."""
+    _, script, _ = recipe
+    monkeypatch.setenv("cpu_cmd", "nowhere_to_be_found shala-audio")
+    done = run_copy(script, "--stop_stage", "1", "--max_rows", "20", "--exp", tmp_path / "exp", check=False)
+    assert done.returncode != 0 and "nowhere_to_be_found" in done.stderr
+
+
 def test_msp_podcast_as_slurm_starts_it(tmp_path):
     """The job's script, from the folder that it was submitted in; options behind the corpus go to run.sh."""
     make_msp_podcast(tmp_path / "corpus")

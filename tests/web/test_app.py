@@ -273,7 +273,7 @@ def test_a_body_that_is_refused_late_holds_up_nobody(text_folder, headers, body,
     """It is read only when its turn has come, where it is no form."""
     predictor = Predictor.from_pretrained(text_folder, device="cpu")
     with TestClient(module.create_app([predictor], limits=Limits(upload=1))) as client:
-        assert client.post("/api/predict", content=body, headers=headers).status_code in (status, 422)
+        assert client.post("/api/predict", content=body, headers=headers).status_code in (status, 415, 422)
         assert client.post("/api/predict", data={"text": "word"}).status_code == 200
         assert "shala_waiting 0.0" in client.get("/metrics").text
 
@@ -317,6 +317,12 @@ class Clerk:
 
     def transcribe(self, clips):
         return [Transcript("hello there", "en", 0.0) for _ in clips]
+
+
+def test_json_in_place_of_a_form_is_refused_in_words(client):
+    """It was answered with "needs a text"."""
+    answer = client.post("/api/predict", json={"text": "Oh no."})
+    assert answer.status_code == 415 and "application/json: send a form" in answer.json()["detail"]
 
 
 def test_what_was_heard_is_shown_and_fills_in_the_transcript(tiny_lm, tiny_encoder):
