@@ -9,6 +9,8 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
+from shala_audio.errors import UserError
+
 app = typer.Typer(help="Base models, the hub, and what lies beside a model.", no_args_is_help=True)
 
 
@@ -33,15 +35,26 @@ def pull_models(
     names: Annotated[
         list[str] | None, typer.Argument(help="Names; those that the default model needs if none.", metavar="NAME")
     ] = None,
+    model: Annotated[
+        str | None, typer.Option(help="All that a model in configs/models, or a YAML file, is made of, in their place.")
+    ] = None,
 ) -> None:
     """Fetch default models, check their sha256, and keep them as safetensors. The licence is printed first.
 
+    With --model also those of the hub, into its own cache: a node without a network then needs none.
+
     Example: shala-audio models pull whisper-base
     """
-    from shala_audio.models.pretrained import USUAL, pull
+    from shala_audio.models.config import load_model_config
+    from shala_audio.models.pretrained import DEFAULT_MODELS, USUAL, fetch, pull
 
-    for name in names or USUAL:
-        print(pull(name, print))
+    if names and model:
+        raise UserError("--model: leave it out, or the names")
+    config = load_model_config(model) if model else None
+    parts = [config.lm, config.encoder] if config else names or USUAL
+    for name in dict.fromkeys(part for part in parts if part not in (None, "fbank")):
+        assert name is not None
+        print(pull(name, print) if config is None or name in DEFAULT_MODELS else fetch(name))
 
 
 @app.command()

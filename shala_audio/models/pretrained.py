@@ -524,6 +524,28 @@ def _from_hub(model: DefaultModel, built: Path) -> None:
         AutoTokenizer.from_pretrained(model.hub_id).save_pretrained(built)
 
 
+def fetch(name: str) -> Path:
+    """The folder of a model, of the hub's cache where it is no folder itself; what loading it needs is fetched.
+
+    Raises:
+        UserError: the hub cannot be reached, or has no such model.
+    """
+    from huggingface_hub import HfApi, snapshot_download
+    from huggingface_hub.errors import HfHubHTTPError, HFValidationError
+
+    if Path(name).is_dir():
+        return Path(name)
+    place = at_commit(name)
+    repo, revision = str(place["pretrained_model_name_or_path"]), place["revision"]
+    try:
+        files = HfApi().list_repo_files(repo, revision=revision)
+        weights = "*.safetensors" if any(file.endswith(".safetensors") for file in files) else "pytorch_model*.bin"
+        wanted = [weights, "*.json", "*.jinja", "*.txt", "*.model"]
+        return Path(snapshot_download(repo, revision=revision, allow_patterns=wanted))
+    except (HfHubHTTPError, HFValidationError, OSError, RuntimeError) as error:
+        raise UserError(f"{name}: cannot be fetched ({first_line(error)})") from None
+
+
 def describe(name: str) -> dict[str, str]:
     """Name, role, licence and where a default model is, for `shala-audio models list`."""
     model = DEFAULT_MODELS[name]

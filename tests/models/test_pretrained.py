@@ -14,7 +14,9 @@ import pytest
 import torch
 from safetensors import safe_open
 from safetensors.torch import load_file, save_file
+from typer.testing import CliRunner
 
+from shala_audio.cli.main import app
 from shala_audio.errors import UserError
 from shala_audio.io import read_json
 from shala_audio.models import pretrained
@@ -226,3 +228,16 @@ def test_a_model_of_the_hub_is_loaded_at_the_commit_that_it_was_trained_on(tiny_
     SpeechLM.build(named, TEXT_TASK, "label_token").save_pretrained(tmp_path / "named")
     assert torch.equal(SpeechLM.from_pretrained(tmp_path / "named").get_input_embeddings().weight, expected)
     assert base_sha256("fbank") == base_sha256("no/such") == base_sha256(str(tmp_path / "gone")) == ""
+
+
+def test_all_that_a_model_is_made_of_is_fetched(tiny_lm, tmp_path, monkeypatch):
+    yaml = tmp_path / "mine.yaml"
+    yaml.write_text(f"lm: {tiny_lm}\nencoder: fbank\nencoder_layers: [0]\n")
+    run = CliRunner().invoke(app, ["models", "pull", "--model", str(yaml)], catch_exceptions=False)
+    assert run.exit_code == 0 and run.stdout.replace("\n", "") == str(tiny_lm)
+    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+    yaml.write_text("lm: nobody/nothing-at-all\n")
+    with pytest.raises(UserError, match="nobody/nothing-at-all: cannot be fetched"):
+        CliRunner().invoke(app, ["models", "pull", "--model", str(yaml)], catch_exceptions=False)
+    with pytest.raises(UserError, match="leave it out, or the names"):
+        CliRunner().invoke(app, ["models", "pull", "whisper-base", "--model", str(yaml)], catch_exceptions=False)

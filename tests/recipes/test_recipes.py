@@ -540,3 +540,7 @@ def test_msp_podcast_as_slurm_starts_it(tmp_path):
     assert list((tmp_path / "recipes" / "msp_podcast" / "data").glob("*/manifest.jsonl"))
     done = subprocess.run(["bash", str(script)], capture_output=True, text=True, check=False, env=environment)
     assert done.returncode and "name the folder of MSP-Podcast" in done.stderr
+    (script.parent / "run.sh").write_text("#!/bin/sh\necho $train_cmd: $@\n")
+    several = {**environment, "SLURM_GPUS_ON_NODE": "4"}
+    done = subprocess.run([*command, "--model", "x"], capture_output=True, text=True, check=True, env=several)
+    assert "multi_gpu.yaml --num_processes 4 -m shala_audio:" in done.stdout and done.stdout.endswith("--model x\n")
