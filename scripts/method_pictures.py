@@ -49,21 +49,44 @@ def main() -> None:
     figure.savefig(IMAGES / "idea_distance.png", dpi=110)
 
 
+# An emotion has one colour, as on the page.
+PAGE_COLOURS = {
+    "anger": "#cf3f3a",
+    "disgust": "#5f9a3c",
+    "fear": "#8663b5",
+    "happy": "#c78f08",
+    "neutral": "#7b8494",
+    "sad": "#3573c0",
+}
+
+
 def clips() -> None:
     """What ten listeners said of the example clips (`shala_audio/assets/clips/README.md`), and what the default model says."""
     model = shala_audio.load()
     votes = {"clear": {"anger": 10}, "contested": {"sad": 4, "disgust": 3, "neutral": 3}}
-    figure, panels = plt.subplots(1, 2, figsize=(9, 2.9), sharey=True, layout="constrained")
+    titles = {"clear": "A clear clip: all heard anger", "contested": "A contested clip: three answers, and the model sees it"}
+    figure, panels = plt.subplots(2, 1, figsize=(9, 3.2), sharex=True, layout="constrained")
     for axes, (name, chosen) in zip(panels, votes.items(), strict=True):
         said = model.predict(shala_audio.example(name)).to_dict()
-        places = np.arange(len(said))
-        axes.bar(places - 0.2, [chosen.get(label, 0) / 10 for label in said], 0.4, color="0.65", label="ten listeners")
-        axes.bar(places + 0.2, list(said.values()), 0.4, color="tab:cyan", label="default model")
-        axes.set_xticks(places, list(said))
-        axes.set(ylim=(0, 1.05), title=f"a {name} clip")
-        axes.spines[["top", "right"]].set_visible(False)
-    panels[0].set_ylabel("share")
-    panels[1].legend(frameon=False)
+        rows = {"ten listeners": {label: n / 10 for label, n in chosen.items()}, "default model": said}
+        order = sorted(said, key=lambda label: (-rows["ten listeners"].get(label, 0), -said[label]))
+        for place, (who, shares) in enumerate(rows.items()):
+            left = 0.0
+            for label in order:
+                share = shares.get(label, 0.0)
+                axes.barh(place, share, left=left, height=0.75, color=PAGE_COLOURS[label], edgecolor="white")
+                if share > 0.08:
+                    words = f"{label} {10 * share:.0f}" if who == "ten listeners" else f"{label} {share:.0%}"
+                    axes.text(left + share / 2, place, words, ha="center", va="center", color="white", fontsize=9)
+                left += share
+        axes.set_yticks([0, 1], list(rows))
+        axes.set(xlim=(0, 1), title=titles[name])
+        axes.title.set_ha("left")
+        axes.title.set_x(0)
+        axes.invert_yaxis()
+        axes.set_xticks([])
+        axes.tick_params(length=0)
+        axes.spines[:].set_visible(False)
     figure.savefig(IMAGES / "clips.png", dpi=110)
 
 

@@ -75,6 +75,8 @@ def score(
         )
     if result["unknown"]:
         print(f"{predictions}: {result['unknown']} predictions are of rows that {votes} does not have", file=sys.stderr)
+    if "prior" not in result:
+        print(f"{votes}: has no train rows with votes, so there is no constant prior", file=sys.stderr)
     # Kept apart, for `report`: they tell of single rows' votes, and a score is published.
     distances = result.pop("rows")
     if out is None and format == "json":

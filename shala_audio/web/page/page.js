@@ -11,7 +11,7 @@ const SAMPLES = { clips: ["clear", "contested"], texts: ["Oh no, not again.", "I
 const READ_BY_SERVER = /\.(wav|flac|ogg|opus|mp3|aiff?|au)$/i;
 let served, task, clip = null, answer = null, recorder = null, asking = false, busy = false, everything = false;
 
-const percent = p => (100 * p).toFixed(1) + " %";
+const percent = p => (p > 0 && p < .005 ? "under 1" : Math.round(100 * p)) + " %";
 const sorted = probs => Object.entries(probs).sort((a, b) => b[1] - a[1]);
 const colour = label => OF_EMOTION[label.slice(0, 3).toLowerCase()] || COLOURS[task.labels.indexOf(label) % COLOURS.length];
 const minutes = s => `${Math.floor(s / 60)}:${String(Math.floor(s % 60)).padStart(2, "0")}`;
@@ -44,6 +44,7 @@ function choose(chosen) {
   task = chosen;
   for (const tab of $("tabs").children) tab.setAttribute("aria-selected", tab.textContent === tabName(task));
   $("sound-input").hidden = !task.modality.includes("audio");
+  $("predict").hidden = task.modality === "audio"; // which is judged as soon as it is there
   $("text-input").hidden = !task.text_fields.length;
   $("text-input").replaceChildren(...task.text_fields.map(field => {
     const label = document.createElement("label"), area = document.createElement("textarea");
@@ -198,7 +199,8 @@ function showContested() {
   svg(gauge, "circle", { cx: at(answer.entropy), cy: 30, r: 9, fill: "var(--main)" });
   svg(gauge, "text", { x: 10, y: 58 }, "all agree");
   svg(gauge, "text", { x: width - 10, y: 58, "text-anchor": "end" }, "evenly divided");
-  let words = answer.contested ? "No label would have more than half of the people." : "One label would have more than half of the people.";
+  const most = Math.max(...Object.values(answer.probs));
+  let words = most < .45 ? "No label would have half of the people." : most < .55 ? "One label would have about half of the people." : "One label would have most of the people.";
   if (answer.more_contested_than !== null && group)
     words += ` Of ${group.items.toLocaleString("en")} items, each judged by ${group.raters.toFixed(0)} people or so, ${Math.round(100 * answer.more_contested_than)} % were less contested.`;
   $("contested").textContent = words;
@@ -211,6 +213,7 @@ function showContested() {
 
 function showNearest() {
   $("nearest-part").hidden = !answer.nearest.length;
+  $("nearest-what").textContent = `Other ${task.modality === "text" ? "texts" : "recordings"}, and what people said of them:`;
   $("nearest").replaceChildren(...answer.nearest.map(item => {
     const line = document.createElement("li"), votes = document.createElement("small");
     const text = Object.values(item.text).join(" – ");
@@ -226,26 +229,29 @@ function showTimeline(found) {
   const picture = $("timeline"), width = clear(picture, 190), at = s => width * s / found.seconds, labels = task.labels;
   const total = {};
   for (const moment of found.moments) for (const label of labels) total[label] = (total[label] || 0) + moment.probs[label];
-  const shown = sorted(total).slice(0, COLOURS.length - 1).map(([label]) => label).filter(l => total[l] > .02 * found.moments.length);
-  const step = width / found.peaks.length, loudest = Math.max(...found.peaks) || 1;
+  const most = sorted(total).slice(0, COLOURS.length - 1).map(([label]) => label).filter(l => total[l] > .02 * found.moments.length);
+  const shown = sorted(answer.probs).map(([label]) => label).filter(label => most.includes(label)); // as the bars stand
+  const wide = width / found.peaks.length, loudest = Math.max(...found.peaks) || 1;
   found.peaks.forEach((peak, i) => {
     const height = 46 * peak / loudest;
-    svg(picture, "rect", { x: i * step, y: 25 - height / 2, width: Math.max(step * .8, .5), height: Math.max(height, .5), fill: "var(--dim)" });
+    svg(picture, "rect", { x: i * wide, y: 25 - height / 2, width: Math.max(wide * .8, .5), height: Math.max(height, .5), fill: "var(--dim)" });
   });
   found.moments.forEach((moment, i) => {
-    // Windows overlap: each is drawn until the next one begins.
-    const next = i + 1 < found.moments.length ? found.moments[i + 1].start : found.seconds;
+    // Windows overlap: each is drawn around its middle.
+    const last = found.moments.length - 1, between = j => (found.moments[j].start + found.moments[j].end + found.moments[j + 1].start + found.moments[j + 1].end) / 4;
+    const from = i ? between(i - 1) : 0, to = i < last ? between(i) : found.seconds;
     let y = 170;
     const column = svg(picture, "g", { class: "moment", opacity: .35 + .65 * moment.voiced });
     svg(column, "title", {}, `${minutes(moment.start)} to ${minutes(moment.end)}\n`
       + sorted(moment.probs).slice(0, 5).map(([label, p]) => `${label} ${percent(p)}`).join("\n"));
     shown.forEach(label => {
       const height = 110 * moment.probs[label];
-      svg(column, "rect", { x: at(moment.start), y: y -= height, width: Math.max(at(next) - at(moment.start) - .5, .5), height, fill: colour(label) });
+      svg(column, "rect", { x: at(from), y: y -= height, width: Math.max(at(to) - at(from) - .5, .5), height, fill: colour(label) });
     });
   });
-  for (let k = 0; k <= 4; k++)
-    svg(picture, "text", { x: width * k / 4, y: 186, "text-anchor": ["start", "middle", "middle", "middle", "end"][k] }, minutes(found.seconds * k / 4));
+  const step = [1, 2, 5, 10, 15, 30, 60, 120].find(seconds => found.seconds / seconds <= 6) || 300;
+  for (let second = 0; at(second) < width - 16; second += step)
+    svg(picture, "text", { x: at(second), y: 186, "text-anchor": second ? "middle" : "start" }, minutes(second));
   const head = svg(picture, "line", { id: "playhead", x1: 0, x2: 0, y1: 0, y2: 170, stroke: "var(--ink)", "stroke-width": 2 }), player = $("player");
   const follow = () => { for (const end of ["x1", "x2"]) head.setAttribute(end, at(Math.min(player.currentTime, found.seconds))); };
   player.ontimeupdate = player.onseeked = follow;
