@@ -64,7 +64,10 @@ def clips() -> None:
     """What ten listeners said of the example clips (`shala_audio/assets/clips/README.md`), and what the default model says."""
     model = shala_audio.load()
     votes = {"clear": {"anger": 10}, "contested": {"sad": 4, "disgust": 3, "neutral": 3}}
-    titles = {"clear": "A clear clip: all heard anger", "contested": "A contested clip: three answers, and the model sees it"}
+    titles = {
+        "clear": "A clear clip: all heard anger",
+        "contested": "A contested clip: three answers, and the model sees it",
+    }
     figure, panels = plt.subplots(2, 1, figsize=(9, 3.2), sharex=True, layout="constrained")
     for axes, (name, chosen) in zip(panels, votes.items(), strict=True):
         said = model.predict(shala_audio.example(name)).to_dict()
