@@ -40,7 +40,12 @@ def on_files(files: Any, config: Any) -> Any:
 
 
 def on_page_markdown(markdown: str, page: Any, config: Any, files: Any) -> str:
-    """Links to files of the repository that are no pages become their names."""
+    """Links to recipes' tables lead to their pages; those to files of the repository that are no pages become their names."""
+    markdown = re.sub(
+        r"\]\((?:\.\./)+recipes/(\w+)/(RESULTS\w*)\.md\)",
+        lambda found: f"](recipes/{found[1]}.md#{found[2].lower()})",
+        markdown,
+    )
     return re.sub(r"\[([^\]]+)\]\((?:\.\./)+(?:recipes|benchmarks|shala_audio|configs)/[^)]*\)", r"\1", markdown)
 
 
