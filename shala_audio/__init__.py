@@ -25,12 +25,15 @@ allow_cpu_torchaudio()  # before anything imports peft, trl or torchaudio
 
 
 def __getattr__(name: str) -> str:
-    """`__version__`, asked only when it is wanted."""
+    """`__version__`, asked only when it is wanted: that of the last installation, which in a clone may be an earlier commit's."""
     if name != "__version__":
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    from importlib.metadata import version
+    from importlib.metadata import PackageNotFoundError, version
 
-    return version("shala-audio")
+    try:
+        return version("shala-audio")
+    except PackageNotFoundError:  # run from its folder
+        return "not installed"
 
 
 def load(model: str = "default", **options: Any) -> Predictor:

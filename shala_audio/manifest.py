@@ -14,7 +14,7 @@ import numpy as np
 from shala_audio.distribution import Floats
 from shala_audio.errors import UserError
 from shala_audio.io import atomic_write, has_half_characters, readable
-from shala_audio.task import Task
+from shala_audio.task import Task, load_task, task_of_rows
 
 SPLITS = ("train", "dev", "test", "test2", "test3", "predict")
 
@@ -157,6 +157,18 @@ def iterate_manifest(path: str | Path) -> Iterator[Row]:
 def read_manifest(path: str | Path, split: str | None = None) -> list[Row]:
     """All rows of a manifest, or those of one split."""
     return [row for row in iterate_manifest(path) if split is None or row.split == split]
+
+
+def rows_and_task(path: str | Path, task: str | None = None) -> tuple[list[Row], Task]:
+    """All rows of a manifest, and the task that is named, or theirs (`task.task_of_rows`).
+
+    Raises:
+        UserError: it has no rows, or there is no such task.
+    """
+    rows = read_manifest(path)
+    if not rows:
+        raise UserError(f"{path}: has no rows")
+    return rows, load_task(task) if task else task_of_rows(rows[0].task, path)
 
 
 def write_manifest(path: str | Path, rows: Iterable[Row]) -> None:

@@ -122,8 +122,10 @@ class Recipe:
             raise UserError(f"--fold: {self.corpus} has a split of its own")
         if given.split and (self.corpus != "crema_d" or given.fold is None):
             raise UserError("--split: emo_superb of crema_d alone, and with --fold")
-        if self.has_audio and given.encoder:
+        if given.encoder and self.has_audio:
             raise UserError("--encoder: reads texts, and sound goes in")
+        if given.encoder and given.baselines == "none":
+            raise UserError("--encoder: is a baseline, and --baselines none leaves them out")
         if not self.has_audio and (given.augmentations is not None or given.skip_bad):
             raise UserError("--augmentations and --skip_bad are for sound, and none goes in")
         if self.own_task and given.task:
@@ -386,6 +388,11 @@ def predict(recipe: Recipe, interrupted: bool = False) -> None:
             if not is_there(recipe.exp / system / name):
                 recipe.predict(recipe.exp / system, split, recipe.exp / system / name)
     for kind, states in recipe.classifiers.items():
+        asked = recipe.exp / kind / ".asked"  # of which model
+        if kind == "encoder" and asked.is_file() and asked.read_text(encoding="utf-8") != recipe.given.encoder:
+            shutil.rmtree(asked.parent)
+        if kind == "encoder":
+            write_text(asked, recipe.given.encoder)
         # Predictions of dev are written last.
         if kind in recipe.systems and not is_there(recipe.exp / kind / "predictions_dev.jsonl"):
             out = recipe.exp / kind / "predictions.jsonl"

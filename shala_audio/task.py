@@ -219,14 +219,14 @@ def _attribute(fields: Any, source: str) -> Attribute:
 
 
 def task_of_rows(name: str, manifest: str | Path) -> Task:
-    """The task of a manifest's rows: `task.yaml` beside it, where a command has written one, else the one that they name.
+    """The task of a manifest's rows: `task.yaml` beside it, where that is of their name, else the one that they name.
 
     Raises:
         UserError: there is none.
     """
     beside = Path(manifest).with_name("task.yaml")
-    if beside.is_file():
-        return load_task(beside)
+    if beside.is_file() and (found := load_task(beside)).name == name:
+        return found
     try:
         return load_task(name)
     except UserError as error:

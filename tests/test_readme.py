@@ -43,6 +43,7 @@ LONGEST = 30  # words
     "path", [*TEXTS, ROOT / "scripts" / "default_card.md"], ids=lambda path: f"{path.parent.name}/{path.name}"
 )
 def test_no_sentence_is_long(path):
+    """What a colon or a semicolon parts counts as two."""
     text = re.sub(r"^```.*?^```", "", path.read_text(), flags=re.DOTALL | re.MULTILINE)
     text = "\n".join(line for line in text.splitlines() if not line.startswith(("|", "    ", "#")))
     for paragraph in re.split(r"\n\n|\n(?=- |\d+\. )", text):

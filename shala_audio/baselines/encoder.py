@@ -13,6 +13,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from safetensors import SafetensorError
 from torch import Tensor
 from tqdm import tqdm
 from transformers import (
@@ -27,6 +28,7 @@ from shala_audio.baselines.linear import Fitted, judged_splits, named_prediction
 from shala_audio.devices import computes_bf16
 from shala_audio.distribution import Floats, jsd
 from shala_audio.errors import UserError, first_line
+from shala_audio.io import at_commit
 from shala_audio.manifest import Row
 from shala_audio.task import Task
 from shala_audio.training.data import visit_order
@@ -48,7 +50,7 @@ def train_encoder(
 
     Args:
         rows, task: what to learn. A task whose prompt reads two fields gives pairs, else one text.
-        name: of the hub, or a folder.
+        name: of the hub ("name@commit" for one of its commits), or a folder.
         seed: of the new layer, of dropout and of the order of the rows.
         device: where to compute.
         rates: learning rates to try.
@@ -61,7 +63,7 @@ def train_encoder(
     model, tokenizer = _load(name, len(task.labels))
     start_state = copy.deepcopy(model.state_dict())
     model.to(device)
-    longest = min(getattr(model.config, "max_position_embeddings", math.inf), tokenizer.model_max_length)
+    longest = min(_most_positions(model), tokenizer.model_max_length)
     fields = task.text_fields()
     inputs = {split: _tokens(members, fields, tokenizer, longest) for split, members in splits.items()}
     lengths = [len(one["input_ids"]) for one in inputs["train"]]
@@ -98,14 +100,29 @@ def train_encoder(
 
 
 def _load(name: str, labels: int) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
+    options = {"num_labels": labels, "ignore_mismatched_sizes": True, "use_safetensors": True, "dtype": torch.float32}
     try:
-        tokenizer = AutoTokenizer.from_pretrained(name)
+        tokenizer = AutoTokenizer.from_pretrained(**at_commit(name), trust_remote_code=False)
         model = AutoModelForSequenceClassification.from_pretrained(
-            name, num_labels=labels, ignore_mismatched_sizes=True, use_safetensors=True, dtype=torch.float32
+            **at_commit(name), trust_remote_code=False, **options
         )
-    except (OSError, ValueError, KeyError) as error:
+    except (OSError, ImportError, ValueError, LookupError, TypeError, RuntimeError, SafetensorError) as error:
         raise UserError(f"{name}: no sequence classifier can be made of it ({first_line(error)})") from None
+    if tokenizer.pad_token is None:
+        tokenizer.pad_token = tokenizer.eos_token
+        model.config.pad_token_id = tokenizer.pad_token_id
+    if tokenizer.pad_token is None:
+        raise UserError(f"{name}: its tokenizer has no token to pad with")
     return model, tokenizer
+
+
+def _most_positions(model: PreTrainedModel) -> float:
+    """How many tokens a text may have: RoBERTa's positions begin behind that of padding."""
+    for part in model.modules():
+        table = getattr(part, "position_embeddings", None)
+        if isinstance(table, torch.nn.Embedding):
+            return table.num_embeddings - (0 if table.padding_idx is None else table.padding_idx + 1)
+    return getattr(model.config, "max_position_embeddings", None) or math.inf
 
 
 def _tokens(

@@ -89,7 +89,9 @@ class PooledTexts:
     """
 
     def __init__(self, rows: Sequence[Row], task: Task, config: ModelConfig, device: str = "cpu") -> None:
-        model, self._tokenizer, _, _ = load_language_model(config.lm, "", "auto", bool(config.audio_projector))
+        model, self._tokenizer, _, _ = load_language_model(
+            config.lm, "", "auto", bool(config.audio_projector), config.weights == "4bit"
+        )
         self._decoder = model.get_decoder().to(device).eval()
         depth = model.config.get_text_config().num_hidden_layers
         self.layers = sorted({max(1, depth * quarter // 4) for quarter in (1, 2, 3, 4)})

@@ -391,10 +391,10 @@ def _valid_rows(manifest: Path, task: str | None, fault: Callable[[str], None]) 
     from functools import cache
 
     from shala_audio.manifest import row_from_json
-    from shala_audio.task import load_task
+    from shala_audio.task import load_task, task_of_rows
     from shala_audio.votes import to_distribution
 
-    labels = cache(lambda name: load_task(task or name).label_names)
+    labels = cache(lambda name: (load_task(task) if task else task_of_rows(name, manifest)).label_names)
     try:
         lines = manifest.read_text(encoding="utf-8").removesuffix("\n").split("\n")
     except UnicodeDecodeError as error:
@@ -457,10 +457,7 @@ def transcribe(
 def raters(
     manifest: Annotated[Path, typer.Argument(help="Manifest whose rows say who chose what (`extra.raters`).")],
     out: Annotated[Path, typer.Option(help="Folder for the manifest of single raters, and for its task.")],
-    task: Annotated[
-        str | None,
-        typer.Option(help="Task of the rows: a name in configs/tasks, or a YAML file; that of the manifest."),
-    ] = None,
+    task: TaskOption = None,
     examples: Annotated[int, typer.Option(help="Other answers of the rater before each question.", min=0)] = 4,
     seed: Annotated[int, typer.Option(help="Of their draw.")] = 0,
 ) -> None:
@@ -471,13 +468,14 @@ def raters(
     Example: shala-audio data raters data/manifest.jsonl --out data/raters
     """
     from shala_audio.corpora.raters import by_rater, with_rater
+    from shala_audio.manifest import rows_and_task
 
-    rows, asked = _judged(manifest, task)
+    rows, asked = rows_and_task(manifest, task)
     try:
         found = by_rater(rows, asked, examples, seed)
     except UserError as error:
         raise UserError(f"{manifest}: {error}") from None
-    _write_derived(out, found, with_rater(asked))
+    _write_derived(manifest, out, found, with_rater(asked))
     people = len({row.extra["rater"] for row in found})
     items = {row.extra["item"] for row in found}
     print(f"{out}: {len(found)} answers of {people} raters to {len(items)} rows")
@@ -489,10 +487,7 @@ def raters(
 def labels(
     manifest: Annotated[Path, typer.Argument(help="Manifest whose rows say who chose what (`extra.raters`).")],
     out: Annotated[Path, typer.Option(help="Folder for the manifest of single labels, and for its task.")],
-    task: Annotated[
-        str | None,
-        typer.Option(help="Task of the rows: a name in configs/tasks, or a YAML file; that of the manifest."),
-    ] = None,
+    task: TaskOption = None,
 ) -> None:
     """Make a yes-or-no row for each label of each row, where raters may choose several labels.
 
@@ -502,37 +497,33 @@ def labels(
     Example: shala-audio data labels data/manifest.jsonl --out data/labels
     """
     from shala_audio.corpora.single_labels import by_label, yes_or_no
+    from shala_audio.manifest import rows_and_task
 
-    rows, asked = _judged(manifest, task)
+    rows, asked = rows_and_task(manifest, task)
     try:
         found = by_label(rows, asked)
     except UserError as error:
         raise UserError(f"{manifest}: {error}") from None
-    _write_derived(out, found, yes_or_no(asked))
+    _write_derived(manifest, out, found, yes_or_no(asked))
     items = {row.extra["item"] for row in found}
     print(f"{out}: {len(found)} questions about {len(items)} rows")
     if silent := len(rows) - len(items):
         print(f"{silent} rows do not say who chose what, and are left out", file=sys.stderr)
 
 
-def _judged(manifest: Path, task: str | None) -> tuple[list[Row], Task]:
-    """Rows of a manifest, and the task that is named or theirs."""
-    from shala_audio.manifest import read_manifest
-    from shala_audio.task import load_task, task_of_rows
+def _write_derived(source: Path, out: Path, rows: list[Row], task: Task) -> None:
+    """A manifest and the task of its rows, in a folder that is not the source's.
 
-    rows = read_manifest(manifest)
-    if not rows:
-        raise UserError(f"{manifest}: has no rows")
-    return rows, load_task(task) if task else task_of_rows(rows[0].task, manifest)
-
-
-def _write_derived(out: Path, rows: list[Row], task: Task) -> None:
-    """A manifest and the task of its rows, in a folder."""
+    Raises:
+        UserError: it is.
+    """
     import yaml
 
     from shala_audio.io import write_text
     from shala_audio.manifest import write_manifest
 
+    if out.resolve() == source.resolve().parent:
+        raise UserError(f"--out {out}: is the folder of {source}; name another one")
     write_manifest(out / "manifest.jsonl", rows)
     write_text(out / "task.yaml", yaml.safe_dump(task.to_dict(), sort_keys=False, allow_unicode=True))
 
@@ -565,7 +556,7 @@ def convert(
     shala-audio data convert lhotse --from lhotse --task crema_d --out data/manifest.jsonl
     """
     from shala_audio.corpora import hf_datasets, lhotse
-    from shala_audio.manifest import read_manifest, write_manifest
+    from shala_audio.manifest import rows_and_task, write_manifest
     from shala_audio.task import load_task
 
     format = to or source_format
@@ -574,9 +565,7 @@ def convert(
     if format not in FORMATS:
         raise not_one_of("--to" if to else "--from", str(format), FORMATS)
     if to is not None:
-        rows = read_manifest(source)
-        if not rows:
-            raise UserError(f"{source}: no rows")
+        rows, asked = rows_and_task(source, task)
         if out.exists() and (not out.is_dir() or any(out.iterdir())):
             raise UserError(f"{out}: is there already, and not empty")
         if to == "lhotse":
@@ -585,8 +574,7 @@ def convert(
             recordings, supervisions = lhotse.to_lhotse(rows, audio_root, out)
             print(f"{out}: {recordings} recordings, {supervisions} supervisions")
         else:
-            labels = load_task(task or rows[0].task).label_names
-            counts = hf_datasets.to_datasets(rows, labels, audio_root, out)
+            counts = hf_datasets.to_datasets(rows, asked.label_names, audio_root, out)
             print(f"{out}: {', '.join(f'{count} {split}' for split, count in counts.items())}")
         return
     name = load_task(task).name if task else None

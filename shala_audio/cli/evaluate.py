@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import json
 import sys
+from collections import Counter
 from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
+from statistics import fmean
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
@@ -73,8 +75,6 @@ def score(
             f"{predictions}: {result['unpredicted']} rows with votes have no prediction and do not count",
             file=sys.stderr,
         )
-    if result["unknown"]:
-        print(f"{predictions}: {result['unknown']} predictions are of rows that {votes} does not have", file=sys.stderr)
     if "prior" not in result:
         print(f"{votes}: has no train rows with votes, so there is no constant prior", file=sys.stderr)
     # Kept apart, for `report`: they tell of single rows' votes, and a score is published.
@@ -184,7 +184,7 @@ def calibrate(
 
     from shala_audio.distribution import LabelDistribution
     from shala_audio.evaluation.calibration import fit
-    from shala_audio.evaluation.predictions import read_attributes, read_predictions, write_predictions
+    from shala_audio.evaluation.predictions import by_id, read_attributes, read_predictions, write_predictions
     from shala_audio.evaluation.score import groups_of, load_judged
     from shala_audio.io import read_json, write_json
     from shala_audio.models.folder import SETTINGS
@@ -200,7 +200,7 @@ def calibrate(
             raise UserError(f"--task {task}: has other labels than {model}, which is a model of its own task")
     if (apply is None) != (out is None):
         raise UserError("--apply and --out go together")
-    judged = load_judged(dev_predictions, manifest, judged_by)
+    judged = load_judged(dev_predictions, manifest, judged_by, "dev" if by_id(dev_predictions) else None)
     if others := sorted({row.split for row in judged.rows} - {"dev"}):
         raise UserError(f"{dev_predictions}: has rows of {', '.join(others)}; a calibration is fitted on dev alone")
     found = fit(kind, judged.predicted, judged.human, judged.labels, groups_of(judged.rows))
@@ -271,17 +271,13 @@ def baseline(
     from shala_audio.distribution import LabelDistribution
     from shala_audio.evaluation.predictions import write_predictions
     from shala_audio.io import write_json
-    from shala_audio.manifest import read_manifest
-    from shala_audio.task import load_task, task_of_rows
+    from shala_audio.manifest import rows_and_task
     from shala_audio.votes import mean_distribution
 
     if kind not in KINDS:
         raise not_one_of("the baseline", kind, KINDS)
     started = time.monotonic()
-    rows = read_manifest(manifest)
-    if not rows:
-        raise UserError(f"{manifest}: has no rows")
-    asked = load_task(task) if task else task_of_rows(rows[0].task, manifest)
+    rows, asked = rows_and_task(manifest, task)
     record: dict[str, Any] = {
         "method": kind,
         "task": asked.name,
@@ -333,8 +329,10 @@ def _fitted(
         task = task.with_input("text")
         if kind == "encoder":
             from shala_audio.baselines.encoder import train_encoder
+            from shala_audio.models.pretrained import base_sha256
 
-            return train_encoder(rows, model, task, seed, default_device()), {"encoder": shorten(model)}
+            fitted = train_encoder(rows, model, task, seed, default_device())
+            return fitted, {"encoder": shorten(model), "weights": base_sha256(model)}
         from shala_audio.baselines.linear import PooledTexts, train_linear
         from shala_audio.models.config import load_model_config
 
@@ -463,36 +461,35 @@ def labels(
 
     Example: shala-audio evaluate labels exp/labels/predictions.jsonl data/labels/manifest.jsonl --out exp/rates.jsonl
     """
-    import numpy as np
     from rich.console import Console
     from rich.table import Table
 
-    from shala_audio.corpora.single_labels import NO, YES, label_distances, rates
+    from shala_audio.corpora.single_labels import NO, YES, label_distances, mean_rates, rates
     from shala_audio.io import atomic_write
     from shala_audio.manifest import read_manifest
 
     asked, rows, probs = _predicted_rows(predictions, manifest, task)
     if asked.label_names != (YES, NO):
         raise UserError(f"task {asked.name}: its labels are not {YES} and {NO}; `data labels` writes such a task.yaml")
-    yes = probs[:, 0]
-    found = rates(rows, yes)
+    stated = dict(zip((row.id for row in rows), probs[:, 0].tolist(), strict=True))
+    try:
+        found = rates(rows, stated)
+    except UserError as error:
+        raise UserError(f"{predictions}: {error}") from None
     with atomic_write(out) as beside, open(beside, "w", encoding="utf-8") as file:
         for identity, of_labels in found.items():
             file.write(json.dumps({"id": identity, "rates": of_labels}, ensure_ascii=False) + "\n")
-    judged = [number for number, row in enumerate(rows) if row.votes]
+    judged = [row for row in rows if row.votes]
     if judged:
-        train = [row for row in read_manifest(manifest, "train") if row.votes]
-        ours = label_distances([rows[number] for number in judged], yes[judged])
-        columns = {"distance": ours}
-        if train:
-            shares = np.array([row.votes.get(YES, 0) / sum(row.votes.values()) for row in train])
-            names = np.array([row.extra["label"] for row in train])
-            constant = np.array([shares[names == rows[number].extra["label"]].mean() for number in judged])
-            columns["constant prior"] = label_distances([rows[number] for number in judged], constant)
+        columns = {"distance": label_distances(judged, stated)}
+        if constant := mean_rates(read_manifest(manifest, "train")):
+            columns["constant prior"] = label_distances(
+                judged, {row.id: constant[row.extra["label"]] for row in judged}
+            )
         table = Table("label", *columns)
-        for label in ours:
+        for label in columns["distance"]:
             table.add_row(label, *(f"{distances[label]:.4f}" for distances in columns.values()))
-        table.add_row("mean", *(f"{np.mean(list(distances.values())):.4f}" for distances in columns.values()))
+        table.add_row("mean", *(f"{fmean(distances.values()):.4f}" for distances in columns.values()))
         Console().print(table)
         print("distance: Manhattan, of yes and no, 0 to 2, as LeWiDi 2025 has it for several labels")
     print(out)
@@ -505,17 +502,16 @@ def _predicted_rows(predictions: Path, manifest: Path, task: str | None) -> tupl
         UserError: a prediction is of a row that the manifest does not have.
     """
     from shala_audio.evaluation.predictions import read_predictions
-    from shala_audio.manifest import read_manifest
-    from shala_audio.task import load_task, task_of_rows
+    from shala_audio.manifest import rows_and_task
 
-    rows = {row.id: row for row in read_manifest(manifest)}
-    if not rows:
-        raise UserError(f"{manifest}: has no rows")
-    asked = load_task(task) if task else task_of_rows(next(iter(rows.values())).task, manifest)
+    rows, asked = rows_and_task(manifest, task)
+    by_id = {row.id: row for row in rows}
     identities, probs = read_predictions(predictions, asked.label_names)
-    if unknown := next((one for one in identities if one not in rows), None):
+    if unknown := next((one for one in identities if one not in by_id), None):
         raise UserError(f"{predictions}: row {unknown} is not in {manifest}")
-    return asked, [rows[one] for one in identities], probs
+    predicted = [by_id[one] for one in identities]
+    _warn_of_splits(predictions, Counter(row.split for row in predicted))
+    return asked, predicted, probs
 
 
 @app.command()

@@ -33,18 +33,19 @@ def with_rater(task: Task) -> Task:
     return replace(task, prompt=f"{{{{ text.{FIELD} }}}}\n\n{task.prompt}")
 
 
-def checked_raters(row: Row, task: Task) -> Mapping[str, list[str]]:
-    """Who chose which labels of a row, by `extra.raters`; empty where it does not say.
+def checked_raters(row: Row, task: Task) -> dict[str, list[str]]:
+    """Who chose which labels of a row, by `extra.raters`; empty where it does not say. A rater may have chosen none.
 
     Raises:
         UserError: it says it in another form, or names a label that the task does not have.
     """
     raters = row.extra.get("raters", {})
-    if not isinstance(raters, Mapping) or not all(isinstance(chosen, list) and chosen for chosen in raters.values()):
+    if not isinstance(raters, Mapping) or not all(isinstance(chosen, list) for chosen in raters.values()):
         raise UserError(f"row {row.id}: `raters` must be an object, of each rater's list of labels")
-    if unknown := {str(label) for chosen in raters.values() for label in chosen} - set(task.label_names):
+    named = {rater: [str(label) for label in chosen] for rater, chosen in raters.items()}
+    if unknown := {label for chosen in named.values() for label in chosen} - set(task.label_names):
         raise UserError(f"row {row.id}: {min(unknown)!r} is no label of task {task.name}")
-    return raters
+    return named
 
 
 def by_rater(rows: Sequence[Row], task: Task, examples: int = 4, seed: int = 0) -> list[Row]:
@@ -63,17 +64,20 @@ def by_rater(rows: Sequence[Row], task: Task, examples: int = 4, seed: int = 0) 
         UserError: no row says who chose what, or one says it in another form or names a label that the task does not have.
     """
     words = {label.name: label.word for label in task.labels}
+    raters = {row.id: checked_raters(row, task) for row in rows}
+    if silent := next(((one, who) for one, of in raters.items() for who, chosen in of.items() if not chosen), None):
+        raise UserError(f"row {silent[0]}: rater {silent[1]} chose no label")
     judged: dict[str, list[Row]] = defaultdict(list)
     for row in rows:
-        for rater in checked_raters(row, task):
+        for rater in raters[row.id]:
             if row.split == "train":
                 judged[rater].append(row)
     found = []
     for row in rows:
-        for rater, chosen in row.extra.get("raters", {}).items():
+        for rater, chosen in raters[row.id].items():
             others = [other for other in judged[rater] if other.id != row.id]
             drawn = random.Random(f"{seed} {row.id} {rater}").sample(others, min(examples, len(others)))
-            lines = [f"{task.question(other.text)} {_said(other.extra['raters'][rater], words)}" for other in drawn]
+            lines = [f"{task.question(other.text)} {_said(raters[other.id][rater], words)}" for other in drawn]
             before = "\n\n".join(["One reader answered:", *lines, "The same reader answers:"])
             votes = {label: 1 / len(chosen) for label in chosen}
             extra = {"item": row.id, "rater": rater}

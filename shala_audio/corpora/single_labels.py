@@ -7,13 +7,11 @@ A model of yes and no for each label (a Bernoulli distribution) can. LeWiDi 2025
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
-
-import numpy as np
+from statistics import fmean
 
 from shala_audio.corpora.raters import checked_raters
-from shala_audio.distribution import Floats
 from shala_audio.errors import UserError
 from shala_audio.manifest import Row
 from shala_audio.task import Label, Task
@@ -31,7 +29,13 @@ def yes_or_no(task: Task) -> Task:
     if task.modality != "text":
         raise UserError(f"task {task.name}: labels are asked about one by one in texts, and it is of {task.modality}")
     prompt = f"{task.prompt.rstrip()}\nIs {{{{ text.{FIELD} }}}} a right answer?"
-    return replace(task, labels=(Label(YES, YES), Label(NO, NO)), prompt=prompt, ordered=False, attributes=())
+    return replace(
+        task, name=_name(task), labels=(Label(YES, YES), Label(NO, NO)), prompt=prompt, ordered=False, attributes=()
+    )
+
+
+def _name(task: Task) -> str:
+    return f"{task.name}_labels"
 
 
 def by_label(rows: Sequence[Row], task: Task) -> list[Row]:
@@ -45,10 +49,15 @@ def by_label(rows: Sequence[Row], task: Task) -> list[Row]:
         Rows called "row|label"; `extra` has `item` and `label`.
 
     Raises:
-        UserError: no row says who chose what, or one says it in another form or names a label that the task does not have.
+        UserError: no row says who chose what, or one says it in another form or names a label that the task does not have; or
+            has a text field of the name that the label needs.
     """
     found = []
     for row in rows:
+        if FIELD in row.text:
+            raise UserError(
+                f"row {row.id}: has a text field {FIELD}, where the label that is asked about stands; rename it"
+            )
         raters = checked_raters(row, task)
         if not raters and row.votes:
             continue  # of shared votes nobody knows who chose what
@@ -56,43 +65,67 @@ def by_label(rows: Sequence[Row], task: Task) -> list[Row]:
             chosen = sum(label.name in labels for labels in raters.values())
             votes = {name: count for name, count in ((YES, chosen), (NO, len(raters) - chosen)) if count}
             text, extra = {**row.text, FIELD: label.word}, {"item": row.id, "label": label.name}
-            found.append(replace(row, id=f"{row.id}|{label.name}", text=text, votes=votes, extra=extra))
+            found.append(
+                replace(row, id=f"{row.id}|{label.name}", task=_name(task), text=text, votes=votes, extra=extra)
+            )
     if not any(row.votes for row in found):
         raise UserError("no row says who chose what (`raters` in `extra`)")
     return found
 
 
-def rates(rows: Sequence[Row], yes: Floats) -> dict[str, dict[str, float]]:
+def rates(rows: Sequence[Row], yes: Mapping[str, float]) -> dict[str, dict[str, float]]:
     """What share of people would choose each label of each item.
 
     Args:
-        rows: N rows of `by_label`.
-        yes: (N,) probability of yes.
+        rows: of `by_label`, all labels of each item.
+        yes: probability of yes, by row.
 
     Raises:
-        UserError: a row is none of a label.
+        UserError: a row is none of a label, or an item has not all of them.
 
     >>> one = Row("a|joy", "t", "test", extra={"item": "a", "label": "joy"})
-    >>> rates([one, replace(one, id="a|love", extra={"item": "a", "label": "love"})], np.array([0.5, 1.0]))
+    >>> two = Row("a|love", "t", "test", extra={"item": "a", "label": "love"})
+    >>> rates([one, two], {"a|joy": 0.5, "a|love": 1.0})
     {'a': {'joy': 0.5, 'love': 1.0}}
     """
     items: dict[str, dict[str, float]] = defaultdict(dict)
-    for row, p in zip(rows, yes.tolist(), strict=True):
+    for row in rows:
         if not {"item", "label"} <= set(row.extra):
             raise UserError(f"row {row.id}: is of no single label; `shala-audio data labels` makes such rows")
-        items[row.extra["item"]][row.extra["label"]] = p
+        items[row.extra["item"]][row.extra["label"]] = yes[row.id]
+    labels = dict.fromkeys(label for of_labels in items.values() for label in of_labels)
+    for item, of_labels in items.items():
+        if missing := [label for label in labels if label not in of_labels]:
+            raise UserError(f"row {item}: has no prediction for {', '.join(missing)}")
     return dict(items)
 
 
-def label_distances(rows: Sequence[Row], yes: Floats) -> dict[str, float]:
+def mean_rates(rows: Sequence[Row]) -> dict[str, float]:
+    """The constant prior: the mean over items of the share of raters who chose each label.
+
+    Args:
+        rows: of `by_label`; those without votes do not count.
+    """
+    found: dict[str, list[float]] = defaultdict(list)
+    for row in rows:
+        if row.votes:
+            found[row.extra["label"]].append(_share(row))
+    return {label: fmean(shares) for label, shares in found.items()}
+
+
+def label_distances(rows: Sequence[Row], yes: Mapping[str, float]) -> dict[str, float]:
     """Manhattan distance to the raters of each label, from 0 to 2: |p - t| of yes and of no. Its mean over labels is the soft
     measure of LeWiDi 2025 for VariErrNLI.
 
     Args:
-        rows: N rows of `by_label` with votes.
-        yes: (N,) probability of yes.
+        rows: of `by_label`, with votes.
+        yes: probability of yes, by row.
     """
     found: dict[str, list[float]] = defaultdict(list)
-    for row, p in zip(rows, yes.tolist(), strict=True):
-        found[row.extra["label"]].append(2 * abs(p - row.votes.get(YES, 0) / sum(row.votes.values())))
-    return {label: float(np.mean(distances)) for label, distances in found.items()}
+    for row in rows:
+        found[row.extra["label"]].append(2 * abs(yes[row.id] - _share(row)))
+    return {label: fmean(distances) for label, distances in found.items()}
+
+
+def _share(row: Row) -> float:
+    return row.votes.get(YES, 0) / sum(row.votes.values())

@@ -69,6 +69,63 @@ def auroc(rank_sum: float, positives: float, total: float) -> float:
     return float((rank_sum - positives**2 / 2) / (positives * negatives))
 
 
+def distance_correlation(x: Floats, y: Floats) -> float:
+    """Of two sequences (Székely, Rizzo and Bakirov 2007), in [0, 1]; NaN where one is constant. In n log² n.
+
+    >>> round(distance_correlation(np.array([1.0, 2.0, 3.0, 9.0]), np.array([1.0, 2.0, 3.0, 9.0])), 6)
+    1.0
+    """
+    order = np.argsort(x, kind="stable")
+    x, y = x[order], y[order]
+    # Sums of the distances of each value to all others.
+    of_x, of_y = (
+        (values * (2 * ranks - len(values)) + values.sum() - 2 * below) for values, ranks, below in _ranked(x, y)
+    )
+    spreads = [2 * values.var() + sums.mean() ** 2 / len(x) ** 2 - 2 * (sums * sums).mean() / len(x) ** 2
+               for values, sums in ((x, of_x), (y, of_y))]  # fmt: skip
+    covariance = _product_of_distances(x, y) + of_x.mean() * of_y.mean() / len(x) ** 2
+    covariance -= 2 * (of_x * of_y).mean() / len(x) ** 2
+    scale = math.sqrt(spreads[0] * spreads[1]) if min(spreads) > 1e-12 else 0.0
+    return math.sqrt(max(float(covariance), 0.0) / scale) if scale else float("nan")
+
+
+def _ranked(*sequences: Floats) -> list[tuple[Floats, Counts, Floats]]:
+    """Of each sequence: its values, how many lie below each one, and their sum."""
+    found = []
+    for values in sequences:
+        ascending = np.sort(values)
+        below = np.searchsorted(ascending, values)
+        found.append((values, below, np.concatenate([[0.0], ascending.cumsum()])[below]))
+    return found
+
+
+def _product_of_distances(x: Floats, y: Floats) -> float:
+    """Mean of |x_i - x_j| |y_i - y_j| over all i and j, for x that ascends.
+
+    As merge sort does, by halves: of a pair of which one lies in each half, the sign of x_i - x_j is known, and that of y_i - y_j
+    from a sort of the block by y.
+    """
+    total, size = 0.0, 1
+    index = np.arange(len(x))
+    parts = np.stack([np.ones_like(x), x, y, x * y])
+    while size < len(x):
+        block = index // (2 * size)
+        left = index // size % 2 == 0
+        order = np.lexsort((y, block))
+        sums = np.cumsum(np.where(left, parts, 0.0)[:, order], axis=1)
+        last = np.searchsorted(block[order], np.arange(block[-1] + 1), side="right") - 1
+        ends = sums[:, last]  # up to the end of each block
+        before = np.concatenate([np.zeros((4, 1)), ends[:, :-1]], axis=1)
+        right = ~left[order]
+        of_block = block[order][right]
+        below, whole = sums[:, right] - before[:, of_block], (ends - before)[:, of_block]
+        n, sx, sy, sxy = 2 * below - whole  # those with a smaller y, less those with a larger one
+        xi, yi = x[order][right], y[order][right]
+        total += float((xi * yi * n - xi * sy - yi * sx + sxy).sum())
+        size *= 2
+    return 2 * total / len(x) ** 2
+
+
 BINS = 10  # of predicted entropy, with equally many rows
 TERCILES = ("low", "middle", "high")
 TIE = 1e-9  # shares of votes closer than this are equal
@@ -201,24 +258,8 @@ class Measures:
         return weights * mid_ranks(size).take(self.stated_groups), rank_spread(size)
 
     def distance_correlation(self) -> float:
-        """Of predicted and human entropies (Székely et al. 2007), in [0, 1]; NaN where one side is constant.
-
-        Human entropies are few, since votes are, so sums over pairs of rows are taken group by group: rows times groups, and
-        not rows squared.
-        """
-        groups = np.unique(self.actual, return_inverse=True)
-        product = np.zeros(len(self.row))
-        for index, value in enumerate(groups[0]):
-            product += np.abs(self.actual - value) * _distances_to(self.stated, self.stated[groups[1] == index])
-        stated = _distances_to(self.stated, self.stated) / len(self.row)
-        actual = _distances_to(self.actual, np.sort(self.actual)) / len(self.row)
-        covariance = product.mean() / len(self.row) + stated.mean() * actual.mean() - 2 * (stated * actual).mean()
-        spreads = [
-            2 * values.var() + means.mean() ** 2 - 2 * (means * means).mean()
-            for values, means in ((self.stated, stated), (self.actual, actual))
-        ]
-        scale = math.sqrt(spreads[0] * spreads[1]) if min(spreads) > 1e-12 else 0.0
-        return math.sqrt(max(float(covariance), 0.0) / scale) if scale else float("nan")
+        """Of predicted and human entropies (Székely et al. 2007), in [0, 1]; NaN where one side is constant."""
+        return distance_correlation(self.stated, self.actual)
 
     def reliability(self) -> list[dict[str, float]]:
         """Mean stated and mean human entropy, in bits, of rows in order of the entropy that predictions state."""
@@ -341,13 +382,6 @@ def all_measures(
         "confusion": measures.confusion(),
         "entropies": measures.entropies(),
     }
-
-
-def _distances_to(values: Floats, others: Floats) -> Floats:
-    """Sum of the distances of each value to all others, which ascend."""
-    below = np.searchsorted(others, values)
-    sums = np.concatenate([[0.0], others.cumsum()])
-    return values * (2 * below - len(others)) + sums[-1] - 2 * sums[below]
 
 
 def _groups(values: Floats) -> Counts:

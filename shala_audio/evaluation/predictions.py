@@ -6,7 +6,6 @@ from __future__ import annotations
 import csv
 import json
 import math
-import re
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 
@@ -51,7 +50,7 @@ def read_attributes(path: str | Path, names: Sequence[str]) -> Floats:
         UserError: one that is not a number; the message names the line.
     """
     rows: list[list[float]] = []
-    if is_by_id(path):
+    if by_id(path):
         raise UserError(f"{path}: ChaosNLI's format has no {', '.join(names)}; use JSON Lines")
     if Path(path).suffix.lower() == ".csv":
         for where, record in csv_records(Path(path)):
@@ -86,12 +85,12 @@ def read_predictions(path: str | Path, labels: Sequence[str]) -> tuple[list[str]
         UserError: a line is not a prediction, has other labels, does not sum to 1 (within 0.01), or repeats an id.
     """
     read = _read_csv if Path(path).suffix.lower() == ".csv" else _read_jsonl
-    if is_by_id(path):
-        read = _read_by_id
+    named = by_id(path)
+    found = _read_by_id(*named, labels) if named else read(Path(path), labels)
     identities: list[str] = []
     values: list[list[float]] = []
     places: list[str] = []
-    for where, identity, probs in read(Path(path), labels):
+    for where, identity, probs in found:
         places.append(where)
         identities.append(identity)
         values.append(probs)
@@ -108,8 +107,9 @@ def read_predictions(path: str | Path, labels: Sequence[str]) -> tuple[list[str]
     wrong = ~np.isfinite(table).all(axis=1) | (table < 0).any(axis=1) | ~(np.abs(total - 1) <= 0.01)
     if wrong.any():
         first = int(wrong.argmax())
-        found = float(total[first])
-        raise UserError(f"{places[first]}: probabilities must be 0 or more and sum to 1; they sum to {found:.4f}")
+        raise UserError(
+            f"{places[first]}: probabilities must be 0 or more and sum to 1; they sum to {total[first]:.4f}"
+        )
     return identities, table / total[:, None]
 
 
@@ -134,18 +134,35 @@ def _read_jsonl(path: Path, labels: Sequence[str]) -> Iterator[tuple[str, str, l
             yield where, str(identity), values
 
 
-def is_by_id(path: str | Path) -> bool:
-    """Whether the file is JSON in ChaosNLI's format.
+def by_id(path: str | Path) -> tuple[Path, str] | None:
+    """The file of predictions in ChaosNLI's format, and the system's name behind it, "" where there is none; None where the
+    path is of another format.
 
-    >>> is_by_id("predictions.json:bert-base"), is_by_id("predictions.jsonl")
-    (True, False)
+    >>> by_id("predictions.json:FacebookAI/roberta-base")
+    (PosixPath('predictions.json'), 'FacebookAI/roberta-base')
+    >>> by_id("predictions.jsonl") is None
+    True
     """
-    return re.search(r"\.json(:[^/]*)?$", str(path)) is not None
+    text = str(path)
+    file, ending, system = text.rpartition(".json:")
+    if ending and not Path(text).is_file():
+        return Path(f"{file}.json"), system
+    if not text.lower().endswith(".json") or _begins_with_a_prediction(Path(text)):
+        return None
+    return Path(text), ""
 
 
-def _read_by_id(path: Path, labels: Sequence[str]) -> Iterator[tuple[str, str, list[float]]]:
-    name, _, system = str(path).partition(".json:")
-    file = Path(f"{name}.json" if system else name)
+def _begins_with_a_prediction(path: Path) -> bool:
+    """Whether it is JSON Lines after all."""
+    with readable(path), open(path, encoding="utf-8-sig") as file:
+        first = next((line for line in file if line.strip()), "")
+    try:
+        return "probs" in json.loads(first)
+    except (ValueError, TypeError, RecursionError):
+        return False
+
+
+def _read_by_id(file: Path, system: str, labels: Sequence[str]) -> Iterator[tuple[str, str, list[float]]]:
     found = read_json(file)
     if not isinstance(found, dict) or not all(isinstance(item, dict) for item in found.values()):
         raise UserError(f"{file}: not an object of items by their id, as ChaosNLI's predictions are")
@@ -165,6 +182,12 @@ def _read_by_id(path: Path, labels: Sequence[str]) -> Iterator[tuple[str, str, l
             raise UserError(f"{where}: `predicted_probabilities` or `logits` are needed ({error!r})") from None
         if len(values) != len(labels):
             raise UserError(f"{where}: {len(values)} numbers for {len(labels)} labels ({', '.join(labels)})")
+        # The format has no names. What it says of the first label tells whether its order is that of the labels.
+        said, first = str(item.get("predicted_label", "")), labels[int(np.argmax(values))]
+        if said in (*labels, *(label[0] for label in labels)) and said not in (first, first[0]):
+            raise UserError(
+                f"{where}: says {said}, but the largest number is that of {first}; its labels stand in another order"
+            )
         yield where, identity, values
 
 

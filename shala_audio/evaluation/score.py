@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import logging
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -17,12 +18,14 @@ from shala_audio.distribution import NATS_PER_BIT_ROOT, Floats, jsd
 from shala_audio.errors import UserError
 from shala_audio.evaluation.bounds import agreement_bound, split_half_distance
 from shala_audio.evaluation.metrics import all_measures, attribute_measures
-from shala_audio.evaluation.predictions import is_by_id, read_attributes, read_count_table, read_predictions
+from shala_audio.evaluation.predictions import by_id, read_attributes, read_count_table, read_predictions
 from shala_audio.evaluation.stats import DRAWS, are_clustered, mean_interval
 from shala_audio.io import read_json
 from shala_audio.manifest import Row, read_manifest, row_attributes
 from shala_audio.task import Task, task_of_rows
 from shala_audio.votes import mean_distribution, vote_counts
+
+log = logging.getLogger(__name__)
 
 FRESH = "fresh sample of the raters"
 ONE_LABEL_EACH = f"{FRESH}, each of one label"  # where raters could name several: further off than they would be
@@ -38,7 +41,6 @@ class Judged:
         task: where one is known.
         manifest: all rows of the manifest.
         without_votes: predicted rows that have none.
-        unknown: predictions of ChaosNLI's format of which `votes` has no row: its files hold several corpora.
         kept: places of the rows in the file of predictions.
     """
 
@@ -50,7 +52,6 @@ class Judged:
     manifest: list[Row]
     without_votes: int
     kept: list[int]
-    unknown: int = 0
 
     @property
     def human(self) -> Floats:
@@ -92,24 +93,26 @@ def load_judged(
         task = task or task_of_rows(rows[0].task, votes)
         names = task.label_names
     identities, probs = read_predictions(predictions, names)
-    by_id = {row.id: row for row in rows}
+    known = {row.id: row for row in rows}
+    several_corpora = by_id(predictions) is not None
     judged, kept, wanted, unknown = [], [], 0, 0
     for index, identity in enumerate(identities):
-        if identity not in by_id and is_by_id(predictions):
+        if identity not in known and several_corpora:
             unknown += 1
             continue
-        if identity not in by_id:
+        if identity not in known:
             raise UserError(f"{predictions}: id {identity!r} is not in {votes}")
-        if split is None or by_id[identity].split == split:
+        if split is None or known[identity].split == split:
             wanted += 1
-            if by_id[identity].votes:
-                judged.append(by_id[identity])
+            if known[identity].votes:
+                judged.append(known[identity])
                 kept.append(index)
     if not judged:
         of = f" of split {split}" if split else ""
         raise UserError(f"{predictions}: no predicted row{of} of {votes} has votes to score against")
-    counts = vote_counts(judged, names)
-    return Judged(judged, counts, probs[kept], names, task, rows, wanted - len(judged), kept, unknown)
+    if unknown:
+        log.warning("%s: %d predictions are of rows that %s does not have", predictions, unknown, votes)
+    return Judged(judged, vote_counts(judged, names), probs[kept], names, task, rows, wanted - len(judged), kept)
 
 
 def score(
@@ -147,7 +150,6 @@ def score(
     result["splits"] = judged.splits
     result["labels"] = list(judged.labels)
     result["without_votes"] = judged.without_votes
-    result["unknown"] = judged.unknown
     if judged.task and judged.task.attributes:
         names = [attribute.name for attribute in judged.task.attributes]
         stated = read_attributes(predictions, names)[judged.kept]

@@ -69,7 +69,9 @@ def merge_adapters(module: nn.Module) -> None:
     """Fold LoRA into the weights it stands beside: the same answers by fewer products, but no training any more. Not into
     weights of four bits, which would be rounded again."""
     for layer in module.modules():
-        if isinstance(layer, BaseTunerLayer) and not hasattr(layer.get_base_layer().weight, "quant_state"):
+        if isinstance(layer, BaseTunerLayer) and not hasattr(
+            getattr(layer.get_base_layer(), "weight", None), "quant_state"
+        ):
             layer.merge()
 
 

@@ -62,8 +62,8 @@ class SpeechTrainer(Trainer):
         self._seen: list[tuple[list[int], Floats]] = []  # rows of a step and their losses, not yet in the weights
         self._saving = False
         super().__init__(model=model, **options)
-        if model.model_config.weights == "4bit" and (self.is_fsdp_enabled or self.is_deepspeed_enabled):
-            raise UserError("weights 4bit: FSDP and DeepSpeed do not spread them here; use weights auto, or DDP")
+        if model.model_config.weights == "4bit" and self.args.world_size > 1:
+            raise UserError("weights 4bit: is for one process; use weights auto for several")
 
     # Rows -------------------------------------------------------------------------------------------------------------
 

@@ -126,7 +126,7 @@ def test_from_a_manifest_and_back(tmp_path):
     [
         ({"A": ["9"]}, "row a: '9' is no label"),
         ([["A", "1"]], "row a: `raters` must be an object"),
-        ({"A": []}, "list"),
+        ({"A": []}, "row a: rater A chose no label"),
     ],
 )
 def test_raters_in_another_form_are_named(raters, words):

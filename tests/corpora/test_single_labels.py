@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -29,12 +30,15 @@ def test_each_label_has_a_question_and_its_own_votes():
     assert [one.votes for one in found[:3]] == [{"yes": 1, "no": 1}, {"yes": 2}, {"no": 2}]
     assert len(found) == 6 and not found[3].votes
     asked = yes_or_no(TASK)
-    assert asked.label_names == ("yes", "no")
+    assert asked.label_names == ("yes", "no") and asked.name == found[0].task == "varierrnli_labels"
+    assert [one.votes for one in by_label([row("a", Ann=[], Ben=["neutral"])], TASK)][1] == {"yes": 1, "no": 1}
     assert asked.question(found[1].text).endswith("A man makes a sound.\nIs maybe a right answer?")
     with pytest.raises(UserError, match="no row says who"):
         by_label([row("b", "test")], TASK)
     with pytest.raises(UserError, match="'joy' is no label"):
         by_label([row("a", Ann=["joy"])], TASK)
+    with pytest.raises(UserError, match="row a: has a text field label"):
+        by_label([replace(row("a", Ann=["neutral"]), text={"label": "x"})], TASK)
     with pytest.raises(UserError, match="of audio"):
         yes_or_no(load_task("crema_d"))
 
@@ -49,7 +53,8 @@ def test_the_distance_is_the_organisers(predicted, seed):
         chosen = {f"R{rater}": [str(one) for one in rng.choice(names, rng.integers(1, 4), False)] for rater in range(4)}
         items.append(row(str(number), **chosen))
     rows = by_label(items, TASK)
-    distances = label_distances(rows, np.array(predicted).reshape(-1))
+    yes = dict(zip((one.id for one in rows), np.array(predicted).reshape(-1).tolist(), strict=True))
+    distances = label_distances(rows, yes)
     expected = []
     for item, stated in zip(items, predicted, strict=True):
         of_labels = []
@@ -58,7 +63,10 @@ def test_the_distance_is_the_organisers(predicted, seed):
             of_labels.append(sum(abs(a - b) for a, b in zip((1 - p, p), (1 - t, t), strict=True)))
         expected.append(np.mean(of_labels))
     assert np.mean(list(distances.values())) == pytest.approx(np.mean(expected))
-    assert rates(rows, np.array(predicted).reshape(-1))["0"] == dict(zip(names, predicted[0], strict=True))
+    assert rates(rows, yes)["0"] == dict(zip(names, predicted[0], strict=True))
+    one, two, three = by_label([row("x", R=["neutral"])], TASK)
+    with pytest.raises(UserError, match="row x: has no prediction for neutral"):
+        rates([*rows, one, three], {**yes, one.id: 0, two.id: 0, three.id: 0})
 
 
 def test_commands_go_there_and_back(tmp_path):
@@ -68,6 +76,8 @@ def test_commands_go_there_and_back(tmp_path):
     )
     run = CliRunner().invoke(app, ["data", "labels", str(manifest), "--out", str(folder)], catch_exceptions=False)
     assert run.exit_code == 0 and "6 questions about 2 rows" in run.stdout.replace("\n", "")
+    with pytest.raises(UserError, match="is the folder of .*name another"):
+        CliRunner().invoke(app, ["data", "labels", str(manifest), "--out", str(tmp_path)], catch_exceptions=False)
     rows = read_manifest(folder / "manifest.jsonl", "test")
     answers = [{"id": one.id, "probs": {"yes": p, "no": 1 - p}} for one, p in zip(rows, (0.25, 1, 0.5), strict=True)]
     stated = tmp_path / "p.jsonl"

@@ -10,7 +10,7 @@ from scipy.stats import bootstrap, spearmanr, wasserstein_distance
 from sklearn.metrics import accuracy_score, balanced_accuracy_score, f1_score, roc_auc_score
 
 from shala_audio.distribution import entropy
-from shala_audio.evaluation.metrics import Measures, all_measures
+from shala_audio.evaluation.metrics import Measures, all_measures, distance_correlation
 
 shapes = st.tuples(st.integers(1, 30), st.integers(2, 5))
 
@@ -126,6 +126,18 @@ def test_distance_correlation_is_that_of_the_definition(pair):
     assert found == pytest.approx(
         np.sqrt(max((centred[0] * centred[1]).mean(), 0) / np.sqrt(np.prod(spreads))), abs=1e-5
     )
+
+
+def test_distance_correlation_of_many_different_values_is_that_of_the_definition():
+    rng = np.random.default_rng(0)
+    x = rng.normal(size=701)
+    y = np.round(x**2 + rng.normal(size=701), 1)
+    centred = []
+    for values in (x, y):
+        apart = np.abs(values[:, None] - values)
+        centred.append(apart - apart.mean(axis=0) - apart.mean(axis=1)[:, None] + apart.mean())
+    expected = np.sqrt((centred[0] * centred[1]).mean() / np.sqrt(np.prod([(one * one).mean() for one in centred])))
+    assert distance_correlation(x, y) == pytest.approx(expected)
 
 
 def test_entropy_correlation_is_scipys():

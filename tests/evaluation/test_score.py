@@ -302,7 +302,7 @@ def test_rows_of_one_name_in_two_corpora_are_told_apart():
     )
 
 
-def test_chaosnlis_own_format_is_read(tmp_path):
+def test_chaosnlis_own_format_is_read(tmp_path, caplog):
     """Of one system or of several, by logits or by probabilities; files of several corpora are no error."""
     manifest = tmp_path / "m.jsonl"
     write_manifest(manifest, [nli(name, "test", {"entailment": 3, "neutral": 1}) for name in "ab"])
@@ -310,23 +310,33 @@ def test_chaosnlis_own_format_is_read(tmp_path):
     named = [{"id": name, "probs": dict(zip(LABELS, p, strict=True))} for name, p in probs.items()]
     plain = tmp_path / "p.jsonl"
     plain.write_text("".join(json.dumps(line) + "\n" for line in named))
-    by_logits = {name: {"logits": np.log(p).tolist(), "predicted_label": "e"} for name, p in probs.items()}
+    by_logits = {
+        name: {"logits": np.log(p).tolist(), "predicted_label": LABELS[np.argmax(p)]} for name, p in probs.items()
+    }
     stated = {name: {"uid": name, "predicted_probabilities": p} for name, p in probs.items()}
     one, several = tmp_path / "one.json", tmp_path / "several.json"
     one.write_text(json.dumps({**stated, "of another corpus": stated["a"]}))
-    several.write_text(json.dumps({"bert-base": by_logits, "other": stated}))
+    several.write_text(json.dumps({"FacebookAI/roberta-base": by_logits, "other": stated}))
     expected = score(plain, manifest, draws=0)["jsd"]["value"]
-    assert score(one, manifest, draws=0)["jsd"]["value"] == pytest.approx(expected)
-    assert score(one, manifest, draws=0)["unknown"] == 1
-    assert score(f"{several}:bert-base", manifest, draws=0)["jsd"]["value"] == pytest.approx(expected)
-    with pytest.raises(UserError, match="holds systems bert-base, other; name one as .*several.json:bert-base"):
+    with caplog.at_level("WARNING"):
+        assert score(one, manifest, draws=0)["jsd"]["value"] == pytest.approx(expected)
+    assert "1 predictions are of rows that" in caplog.text
+    assert score(f"{several}:FacebookAI/roberta-base", manifest, draws=0)["jsd"]["value"] == pytest.approx(expected)
+    with pytest.raises(UserError, match="holds systems FacebookAI/roberta-base, other; name one as .*several.json:Fac"):
         score(several, manifest, draws=0)
     one.write_text(json.dumps({"a": {"logits": [1, 2]}}))
     with pytest.raises(UserError, match="item 'a': 2 numbers for 3 labels"):
         score(one, manifest, draws=0)
+    one.write_text(json.dumps({"a": {"logits": [1, 2, 0], "predicted_label": "c"}}))
+    with pytest.raises(
+        UserError, match="says c, but the largest number is that of neutral; its labels stand in another"
+    ):
+        score(one, manifest, draws=0)
     one.write_text("[]")
     with pytest.raises(UserError, match="not an object of items"):
         score(one, manifest, draws=0)
+    one.write_text(plain.read_text())  # JSON Lines by another name
+    assert score(one, manifest, draws=0)["jsd"]["value"] == pytest.approx(expected)
 
 
 def test_the_task_beside_the_manifest_is_taken(tmp_path):
@@ -339,3 +349,6 @@ def test_the_task_beside_the_manifest_is_taken(tmp_path):
         "name: my_own\nmodality: text\nlabels: [up, down]\nprompt: '{{ text.t }}'\nanswer: It goes\n"
     )
     assert score(tmp_path / "p.jsonl", tmp_path / "m.jsonl", draws=0)["labels"] == ["up", "down"]
+    (tmp_path / "task.yaml").write_text((tmp_path / "task.yaml").read_text().replace("my_own", "another"))
+    with pytest.raises(UserError, match="its rows' task is my_own"):
+        score(tmp_path / "p.jsonl", tmp_path / "m.jsonl", draws=0)

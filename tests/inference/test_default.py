@@ -1,6 +1,8 @@
 from __future__ import annotations
 
+import time
 from concurrent.futures import ThreadPoolExecutor
+from threading import Lock
 
 import numpy as np
 import pytest
@@ -9,6 +11,7 @@ import soundfile
 import shala_audio
 from shala_audio.errors import UserError
 from shala_audio.inference import default
+from shala_audio.inference import predictor as predictor_module
 from shala_audio.inference.predictor import Predictor
 from shala_audio.manifest import Audio, Row
 from shala_audio.models.pretrained import is_pulled
@@ -42,16 +45,28 @@ def test_sound_and_text_each_find_their_part(tiny_lm, tiny_encoder, tmp_path, mo
         model.push_to_hub("me/mine")
 
 
-def test_threads_that_ask_first_at_once_load_one_model(tiny_lm, tiny_encoder, tmp_path, monkeypatch):
+def test_threads_that_ask_first_at_once_load_one_after_the_other(tiny_lm, tiny_encoder, tmp_path, monkeypatch):
     """transformers loads one model at a time: two threads that loaded at once got an error, or wrong weights."""
     monkeypatch.setattr(default, "FOLDER", tmp_path)
     tiny_model(tiny_lm, tiny_encoder).save_pretrained(tmp_path / "sound")
     tiny_model(tiny_lm, seed=1).save_pretrained(tmp_path / "text")
+    loading, loaded = Lock(), []
+    load = predictor_module._load
+
+    def watched(folder, *options):
+        assert loading.acquire(blocking=False), "while another one was loaded"
+        time.sleep(0.05)
+        loaded.append(folder.name)
+        loading.release()
+        return load(folder, *options)
+
+    monkeypatch.setattr(predictor_module, "_load", watched)
     sound = (0.1 * np.random.default_rng(0).standard_normal(9_000), 16_000)
     model = shala_audio.load(device="cpu")
     asked = [(sound, None), (None, "oh no")] * 4
     with ThreadPoolExecutor(8) as pool:
         found = list(pool.map(lambda pair: model.predict(*pair), asked))
+    assert sorted(loaded) == ["sound", "text"], "each once"
     for one, pair in zip(found, asked, strict=True):
         assert one.probs == pytest.approx(model.predict(*pair).probs, abs=1e-6)
 
