@@ -50,13 +50,16 @@ def on_page_markdown(markdown: str, page: Any, config: Any, files: Any) -> str:
 
 
 def _tables(results: str) -> str:
-    """Caveats and tables of measures, without the title; costs and commands are left where they are."""
+    """Caveats and tables of measures, without the title, what follows the first table folded; costs and commands are left where they are."""
     kept = []
     for line in results.splitlines()[1:]:
         if line.startswith(("| run |", "Commands:")):
             break
         kept.append(line)
-    return "\n".join(kept).strip()
+    first = next((index for index, line in enumerate(kept) if line.startswith("|")), len(kept))
+    end = next((index for index in range(first, len(kept)) if not kept[index].startswith("|")), len(kept))
+    folded = [f"    {line}" if line else "" for line in kept[end:]]
+    return "\n".join([*kept[:end], "", '??? note "Tests, thirds, temperatures"', "", *folded]).strip()
 
 
 def _commands() -> str:
