@@ -50,7 +50,7 @@ def on_page_markdown(markdown: str, page: Any, config: Any, files: Any) -> str:
 
 
 def _tables(results: str) -> str:
-    """Caveats and tables of measures, without the title, what follows the first table folded; costs and commands are left where they are."""
+    """Caveats and tables of measures, without the title; what follows the first table is folded, costs and commands are left out."""
     kept = []
     for line in results.splitlines()[1:]:
         if line.startswith(("| run |", "Commands:")):
