@@ -112,7 +112,7 @@ def test_how_far_off_the_entropy_of_five_raters_is(truth, expected):
     said = (
         (Path(__file__).parents[2] / "docs" / "method.md")
         .read_text()
-        .split("On average over what five raters")[1]
+        .split("the average over what five raters")[1]
         .split("\n\n")[0]
     )
     assert all(f"{abs(number):.2f}".lstrip("0") in said for number in expected)
