@@ -35,7 +35,7 @@ CLOSED = 0  # instead of a status: the server closed the connection before it ha
 # What each kind of request may be answered with, beside 503 and CLOSED where too much comes at once.
 HONEST = {
     "a clip": {200}, "a timeline": {200}, "zero bytes": {422}, "no sound": {422}, "tricky names": {200, 400, 422},
-    "tasks": {200}, "wrong types": {400, 422}, "100 MB": {413}, "100 MB in pieces": {413}, "slow": {200},
+    "tasks": {200}, "wrong types": {400, 415, 422}, "100 MB": {413}, "100 MB in pieces": {413}, "slow": {200},
     "half-closed": {400}, "left in the middle": {CLOSED},
 }  # fmt: skip
 MOST_REFUSED = 0.8  # of good clips, by a page that is asked for far more than it can compute

@@ -255,3 +255,18 @@ def test_axe_finds_no_barrier(browser, address, scheme, width):
     expect(page.locator("#bars tr")).to_have_count(3)
     assert barriers() == []
     page.close()
+
+
+def test_a_file_that_is_chosen_before_the_tasks_are_known_is_judged_when_they_are(browser, address):
+    """It was an error in the console, and nothing was shown."""
+    page = browser.new_page()
+    held: list[Route] = []
+    complaints: list[str] = []
+    page.on("pageerror", lambda error: complaints.append(str(error)))
+    page.route("**/api/tasks", lambda route: held.append(route))
+    page.goto(address)
+    upload(page, "clip.wav", wav(1))
+    held[0].continue_()
+    expect(page.locator("#bars tr")).to_have_count(3)
+    page.close()
+    assert complaints == []

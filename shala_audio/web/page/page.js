@@ -317,7 +317,7 @@ $("download").addEventListener("click", download);
 $("all").addEventListener("click", () => { everything = !everything; showBars(); });
 $("file").addEventListener("change", event => {
   const file = event.target.files[0];
-  if (file && !busy) { take(file, file.name); predict(); }
+  ready.then(() => { if (file && task && !busy) { take(file, file.name); predict(); } });
   event.target.value = ""; // so that the same file can be chosen again
 });
 $("form").addEventListener("dragover", event => { event.preventDefault(); $("form").classList.add("over"); });
@@ -327,7 +327,7 @@ $("form").addEventListener("drop", event => {
   const file = event.dataTransfer.files[0];
   if (file && !busy && task?.modality.includes("audio")) { take(file, file.name); predict(); }
 });
-call("api/tasks").then(found => {
+const ready = call("api/tasks").then(found => {
   served = found;
   if (served.tasks.length > 1) {
     $("tabs").hidden = false;
