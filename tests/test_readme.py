@@ -15,6 +15,7 @@ ROOT = Path(__file__).parents[1]
 TEXTS = [
     ROOT / "README.md",
     ROOT / "CONTRIBUTING.md",
+    ROOT / "CHANGELOG.md",
     *sorted((ROOT / "docs").glob("*.md")),
     *sorted((ROOT / "recipes").glob("*/README.md")),
 ]
