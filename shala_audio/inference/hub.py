@@ -13,6 +13,7 @@ from shala_audio.errors import UserError, first_line
 from shala_audio.evaluation.score import read_score
 from shala_audio.io import read_json, render_template, write_text
 from shala_audio.models.folder import CARD, CONFIG, PREPROCESSOR, SETTINGS, TOKENIZER, TRAINED
+from shala_audio.models.pretrained import DEFAULT_MODELS
 from shala_audio.task import task_from_dict
 
 MEASURES = {
@@ -52,7 +53,15 @@ def model_card(folder: str | Path, name: str | None = None) -> str:
         data=training.get("data") or {},
         rows=_rows(score),
         score=score,
+        base_models=_on_the_hub(settings["model"]),
     )
+
+
+def _on_the_hub(model: Mapping[str, Any]) -> list[str]:
+    """Names on the hub of the language model and the encoder that a model is made of; none of what is a folder here."""
+    parts = dict.fromkeys(str(model[part]) for part in ("audio_lm", "lm", "encoder") if model.get(part))
+    ids = (DEFAULT_MODELS[part].hub_id if part in DEFAULT_MODELS else part for part in parts)
+    return [name for name in ids if re.fullmatch(r"[\w.-]+/[\w.-]+", name) and not Path(name).exists()]
 
 
 def write_card(folder: Path) -> None:

@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 import json
+import re
 import subprocess
 import sys
 from types import SimpleNamespace
 
 import huggingface_hub
+import markdown
 import numpy as np
 import pytest
 import soundfile
 import torch
+from huggingface_hub import ModelCard
 from safetensors.torch import load_file
 from transformers import AutoConfig, AutoModel, AutoModelForAudioClassification, pipeline
 
@@ -20,7 +23,7 @@ from shala_audio.errors import UserError
 from shala_audio.inference import hub
 from shala_audio.inference.hub import model_card
 from shala_audio.inference.predictor import Predictor
-from shala_audio.io import write_json
+from shala_audio.io import read_json, write_json
 from shala_audio.models.folder import CARD, TRAINED
 from shala_audio.task import Label, Task
 from tests.tiny import tiny_model
@@ -159,6 +162,18 @@ def test_a_card_says_what_is_known(folders, tiny_lm, tmp_path):
     card = model_card(tmp_path)
     for part in ("CC BY 4.0", "5 rows train, 7 rows test", "0.250 [0.200, 0.300]", "`shala`, seed 3, 1.5 minutes"):
         assert part in card
+    known = ModelCard(card)
+    assert known.data.eval_results[0].metric_value == 0.25 and known.data.pipeline_tag == "text-classification"
+    shown = markdown.markdown(known.text, extensions=["tables", "fenced_code"])
+    assert (
+        shown.count("<table>") == 2
+        and "<code" in shown
+        and "|" not in re.sub(r"<pre>.*?</pre>", "", shown, flags=re.DOTALL)
+    )
+    settings = read_json(tmp_path / "shala.json")
+    settings["model"]["lm"] = "smollm2-135m-instruct"
+    write_json(tmp_path / "shala.json", settings)
+    assert ModelCard(model_card(tmp_path)).data.base_model == ["HuggingFaceTB/SmolLM2-135M-Instruct"]
     for part in ("AI Act", "at work or in education", "text-classification", "Constant prior"):
         assert part in card
 
