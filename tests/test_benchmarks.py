@@ -1,13 +1,14 @@
 from __future__ import annotations
 
 import time
+from pathlib import Path
 
 import numpy as np
 import pytest
 from scipy.spatial.distance import jensenshannon
 from scipy.stats import entropy
 
-from benchmarks import bench, to_the_truth
+from benchmarks import bench, paper_terms, to_the_truth
 from benchmarks.turns import Turns, take_turns
 from shala_audio.distribution import LabelDistribution
 from shala_audio.evaluation.predictions import write_predictions
@@ -71,3 +72,13 @@ def test_distances_to_the_truth_are_scipys_over_all_and_over_the_most_ambiguous_
         "| mine | " in to_the_truth.table(found, "system", "mine")
         and to_the_truth.as_csv(found, "system", [0, 1]).count("mine") == 2
     )
+
+
+def test_the_papers_terms_are_those_of_the_recipes_tables(capsys):
+    paper_terms.main()
+    assert capsys.readouterr().out == (Path(paper_terms.__file__).parent / "paper_terms.csv").read_text()
+    said = (
+        (Path(paper_terms.__file__).parents[1] / "docs" / "results.md").read_text().split("## In the paper's terms")[1]
+    )
+    for line in ("| .725 | .293 | −59.6 | .113 | .566 |", "| .255 | .145 | −43.2 | .483 | .802 |"):
+        assert line in said
