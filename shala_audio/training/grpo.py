@@ -21,14 +21,17 @@ from trl import GRPOTrainer
 from trl.import_utils import is_vllm_available
 from trl.trainer.utils import RepeatSampler
 
+from shala_audio.distribution import Floats
 from shala_audio.errors import UserError
 from shala_audio.models.lora import plain_parameters
+from shala_audio.models.readouts.reasoned import Reasoned
 from shala_audio.models.readouts.slots import Slots, digit_log_probs
 from shala_audio.models.speech_lm import SpeechLM
 from shala_audio.training.ambiguity import AmbiguityWeights
 from shala_audio.training.callbacks import CheckpointMoments, ZeroVarianceGroups
 from shala_audio.training.config import GrpoConfig
 from shala_audio.training.data import Batcher, RowSampler
+from shala_audio.training.losses import js_divergence
 from shala_audio.training.rewards import earned, every_digit
 from shala_audio.training.trainer import SpeechTrainer
 
@@ -60,6 +63,7 @@ class GrpoTrainer(SpeechTrainer, GRPOTrainer):
         self._audio: dict[str, Tensor] = {}
         self._rows: Tensor | None = None
         self._rewards: Tensor | None = None
+        self._stated: Floats | None = None
         if model.readout.writes_freely:  # no longer answer can be valid
             longest, given = model.readout.longest_completion(), args.max_completion_length
             as_in_trl = given == GrpoConfig.__dataclass_fields__["max_completion_length"].default
@@ -112,6 +116,9 @@ class GrpoTrainer(SpeechTrainer, GRPOTrainer):
             output["advantages"] = output["advantages"] * weights
             if self.args.advantage == "all_digits":  # which needs no spread between answers
                 output["every_digit"] = self._every_digit(output["completion_ids"], inputs) * weights[:, None, None]
+            elif isinstance(self.readout, Reasoned):  # whose answers have a gradient, whatever the thoughts earn
+                output["human"] = torch.tensor([row["human"] for row in inputs], device=weights.device)
+                output["row_weight"] = weights
             else:
                 self.zero_variance.see(self._rewards.view(-1, self.num_generations), self.state.global_step + 1)
         return {**output, **self._audio, "row": self._rows}
@@ -131,6 +138,7 @@ class GrpoTrainer(SpeechTrainer, GRPOTrainer):
             drawn = self.model_wrapped(compute=lambda: self.readout.rollouts(batch, group, self.temperature))
         if training:
             policy.train_as_policy()
+        self._stated = drawn.stated
         return {
             "prompt_ids": self.batcher.builder.token_ids(prompts),
             "completion_ids": drawn.completions,
@@ -142,7 +150,7 @@ class GrpoTrainer(SpeechTrainer, GRPOTrainer):
 
     def _reward_function(self, args: GrpoConfig) -> Callable[..., list[float]]:
         def reward(completion_ids: Sequence[Sequence[int]], human: Sequence[Sequence[float]], **_: Any) -> list[float]:
-            stated = self.readout.stated(completion_ids)
+            stated = self.readout.stated(completion_ids) if self._stated is None else self._stated
             if self.readout.writes_freely and self.model.training:
                 self._averages["valid"].append(float(np.mean(~np.isnan(stated[:, 0]))))
             return earned(args.reward, np.asarray(human), stated, args.invalid_reward).tolist()
@@ -170,8 +178,18 @@ class GrpoTrainer(SpeechTrainer, GRPOTrainer):
         self._rows = inputs["row"]
         if "every_digit" in inputs:
             return self._all_digits_loss(model, inputs)
-        self.nothing_to_learn = not inputs["advantages"].any()
-        return super()._compute_loss(model, inputs)
+        self.nothing_to_learn = not inputs["advantages"].any() and "human" not in inputs
+        loss = super()._compute_loss(model, inputs)
+        return loss + self._answer_loss(model, inputs) if "human" in inputs else loss
+
+    def _answer_loss(self, model: Any, inputs: dict[str, Any]) -> Tensor:
+        """SHALA's direct objective of the answers after drawn thoughts."""
+        ids = torch.cat([inputs["prompt_ids"], inputs["completion_ids"]], dim=1)
+        mask = torch.cat([inputs["prompt_mask"], inputs["completion_mask"]], dim=1)
+        batch = {"input_ids": ids, "attention_mask": mask, **self._audio}
+        log_q, _ = model(compute=lambda: self.readout.log_probs(batch))
+        weighted = inputs["row_weight"] * js_divergence(inputs["human"], log_q)
+        return weighted.mean() / self.current_gradient_accumulation_steps
 
     def _all_digits_loss(self, model: Any, inputs: dict[str, Any]) -> Tensor:
         """Less the expected reward over the policy's ten probabilities at each place, the other digits held as they were drawn.
@@ -263,6 +281,8 @@ def _check(args: GrpoConfig, rows: int, model: SpeechLM) -> None:
             f"per_device_train_batch_size: each process samples whole groups of {args.num_generations} answers "
             "(num_generations), so make it a multiple of that"
         )
+    if isinstance(readout, Reasoned) and args.world_size > 1:
+        raise UserError("readout reasoned: is for one process")
     if args.advantage == "all_digits" and args.num_iterations != 1:
         raise UserError("num_iterations: with advantage all_digits, each answer is learnt from once; leave it at 1")
     at_once = prompts_at_once(args)

@@ -28,7 +28,7 @@ def snapshot(model) -> dict[str, torch.Tensor]:
 
 
 @pytest.mark.parametrize("lora_r", [0, 4])
-@pytest.mark.parametrize("readout", ["slots", "verbalized", "label_token"])
+@pytest.mark.parametrize("readout", ["slots", "verbalized", "label_token", "reasoned"])
 def test_training_moves_audio_adapter_and_lora_and_nothing_else(tiny_lm, tiny_encoder, tmp_path, readout, lora_r):
     model = tiny_model(tiny_lm, tiny_encoder, readout=readout, lora_r=lora_r)
     trainer = shala_trainer(model, tmp_path)
@@ -106,7 +106,7 @@ def test_slots_training_raises_the_reward(tiny_lm, tmp_path):
     assert sum(rewards[-10:]) / 10 > sum(rewards[:10]) / 10 + 0.15
 
 
-@pytest.mark.parametrize("readout", ["label_token", "slots", "verbalized"])
+@pytest.mark.parametrize("readout", ["label_token", "slots", "verbalized", "reasoned"])
 def test_resuming_is_exact(tiny_lm, tiny_encoder, tmp_path, readout):
     options = {"save_strategy": "steps", "save_steps": 2, "max_steps": 4}
     whole = tiny_model(tiny_lm, tiny_encoder, readout=readout)
@@ -193,7 +193,7 @@ def test_a_weight_that_would_cancel_out_is_refused(tiny_lm, tmp_path, readout):
         shala_trainer(model, tmp_path, **options, steps_per_generation=2)
 
 
-@pytest.mark.parametrize("readout", ["label_token", "slots"])
+@pytest.mark.parametrize("readout", ["label_token", "slots", "reasoned"])
 def test_recomputing_activations_changes_nothing(tiny_lm, tiny_encoder, tmp_path, readout):
     """`gradient_checkpointing` keeps no cache, so nothing can be shared between rows, and the losses are the same."""
     norms = []

@@ -43,10 +43,12 @@ class Rollouts(NamedTuple):
     Attributes:
         completions: tokens of each answer.
         drawn: for each of these tokens, 1 where it was drawn and 0 where it is forced.
+        stated: (B · G, K) what each answer states, where that does not follow from its tokens alone.
     """
 
     completions: list[list[int]]
     drawn: list[list[int]]
+    stated: Floats | None = None
 
 
 class Readout(ABC):
