@@ -359,6 +359,13 @@ class GrpoConfig(SpeechConfig, GRPOConfig):
         default=0.0,
         metadata={"help": "With all_digits: share of the reward that is of the mean of a prompt's answers, 0 to 1."},
     )
+    dynamic_sampling: bool = field(
+        default=False,
+        metadata={
+            "help": "Rows whose answers all earn alike, which teach nothing, are replaced by others, drawn by their ambiguity "
+            "weights (as DAPO does, arXiv 2503.14476)."
+        },
+    )
     zero_variance_patience: int = field(
         default=50,
         metadata={"help": "Batches in a row whose groups all have equal rewards, that stop a run; 0 for never."},

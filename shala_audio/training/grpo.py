@@ -64,6 +64,7 @@ class GrpoTrainer(SpeechTrainer, GRPOTrainer):
         self._rows: Tensor | None = None
         self._rewards: Tensor | None = None
         self._stated: Floats | None = None
+        self._drawn: dict[str, Any] | None = None  # answers that are there already
         if model.readout.writes_freely:  # no longer answer can be valid
             longest, given = model.readout.longest_completion(), args.max_completion_length
             as_in_trl = given == GrpoConfig.__dataclass_fields__["max_completion_length"].default
@@ -106,6 +107,8 @@ class GrpoTrainer(SpeechTrainer, GRPOTrainer):
 
     def _generate_and_score_completions(self, inputs: list[dict[str, Any]]) -> dict[str, Any]:
         inputs = self.batcher.augmented(inputs)
+        if self.args.dynamic_sampling and self.model.training:
+            inputs, self._drawn = self._with_spread(inputs)
         self._audio = self._prepare_input(self.batcher.audio(inputs))
         self._rows = torch.tensor([row["row"] for row in inputs], device=self.accelerator.device)
         output = super()._generate_and_score_completions(inputs)
@@ -128,6 +131,9 @@ class GrpoTrainer(SpeechTrainer, GRPOTrainer):
 
     def rollouts(self, prompts: Sequence[str]) -> dict[str, Any]:
         """Answers to prompts, of which every `num_generations` neighbours are the same one, as TRL takes them."""
+        if self._drawn is not None:
+            found, self._drawn = self._drawn, None
+            return found
         group = self.num_generations
         batch = self.batcher.builder.batch(prompts[::group])
         batch = self._prepare_input(batch | {name: tensor[::group] for name, tensor in self._audio.items()})
@@ -145,6 +151,46 @@ class GrpoTrainer(SpeechTrainer, GRPOTrainer):
             "logprobs": None,
             "env_mask": drawn.drawn,
         }
+
+    def _with_spread(self, inputs: list[dict[str, Any]]) -> tuple[list[dict[str, Any]], dict[str, Any]]:
+        """Rows whose answers earn differently, and these answers. Rows whose answers all earn alike are replaced by others, up to
+        `REPLACEMENTS` times; what is still alike then stays."""
+        rng = np.random.default_rng([self.args.seed, self.state.global_step])
+        used = {row["row"] for row in inputs}
+        kept: list[dict[str, Any]] = []
+        answers: dict[str, list[Any]] = {"prompt_ids": [], "completion_ids": [], "env_mask": []}
+        stated: list[Floats] = []
+        replaced = 0
+        for left in range(REPLACEMENTS, -1, -1):
+            self._audio = self._prepare_input(self.batcher.audio(inputs))
+            found = self.rollouts([row["prompt"] for row in inputs])
+            of_answers = self.readout.stated(found["completion_ids"]) if self._stated is None else self._stated
+            human = np.array([row["human"] for row in inputs])
+            rewards = earned(self.args.reward, human, of_answers, self.args.invalid_reward)
+            spread = np.repeat(np.ptp(rewards.reshape(-1, self.num_generations), axis=1) > 1e-9, self.num_generations)
+            others = [row for row in range(len(self.train_dataset)) if row not in used]
+            wanted = min(int((~spread).sum()) // self.num_generations, len(others)) if left else 0
+            if not wanted:
+                spread[:] = True
+            for index in np.flatnonzero(spread):
+                kept.append(inputs[index])
+                stated.append(of_answers[index])
+                for name, values in answers.items():
+                    values.append(found[name][index])
+            if not wanted:
+                break
+            # Fewer others than are wanted: the rest of what is alike is left out of this step's choice, not of the batch.
+            alike = [inputs[index] for index in np.flatnonzero(~spread)][wanted * self.num_generations :]
+            priority = self.weights.all()[others] if self.weights is not None else np.ones(len(others))
+            drawn = rng.choice(others, wanted, replace=False, p=(priority + 1e-9) / (priority + 1e-9).sum())
+            used |= set(drawn.tolist())
+            replaced += wanted
+            fresh = self.batcher.augmented([self.train_dataset[int(row)] for row in drawn])
+            inputs = [row for row in fresh for _ in range(self.num_generations)] + alike
+        self._averages["replaced"].append(replaced * self.num_generations / len(kept))
+        if self._stated is not None:
+            self._stated = np.stack(stated)
+        return kept, {**answers, "logprobs": None}
 
     # Rewards ----------------------------------------------------------------------------------------------------------
 
@@ -238,6 +284,9 @@ class GrpoTrainer(SpeechTrainer, GRPOTrainer):
             self.zero_variance.load(checkpoint)
 
 
+REPLACEMENTS = 2  # how often rows whose answers all earn alike are replaced, at most
+
+
 def _rollouts(prompts: list[str], trainer: GrpoTrainer) -> dict[str, Any]:
     """TRL's `rollout_func`."""
     return trainer.rollouts(prompts)
@@ -280,6 +329,10 @@ def _check(args: GrpoConfig, rows: int, model: SpeechLM) -> None:
         raise UserError(
             f"per_device_train_batch_size: each process samples whole groups of {args.num_generations} answers "
             "(num_generations), so make it a multiple of that"
+        )
+    if args.dynamic_sampling and (readout.writes_freely or args.advantage == "all_digits" or args.world_size > 1):
+        raise UserError(
+            "dynamic_sampling: is for readouts that draw their answers themselves, advantage group and one process"
         )
     if isinstance(readout, Reasoned) and args.world_size > 1:
         raise UserError("readout reasoned: is for one process")

@@ -74,9 +74,10 @@ def config(out: Path, **options: Any) -> Any:
     return DirectConfig(**settings)
 
 
-def shala_trainer(model: SpeechLM, out: Path, count: int = 8, **options: Any) -> Any:
+def shala_trainer(model: SpeechLM, out: Path, count: int = 8, rows: list[Row] | None = None, **options: Any) -> Any:
     """Of a method that is not supervised; "shala" if not given."""
-    rows, store = tiny_rows(model, count)
+    made, store = tiny_rows(model, count)
+    rows = rows or made
     settings = config(out, readout=model.readout.name, **options)
     dataset = build_dataset(rows, model, store)  # type: ignore[arg-type]
     weights = AmbiguityWeights(vote_counts(rows, model.task.label_names), settings.ambiguity_settings())

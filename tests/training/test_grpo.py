@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+from dataclasses import replace
 from zlib import crc32
 
 import numpy as np
@@ -16,7 +17,7 @@ from shala_audio.training.callbacks import ZeroVarianceGroups
 from shala_audio.training.config import GrpoConfig
 from shala_audio.training.rewards import every_digit
 from tests.tiny import tiny_model
-from tests.training.helpers import config, shala_trainer
+from tests.training.helpers import config, shala_trainer, tiny_rows
 
 
 def moved(model, before) -> dict[str, bool]:
@@ -362,3 +363,38 @@ def test_all_digits_are_learnt_from_without_a_spread_between_answers(tiny_lm, tm
     trainer.train()
     earned = [entry["expected_reward"] for entry in trainer.state.log_history if "expected_reward" in entry]
     assert np.mean(earned[-5:]) > np.mean(earned[:5]) + 0.02
+
+
+def test_rows_whose_answers_all_earn_alike_are_replaced(tiny_lm, tmp_path):
+    """An even vote earns the same whichever label is drawn; such rows give way to others, once in a step each."""
+    even = {"anger": 1, "disgust": 1, "disapproval": 1}
+    trained: dict[bool, list[list[int]]] = {}
+    for dynamic in (False, True):
+        model = tiny_model(tiny_lm)
+        rows, _ = tiny_rows(model, 32)
+        rows = [replace(row, votes=even) if number % 2 else row for number, row in enumerate(rows)]
+        options = {"method": "grpo_jsd", "max_steps": 6, "num_generations": 8, "per_device_train_batch_size": 32}
+        trainer = shala_trainer(model, tmp_path / str(dynamic), rows=rows, dynamic_sampling=dynamic, **options)
+        seen = trained.setdefault(dynamic, [])
+        scored = trainer._generate_and_score_completions
+
+        def watched(inputs, scored=scored, seen=seen):
+            output = scored(inputs)
+            seen.append(output["row"].tolist())
+            return output
+
+        trainer._generate_and_score_completions = watched
+        trainer.train()
+        for step in seen:
+            assert len(step) == 32 and len(set(step)) == 4, "as many prompts as before, each once"
+            assert all(step.count(row) == 8 for row in step)
+    alike = [np.mean([row % 2 for step in trained[dynamic] for row in step]) for dynamic in (False, True)]
+    assert alike[0] > 0.3 and alike[1] < 0.6 * alike[0], "half of the others are even, too"
+    log = [record for record in trainer.state.log_history if "replaced" in record]
+    assert log and max(record["replaced"] for record in log) > 0
+
+
+def test_dynamic_sampling_is_refused_where_it_cannot_be(tiny_lm, tmp_path):
+    for readout, more in (("verbalized", {}), ("slots", {"advantage": "all_digits"})):
+        with pytest.raises(UserError, match="dynamic_sampling: is for readouts"):
+            shala_trainer(tiny_model(tiny_lm, readout=readout), tmp_path, dynamic_sampling=True, **more)
