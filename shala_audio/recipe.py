@@ -34,7 +34,7 @@ USAGE = """Usage: {recipe}/run.sh [options]
   --corpus_root DIR  the corpus as it was downloaded; $SHALA_CORPORA/<corpus> where not given
   --method NAME      one of the methods below, several with commas, or all (shala)
   --baselines NAMES  none: without the constant prior and the classifiers (all)
-  --readout NAME     label_token, slots, verbalized or reasoned (label_token)
+  --readout NAME     label_token, slots or verbalized (label_token)
   --init FOLDER      a trained model of the same task that the warm start goes on from, of any readout (the base models)
   --config FILE      settings of stage 4 (conf/shala_<readout>.yaml or shala_<model>.yaml, else conf/shala.yaml)
   --learning_rate R  peak learning rate of stage 4 (as in --config; the audio adapter keeps its own there); of several with
@@ -78,7 +78,7 @@ TRAINED = (
 )
 ALIASES = {"shala_static": "shala", "shala_exact": "shala"}
 CLASSIFIERS = ("linear", "attentive")  # the second for sound alone
-READOUTS = ("label_token", "slots", "verbalized", "reasoned")
+READOUTS = ("label_token", "slots", "verbalized")
 FOLDS = range(5)
 LEAST_DEV_ROWS = 10  # to calibrate on
 

@@ -136,6 +136,8 @@ def unread_settings(config: DirectConfig | GrpoConfig) -> frozenset[str]:
         unread |= {"adapter_epochs"}
     if isinstance(config, GrpoConfig):
         unread |= {"attribute_weight"}  # drawn answers say nothing of attributes
+        if config.readout == "reasoned":  # whose answers learn where no thought does
+            unread |= {"zero_variance_patience"}
         if not READOUTS[config.readout].writes_freely:
             unread |= set(GENERATION_SETTINGS)
     return frozenset(unread)

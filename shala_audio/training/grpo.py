@@ -29,7 +29,7 @@ from shala_audio.models.readouts.slots import Slots, digit_log_probs
 from shala_audio.models.speech_lm import SpeechLM
 from shala_audio.training.ambiguity import AmbiguityWeights
 from shala_audio.training.callbacks import CheckpointMoments, ZeroVarianceGroups
-from shala_audio.training.config import GrpoConfig
+from shala_audio.training.config import METHODS, GrpoConfig
 from shala_audio.training.data import Batcher, RowSampler
 from shala_audio.training.losses import js_divergence
 from shala_audio.training.rewards import earned, every_digit
@@ -65,6 +65,8 @@ class GrpoTrainer(SpeechTrainer, GRPOTrainer):
         self._rewards: Tensor | None = None
         self._stated: Floats | None = None
         self._drawn: dict[str, Any] | None = None  # answers that are there already
+        # Answers after thoughts have a gradient of their own.
+        self.answers_learn = isinstance(model.readout, Reasoned) and METHODS[args.method].learns == "shala"
         if model.readout.writes_freely:  # no longer answer can be valid
             longest, given = model.readout.longest_completion(), args.max_completion_length
             as_in_trl = given == GrpoConfig.__dataclass_fields__["max_completion_length"].default
@@ -119,7 +121,7 @@ class GrpoTrainer(SpeechTrainer, GRPOTrainer):
             output["advantages"] = output["advantages"] * weights
             if self.args.advantage == "all_digits":  # which needs no spread between answers
                 output["every_digit"] = self._every_digit(output["completion_ids"], inputs) * weights[:, None, None]
-            elif isinstance(self.readout, Reasoned):  # whose answers have a gradient, whatever the thoughts earn
+            elif self.answers_learn:  # whatever the thoughts earn
                 output["human"] = torch.tensor([row["human"] for row in inputs], device=weights.device)
                 output["row_weight"] = weights
             else:
@@ -224,9 +226,12 @@ class GrpoTrainer(SpeechTrainer, GRPOTrainer):
         self._rows = inputs["row"]
         if "every_digit" in inputs:
             return self._all_digits_loss(model, inputs)
-        self.nothing_to_learn = not inputs["advantages"].any() and "human" not in inputs
+        self.nothing_to_learn = not inputs["advantages"].any()
         loss = super()._compute_loss(model, inputs)
-        return loss + self._answer_loss(model, inputs) if "human" in inputs else loss
+        if self.answers_learn:
+            self.nothing_to_learn &= not inputs["row_weight"].any()
+            loss = loss + self._answer_loss(model, inputs)
+        return loss
 
     def _answer_loss(self, model: Any, inputs: dict[str, Any]) -> Tensor:
         """SHALA's direct objective of the answers after drawn thoughts."""
@@ -334,8 +339,8 @@ def _check(args: GrpoConfig, rows: int, model: SpeechLM) -> None:
         raise UserError(
             "dynamic_sampling: is for readouts that draw their answers themselves, advantage group and one process"
         )
-    if isinstance(readout, Reasoned) and args.world_size > 1:
-        raise UserError("readout reasoned: is for one process")
+    if isinstance(readout, Reasoned) and (args.mask_truncated_completions or args.pad_to_multiple_of):
+        raise UserError("mask_truncated_completions and pad_to_multiple_of: do not go with readout reasoned")
     if args.advantage == "all_digits" and args.num_iterations != 1:
         raise UserError("num_iterations: with advantage all_digits, each answer is learnt from once; leave it at 1")
     at_once = prompts_at_once(args)

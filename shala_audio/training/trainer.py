@@ -62,8 +62,13 @@ class SpeechTrainer(Trainer):
         self._seen: list[tuple[list[int], Floats]] = []  # rows of a step and their losses, not yet in the weights
         self._saving = False
         super().__init__(model=model, **options)
-        if model.model_config.weights == "4bit" and self.args.world_size > 1:
-            raise UserError("weights 4bit: is for one process; use weights auto for several")
+        alone = {
+            "weights 4bit": model.model_config.weights == "4bit",
+            "readout reasoned": model.readout.name == "reasoned",
+        }
+        spread = self.args.world_size > 1 or self.is_fsdp_enabled or self.is_deepspeed_enabled
+        if spread and (what := next((name for name, given in alone.items() if given), None)):
+            raise UserError(f"{what}: is for one process, without FSDP and DeepSpeed")
 
     # Rows -------------------------------------------------------------------------------------------------------------
 

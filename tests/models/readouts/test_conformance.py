@@ -10,7 +10,6 @@ from shala_audio.inference.predictor import Predictor
 from shala_audio.models.prompts import PromptBuilder
 from shala_audio.models.readouts import READOUTS
 from shala_audio.models.readouts.base import append_completions, distinct_prompts
-from shala_audio.models.readouts.label_token import LabelToken
 from shala_audio.models.readouts.reasoned import Reasoned
 from shala_audio.models.readouts.verbalized import pad_right
 from tests.tiny import random_features, tiny_model
@@ -78,12 +77,16 @@ def test_supervised_losses_are_one_a_row_and_reach_every_part(model):
 
 
 def test_what_it_writes_it_reads(model):
-    """To the per cent; a single label's word states that label alone."""
+    """To the per cent; a single label's word states that label alone. After a thought it depends on the prompt, too."""
+    if isinstance(model.readout, Reasoned):
+        with pytest.raises(NotImplementedError, match="from its prompt"):
+            model.readout.stated([[1]])
+        return
     for people in HUMAN:
         written = model.readout.write(people).removeprefix(model.readout.answer_start)
         tokens = [*model.tokenizer(written, add_special_tokens=False)["input_ids"], model.tokenizer.eos_token_id]
         (stated,) = model.readout.stated([tokens])
-        expected = np.eye(3)[people.argmax()] if isinstance(model.readout, LabelToken) else people
+        expected = np.eye(3)[people.argmax()] if model.readout.is_direct else people
         np.testing.assert_allclose(stated, expected, atol=0.011)
 
 
