@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import socket
 import subprocess
 import sys
 from pathlib import Path
@@ -23,10 +24,12 @@ PROJECT = Path(__file__).parents[2]
 
 
 def launch(*command: str) -> subprocess.CompletedProcess[str]:
-    """Run a module in two processes, one CPU thread each."""
-    settings = str(PROJECT / "configs" / "accelerate" / "cpu_2.yaml")
+    """Run a module in two processes, one CPU thread each, that meet at a port of their own: tests run side by side."""
+    settings = ["--config_file", str(PROJECT / "configs" / "accelerate" / "cpu_2.yaml")]
+    with socket.create_server(("127.0.0.1", 0)) as free:
+        settings += ["--main_process_port", str(free.getsockname()[1])]
     return subprocess.run(
-        [sys.executable, "-m", "accelerate.commands.launch", "--config_file", settings, "-m", *command],
+        [sys.executable, "-m", "accelerate.commands.launch", *settings, "-m", *command],
         cwd=PROJECT,
         env={**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(PROJECT)},
         capture_output=True,
