@@ -122,10 +122,9 @@ class DevEvaluation(TrainerCallback):
     def _show(self, step: int, predictor: Predictor, human: Any, predicted: Any) -> None:
         labels, readout = self.model.task.label_names, self.model.readout
         written: list[str | None] = [None] * SAMPLED_ROWS
-        if readout.writes_freely:
-            rows = self.rows[:SAMPLED_ROWS]
-            states = None if self.features is None else [self.features[row.id] for row in rows]
-            written = list(readout.answers(predictor.inputs(states, [row.text for row in rows])) or written)
+        rows = self.rows[:SAMPLED_ROWS]
+        states = None if self.features is None else [self.features[row.id] for row in rows]
+        written = list(readout.answers(predictor.inputs(states, [row.text for row in rows])) or written)
         table = ["| row | raters | model |", "|---|---|---|"]
         with open(self.path, "a", encoding="utf-8") as file:
             for row, people, found, answer in zip(self.rows, human, predicted, written, strict=False):

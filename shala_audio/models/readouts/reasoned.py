@@ -50,6 +50,10 @@ class Reasoned(LabelToken):
         """The likeliest label's word, without a thought."""
         return f"{self.model.task.answer} {self.model.task.labels[int(np.argmax(p))].word}"
 
+    def answers(self, batch: dict[str, Any]) -> list[str]:
+        """Greedy thoughts."""
+        return self.model.tokenizer.batch_decode(self._thoughts(batch), skip_special_tokens=True)
+
     def predict(self, batch: dict[str, Any]) -> Prediction:
         """After the greedy thought."""
         return super().predict(self._after(batch, self._thoughts(batch)))

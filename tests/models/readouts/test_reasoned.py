@@ -107,5 +107,6 @@ def test_a_prediction_follows_the_greedy_thought(model):
         whole = model.readout.predict(batch).probs
         thoughts = model.readout._thoughts(batch)
         bridge = torch.tensor(model.readout.bridge).expand(2, -1)
+        assert model.readout.answers(batch) == model.tokenizer.batch_decode(thoughts)
         read, _ = model.readout.log_probs(append_completions(batch, torch.cat([thoughts, bridge], dim=1)))
     np.testing.assert_allclose(whole, read.double().exp().numpy(), atol=1e-5)
