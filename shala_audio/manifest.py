@@ -159,8 +159,8 @@ def read_manifest(path: str | Path, split: str | None = None) -> list[Row]:
     return [row for row in iterate_manifest(path) if split is None or row.split == split]
 
 
-def rows_and_task(path: str | Path, task: str | None = None) -> tuple[list[Row], Task]:
-    """All rows of a manifest, and the task that is named, or theirs (`task.task_of_rows`).
+def rows_and_task(path: str | Path, task: Task | str | None = None) -> tuple[list[Row], Task]:
+    """All rows of a manifest, and the task that is given or named, or theirs (`task.task_of_rows`).
 
     Raises:
         UserError: it has no rows, or there is no such task.
@@ -168,6 +168,8 @@ def rows_and_task(path: str | Path, task: str | None = None) -> tuple[list[Row],
     rows = read_manifest(path)
     if not rows:
         raise UserError(f"{path}: has no rows")
+    if isinstance(task, Task):
+        return rows, task
     return rows, load_task(task) if task else task_of_rows(rows[0].task, path)
 
 

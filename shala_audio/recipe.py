@@ -388,10 +388,10 @@ def predict(recipe: Recipe, interrupted: bool = False) -> None:
             if not is_there(recipe.exp / system / name):
                 recipe.predict(recipe.exp / system, split, recipe.exp / system / name)
     for kind, states in recipe.classifiers.items():
-        asked = recipe.exp / kind / ".asked"  # of which model
-        if kind == "encoder" and asked.is_file() and asked.read_text(encoding="utf-8") != recipe.given.encoder:
-            shutil.rmtree(asked.parent)
         if kind == "encoder":
+            asked = recipe.exp / kind / ".asked"
+            if asked.is_file() and asked.read_text(encoding="utf-8") != recipe.given.encoder:
+                shutil.rmtree(asked.parent)  # of another one
             write_text(asked, recipe.given.encoder)
         # Predictions of dev are written last.
         if kind in recipe.systems and not is_there(recipe.exp / kind / "predictions_dev.jsonl"):
@@ -658,7 +658,7 @@ def parse(arguments: Sequence[str]) -> argparse.Namespace:
     for name in ("recipe", "corpus", "usual_model"):  # which a recipe's run.sh gives
         parser.add_argument(f"--{name}")
     parser.add_argument("--usual_augmentations", type=_whole(0), default=0)
-    for name in (
+    texts = (
         "corpus_root",
         "config",
         "title",
@@ -670,7 +670,8 @@ def parse(arguments: Sequence[str]) -> argparse.Namespace:
         "secondary",
         "audio_dir",
         "encoder",
-    ):
+    )
+    for name in texts:
         parser.add_argument(f"--{name}")
     parser.add_argument("--stage", type=_whole(0), default=1)
     parser.add_argument("--stop_stage", type=_whole(0), default=7)

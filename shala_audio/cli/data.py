@@ -475,12 +475,9 @@ def raters(
         found = by_rater(rows, asked, examples, seed)
     except UserError as error:
         raise UserError(f"{manifest}: {error}") from None
-    _write_derived(manifest, out, found, with_rater(asked))
+    items = _write_derived(manifest, out, found, with_rater(asked), len(rows))
     people = len({row.extra["rater"] for row in found})
-    items = {row.extra["item"] for row in found}
-    print(f"{out}: {len(found)} answers of {people} raters to {len(items)} rows")
-    if silent := len(rows) - len(items):
-        print(f"{silent} rows do not say who chose what, and are left out", file=sys.stderr)
+    print(f"{out}: {len(found)} answers of {people} raters to {items} rows")
 
 
 @app.command()
@@ -504,15 +501,12 @@ def labels(
         found = by_label(rows, asked)
     except UserError as error:
         raise UserError(f"{manifest}: {error}") from None
-    _write_derived(manifest, out, found, yes_or_no(asked))
-    items = {row.extra["item"] for row in found}
-    print(f"{out}: {len(found)} questions about {len(items)} rows")
-    if silent := len(rows) - len(items):
-        print(f"{silent} rows do not say who chose what, and are left out", file=sys.stderr)
+    items = _write_derived(manifest, out, found, yes_or_no(asked), len(rows))
+    print(f"{out}: {len(found)} questions about {items} rows")
 
 
-def _write_derived(source: Path, out: Path, rows: list[Row], task: Task) -> None:
-    """A manifest and the task of its rows, in a folder that is not the source's.
+def _write_derived(source: Path, out: Path, rows: list[Row], task: Task, of: int) -> int:
+    """A manifest and the task of its rows, in a folder that is not the source's; how many of `of` rows they were made from.
 
     Raises:
         UserError: it is.
@@ -526,6 +520,10 @@ def _write_derived(source: Path, out: Path, rows: list[Row], task: Task) -> None
         raise UserError(f"--out {out}: is the folder of {source}; name another one")
     write_manifest(out / "manifest.jsonl", rows)
     write_text(out / "task.yaml", yaml.safe_dump(task.to_dict(), sort_keys=False, allow_unicode=True))
+    items = len({row.extra["item"] for row in rows})
+    if silent := of - items:
+        print(f"{silent} rows do not say who chose what, and are left out", file=sys.stderr)
+    return items
 
 
 FORMATS = ("lhotse", "datasets")

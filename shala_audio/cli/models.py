@@ -51,10 +51,12 @@ def pull_models(
     if names and model:
         raise UserError("--model: leave it out, or the names")
     config = load_model_config(model) if model else None
-    parts = [config.lm, config.encoder] if config else names or USUAL
-    for name in dict.fromkeys(part for part in parts if part not in (None, "fbank")):
-        assert name is not None
-        print(pull(name, print) if config is None or name in DEFAULT_MODELS else fetch(name))
+    if config is None:
+        wanted = list(names or USUAL)
+    else:
+        wanted = [part for part in dict.fromkeys((config.lm, config.encoder)) if part and part != "fbank"]
+    for name in wanted:
+        print(fetch(name) if config and name not in DEFAULT_MODELS else pull(name, print))
 
 
 @app.command()

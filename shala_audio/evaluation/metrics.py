@@ -77,26 +77,22 @@ def distance_correlation(x: Floats, y: Floats) -> float:
     """
     order = np.argsort(x, kind="stable")
     x, y = x[order], y[order]
-    # Sums of the distances of each value to all others.
-    of_x, of_y = (
-        (values * (2 * ranks - len(values)) + values.sum() - 2 * below) for values, ranks, below in _ranked(x, y)
+    of_x, of_y = _mean_distances(x), _mean_distances(y)
+    covariance = _product_of_distances(x, y) + of_x.mean() * of_y.mean() - 2 * (of_x * of_y).mean()
+    spread_x, spread_y = (
+        2 * values.var() + means.mean() ** 2 - 2 * (means * means).mean() for values, means in ((x, of_x), (y, of_y))
     )
-    spreads = [2 * values.var() + sums.mean() ** 2 / len(x) ** 2 - 2 * (sums * sums).mean() / len(x) ** 2
-               for values, sums in ((x, of_x), (y, of_y))]  # fmt: skip
-    covariance = _product_of_distances(x, y) + of_x.mean() * of_y.mean() / len(x) ** 2
-    covariance -= 2 * (of_x * of_y).mean() / len(x) ** 2
-    scale = math.sqrt(spreads[0] * spreads[1]) if min(spreads) > 1e-12 else 0.0
-    return math.sqrt(max(float(covariance), 0.0) / scale) if scale else float("nan")
+    if min(spread_x, spread_y) <= 1e-12:
+        return float("nan")
+    return math.sqrt(max(float(covariance), 0.0) / math.sqrt(spread_x * spread_y))
 
 
-def _ranked(*sequences: Floats) -> list[tuple[Floats, Counts, Floats]]:
-    """Of each sequence: its values, how many lie below each one, and their sum."""
-    found = []
-    for values in sequences:
-        ascending = np.sort(values)
-        below = np.searchsorted(ascending, values)
-        found.append((values, below, np.concatenate([[0.0], ascending.cumsum()])[below]))
-    return found
+def _mean_distances(values: Floats) -> Floats:
+    """Mean distance of each value to all of them."""
+    ascending = np.sort(values)
+    below = np.searchsorted(ascending, values)
+    sums = np.concatenate([[0.0], ascending.cumsum()])
+    return values * (2 * below / len(values) - 1) + (sums[-1] - 2 * sums[below]) / len(values)
 
 
 def _product_of_distances(x: Floats, y: Floats) -> float:
@@ -257,10 +253,6 @@ class Measures:
         size = group_sums(self.stated_groups, weights)
         return weights * mid_ranks(size).take(self.stated_groups), rank_spread(size)
 
-    def distance_correlation(self) -> float:
-        """Of predicted and human entropies (Székely et al. 2007), in [0, 1]; NaN where one side is constant."""
-        return distance_correlation(self.stated, self.actual)
-
     def reliability(self) -> list[dict[str, float]]:
         """Mean stated and mean human entropy, in bits, of rows in order of the entropy that predictions state."""
         sizes = np.diff([*self.bin_starts, len(self.row)])
@@ -330,7 +322,9 @@ def all_measures(
         `entropies`: see `Measures`.
     """
     measures = Measures(human, predicted, repeats, ordered)
-    values = measures.values() | {"entropy_distance_correlation": measures.distance_correlation()}
+    values = measures.values() | {
+        "entropy_distance_correlation": distance_correlation(measures.stated, measures.actual)
+    }
     draws = draws if measures.rows > 1 else 0
     clusters = cluster_ids(groups) if groups and are_clustered(groups) and draws else None
     count = 0

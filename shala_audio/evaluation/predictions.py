@@ -175,8 +175,8 @@ def _read_by_id(file: Path, system: str, labels: Sequence[str]) -> Iterator[tupl
         try:
             stated = item.get("predicted_probabilities")
             if stated is None:
-                logits = np.array(item["logits"], dtype=np.float64)
-                stated = np.exp(logits - logits.max()) / np.exp(logits - logits.max()).sum()
+                odds = np.exp(np.array(item["logits"], dtype=np.float64) - max(item["logits"]))
+                stated = odds / odds.sum()
             values = [float(p) for p in stated]
         except (AttributeError, KeyError, TypeError, ValueError) as error:
             raise UserError(f"{where}: `predicted_probabilities` or `logits` are needed ({error!r})") from None

@@ -21,8 +21,8 @@ from shala_audio.evaluation.metrics import all_measures, attribute_measures
 from shala_audio.evaluation.predictions import by_id, read_attributes, read_count_table, read_predictions
 from shala_audio.evaluation.stats import DRAWS, are_clustered, mean_interval
 from shala_audio.io import read_json
-from shala_audio.manifest import Row, read_manifest, row_attributes
-from shala_audio.task import Task, task_of_rows
+from shala_audio.manifest import Row, row_attributes, rows_and_task
+from shala_audio.task import Task
 from shala_audio.votes import mean_distribution, vote_counts
 
 log = logging.getLogger(__name__)
@@ -87,10 +87,7 @@ def load_judged(
         rows, names = read_count_table(votes)
         names = task.label_names if task else names
     else:
-        rows = read_manifest(votes)
-        if not rows:
-            raise UserError(f"{votes}: has no rows")
-        task = task or task_of_rows(rows[0].task, votes)
+        rows, task = rows_and_task(votes, task)
         names = task.label_names
     identities, probs = read_predictions(predictions, names)
     known = {row.id: row for row in rows}

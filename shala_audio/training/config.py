@@ -136,7 +136,7 @@ def unread_settings(config: DirectConfig | GrpoConfig) -> frozenset[str]:
         unread |= {"adapter_epochs"}
     if isinstance(config, GrpoConfig):
         unread |= {"attribute_weight"}  # drawn answers say nothing of attributes
-        if config.readout == "reasoned":  # whose answers learn where no thought does
+        if READOUTS[config.readout].thinks:  # answers learn where no thought does
             unread |= {"zero_variance_patience"}
         if not READOUTS[config.readout].writes_freely:
             unread |= set(GENERATION_SETTINGS)

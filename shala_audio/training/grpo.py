@@ -24,7 +24,6 @@ from trl.trainer.utils import RepeatSampler
 from shala_audio.distribution import Floats
 from shala_audio.errors import UserError
 from shala_audio.models.lora import plain_parameters
-from shala_audio.models.readouts.reasoned import Reasoned
 from shala_audio.models.readouts.slots import Slots, digit_log_probs
 from shala_audio.models.speech_lm import SpeechLM
 from shala_audio.training.ambiguity import AmbiguityWeights
@@ -34,6 +33,8 @@ from shala_audio.training.data import Batcher, RowSampler
 from shala_audio.training.losses import js_divergence
 from shala_audio.training.rewards import earned, every_digit
 from shala_audio.training.trainer import SpeechTrainer
+
+REPLACEMENTS = 2  # how often rows whose answers all earn alike are replaced, at most
 
 
 class GrpoTrainer(SpeechTrainer, GRPOTrainer):
@@ -66,7 +67,7 @@ class GrpoTrainer(SpeechTrainer, GRPOTrainer):
         self._stated: Floats | None = None
         self._drawn: dict[str, Any] | None = None  # answers that are there already
         # Answers after thoughts have a gradient of their own.
-        self.answers_learn = isinstance(model.readout, Reasoned) and METHODS[args.method].learns == "shala"
+        self.answers_learn = model.readout.thinks and METHODS[args.method].learns == "shala"
         if model.readout.writes_freely:  # no longer answer can be valid
             longest, given = model.readout.longest_completion(), args.max_completion_length
             as_in_trl = given == GrpoConfig.__dataclass_fields__["max_completion_length"].default
@@ -157,6 +158,7 @@ class GrpoTrainer(SpeechTrainer, GRPOTrainer):
     def _with_spread(self, inputs: list[dict[str, Any]]) -> tuple[list[dict[str, Any]], dict[str, Any]]:
         """Rows whose answers earn differently, and these answers. Rows whose answers all earn alike are replaced by others, up to
         `REPLACEMENTS` times; what is still alike then stays."""
+        assert self.weights is not None
         rng = np.random.default_rng([self.args.seed, self.state.global_step])
         used = {row["row"] for row in inputs}
         kept: list[dict[str, Any]] = []
@@ -183,8 +185,8 @@ class GrpoTrainer(SpeechTrainer, GRPOTrainer):
                 break
             # Fewer others than are wanted: the rest of what is alike is left out of this step's choice, not of the batch.
             alike = [inputs[index] for index in np.flatnonzero(~spread)][wanted * self.num_generations :]
-            priority = self.weights.all()[others] if self.weights is not None else np.ones(len(others))
-            drawn = rng.choice(others, wanted, replace=False, p=(priority + 1e-9) / (priority + 1e-9).sum())
+            priority = self.weights.all()[others] + 1e-9
+            drawn = rng.choice(others, wanted, replace=False, p=priority / priority.sum())
             used |= set(drawn.tolist())
             replaced += wanted
             fresh = self.batcher.augmented([self.train_dataset[int(row)] for row in drawn])
@@ -289,9 +291,6 @@ class GrpoTrainer(SpeechTrainer, GRPOTrainer):
             self.zero_variance.load(checkpoint)
 
 
-REPLACEMENTS = 2  # how often rows whose answers all earn alike are replaced, at most
-
-
 def _rollouts(prompts: list[str], trainer: GrpoTrainer) -> dict[str, Any]:
     """TRL's `rollout_func`."""
     return trainer.rollouts(prompts)
@@ -339,8 +338,8 @@ def _check(args: GrpoConfig, rows: int, model: SpeechLM) -> None:
         raise UserError(
             "dynamic_sampling: is for readouts that draw their answers themselves, advantage group and one process"
         )
-    if isinstance(readout, Reasoned) and (args.mask_truncated_completions or args.pad_to_multiple_of):
-        raise UserError("mask_truncated_completions and pad_to_multiple_of: do not go with readout reasoned")
+    if readout.thinks and (args.mask_truncated_completions or args.pad_to_multiple_of):
+        raise UserError(f"mask_truncated_completions and pad_to_multiple_of: do not go with readout {readout.name}")
     if args.advantage == "all_digits" and args.num_iterations != 1:
         raise UserError("num_iterations: with advantage all_digits, each answer is learnt from once; leave it at 1")
     at_once = prompts_at_once(args)

@@ -64,7 +64,7 @@ class SpeechTrainer(Trainer):
         super().__init__(model=model, **options)
         alone = {
             "weights 4bit": model.model_config.weights == "4bit",
-            "readout reasoned": model.readout.name == "reasoned",
+            f"readout {model.readout.name}": model.readout.thinks,
         }
         spread = self.args.world_size > 1 or self.is_fsdp_enabled or self.is_deepspeed_enabled
         if spread and (what := next((name for name, given in alone.items() if given), None)):

@@ -134,13 +134,22 @@ def test_sound_needs_no_button(page):
     expect(page.locator("#predict")).to_be_visible()
 
 
-def test_nothing_can_be_asked_before_the_page_knows_the_tasks(browser, address):
+@pytest.fixture
+def early(browser, address):
+    """A page that does not know its tasks yet, and the requests for them that are held."""
     page = browser.new_page()
     held: list[Route] = []
     complaints: list[str] = []
     page.on("pageerror", lambda error: complaints.append(str(error)))
     page.route("**/api/tasks", lambda route: held.append(route))
     page.goto(address)
+    yield page, held
+    page.close()
+    assert complaints == []
+
+
+def test_nothing_can_be_asked_before_the_page_knows_the_tasks(early):
+    page, held = early
     expect(page.locator("#predict")).to_be_disabled()
     page.evaluate(
         """() => {
@@ -151,8 +160,6 @@ def test_nothing_can_be_asked_before_the_page_knows_the_tasks(browser, address):
     )
     held[0].continue_()
     expect(page.locator("#predict")).to_be_enabled()
-    page.close()
-    assert complaints == []
 
 
 def test_recording_without_a_microphone_is_refused_politely(page):
@@ -257,16 +264,9 @@ def test_axe_finds_no_barrier(browser, address, scheme, width):
     page.close()
 
 
-def test_a_file_that_is_chosen_before_the_tasks_are_known_is_judged_when_they_are(browser, address):
+def test_a_file_that_is_chosen_before_the_tasks_are_known_is_judged_when_they_are(early):
     """It was an error in the console, and nothing was shown."""
-    page = browser.new_page()
-    held: list[Route] = []
-    complaints: list[str] = []
-    page.on("pageerror", lambda error: complaints.append(str(error)))
-    page.route("**/api/tasks", lambda route: held.append(route))
-    page.goto(address)
+    page, held = early
     upload(page, "clip.wav", wav(1))
     held[0].continue_()
     expect(page.locator("#bars tr")).to_have_count(3)
-    page.close()
-    assert complaints == []

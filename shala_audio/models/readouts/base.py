@@ -58,11 +58,13 @@ class Readout(ABC):
         name: by which a configuration chooses it.
         is_direct: whether log-probabilities of the labels follow from one forward pass (`log_probs`).
         writes_freely: whether an answer is any text, which generation draws; else `rollouts` draws it.
+        thinks: whether what is drawn is a thought, after which `log_probs` has the labels' log-probabilities.
     """
 
     name: ClassVar[str]
     is_direct: ClassVar[bool] = False
     writes_freely: ClassVar[bool] = False
+    thinks: ClassVar[bool] = False
 
     def __init__(self, model: SpeechLM) -> None:
         self.model = model

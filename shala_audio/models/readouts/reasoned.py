@@ -33,6 +33,7 @@ class Reasoned(LabelToken):
 
     name = "reasoned"
     is_direct = False
+    thinks = True
 
     def __init__(self, model: SpeechLM) -> None:
         super().__init__(model)
