@@ -20,6 +20,19 @@ settings.register_profile("shala", deadline=None, derandomize=bool(os.environ.ge
 settings.load_profile("shala")
 
 
+@pytest.fixture(autouse=True)
+def _own_environment():
+    """What a test, or a library in it, sets in the environment goes with it: TRL names a rank and a port there for vLLM, and
+    every process that a later test started met the others at that port."""
+    before = dict(os.environ)
+    yield
+    for name in {*before, *os.environ}:
+        if name not in before:
+            del os.environ[name]
+        elif os.environ.get(name) != before[name]:
+            os.environ[name] = before[name]
+
+
 @pytest.fixture(scope="session")
 def corpora() -> Path:
     """Folder with one folder for each real corpus ($SHALA_CORPORA); tests that need it skip where it is absent."""

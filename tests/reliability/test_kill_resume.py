@@ -28,7 +28,8 @@ def test_a_killed_training_ends_as_an_undisturbed_one(tiny_lm, tmp_path):
     command += ["--model", str(tmp_path / "model.yaml"), "--manifest", str(tmp_path / "manifest.jsonl"), "--resume"]
     command += ["--max_steps", "120", "--save_strategy", "steps", "--save_steps", "4", "--logging_steps", "1"]
     command += ["--report_to", "none", "--bf16", "false", "--watch_dev", "3", "--output_dir"]
-    subprocess.run([*command, str(tmp_path / "whole")], check=True, capture_output=True)
+    whole = subprocess.run([*command, str(tmp_path / "whole")], capture_output=True, text=True)
+    assert whole.returncode == 0, whole.stderr
     out = tmp_path / "killed"
     for steps in (5, 30):  # that it has taken when it is killed
         with subprocess.Popen([*command, str(out)], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL) as process:
