@@ -187,35 +187,79 @@ class LabelDistribution(Mapping[str, float]):
         axes.set_title(f"entropy {self.entropy:.2f} bits", fontsize="small")
         return axes
 
-    def _likeliest_first(self) -> list[tuple[str, float]]:
-        return sorted(self.items(), key=lambda item: -item[1])
-
     def _in_short(self) -> str:
         return f"entropy {self.entropy:.2f} bits, {'contested' if self.contested else 'not contested'}"
 
     def _repr_html_(self) -> str:
         """Bars for a notebook."""
-        rows = "".join(
-            f"<tr><td style='text-align:left'>{escape(label)}</td><td>{p:.1%}</td><td style='text-align:left;width:20em'>"
-            f"<div style='background:#17becf;height:0.9em;width:{100 * p:.1f}%'></div></td></tr>"
-            for label, p in self._likeliest_first()
-        )
-        rows += "".join(
-            f"<tr><td style='text-align:left'>{escape(name)}</td><td>{value:.2f}</td><td></td></tr>"
-            for name, value in self.attributes.items()
-        )
-        return f"<table>{rows}</table><small>{self._in_short()}</small>"
+        return _html_bars(self, self.attributes, self._in_short())
 
     def __rich__(self) -> Any:
-        from rich.table import Table
-        from rich.text import Text
+        return _rich_bars(self, self.attributes, self._in_short())
 
-        table = Table.grid(padding=(0, 1))
-        for label, p in self._likeliest_first():
-            eighths = round(p * 40 * 8)
-            bar = "█" * (eighths // 8) + " ▏▎▍▌▋▊▉"[eighths % 8].strip()
-            table.add_row(Text(label), f"{p:6.1%}", f"[cyan]{bar}[/cyan]")  # [laughs] is a label, and no markup
-        for name, value in self.attributes.items():
-            table.add_row(Text(name), f"{value:6.2f}")
-        table.add_row("", "", f"[dim]{self._in_short()}[/dim]")
-        return table
+
+@dataclass(frozen=True, eq=False)
+class LabelRates(Mapping[str, float]):
+    """What share of people would choose each label, where one may choose several: each from 0 to 1, and no sum.
+
+    >>> rates = LabelRates({"joy": 0.75, "love": 0.5})
+    >>> rates["joy"], rates.to_record()
+    (0.75, {'rates': {'joy': 0.75, 'love': 0.5}})
+    """
+
+    of_labels: Mapping[str, float]
+
+    def __getitem__(self, label: str) -> float:
+        return self.of_labels[label]
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self.of_labels)
+
+    def __len__(self) -> int:
+        return len(self.of_labels)
+
+    def to_record(self) -> dict[str, Any]:
+        """What a file of predictions holds: `rates`."""
+        return {"rates": dict(self)}
+
+    def _repr_html_(self) -> str:
+        """Bars for a notebook."""
+        return _html_bars(self, {}, MAY_CHOOSE_SEVERAL)
+
+    def __rich__(self) -> Any:
+        return _rich_bars(self, {}, MAY_CHOOSE_SEVERAL)
+
+
+MAY_CHOOSE_SEVERAL = "share of people who would choose it; one may choose several"
+
+
+def _likeliest_first(shares: Mapping[str, float]) -> list[tuple[str, float]]:
+    return sorted(shares.items(), key=lambda item: -item[1])
+
+
+def _html_bars(shares: Mapping[str, float], attributes: Mapping[str, float], remark: str) -> str:
+    rows = "".join(
+        f"<tr><td style='text-align:left'>{escape(label)}</td><td>{p:.1%}</td><td style='text-align:left;width:20em'>"
+        f"<div style='background:#17becf;height:0.9em;width:{100 * p:.1f}%'></div></td></tr>"
+        for label, p in _likeliest_first(shares)
+    )
+    rows += "".join(
+        f"<tr><td style='text-align:left'>{escape(name)}</td><td>{value:.2f}</td><td></td></tr>"
+        for name, value in attributes.items()
+    )
+    return f"<table>{rows}</table><small>{remark}</small>"
+
+
+def _rich_bars(shares: Mapping[str, float], attributes: Mapping[str, float], remark: str) -> Any:
+    from rich.table import Table
+    from rich.text import Text
+
+    table = Table.grid(padding=(0, 1))
+    for label, p in _likeliest_first(shares):
+        eighths = round(p * 40 * 8)
+        bar = "█" * (eighths // 8) + " ▏▎▍▌▋▊▉"[eighths % 8].strip()
+        table.add_row(Text(label), f"{p:6.1%}", f"[cyan]{bar}[/cyan]")  # [laughs] is a label, and no markup
+    for name, value in attributes.items():
+        table.add_row(Text(name), f"{value:6.2f}")
+    table.add_row("", "", f"[dim]{remark}[/dim]")
+    return table

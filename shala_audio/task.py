@@ -18,7 +18,8 @@ from shala_audio.io import config_path, read_yaml
 
 MODALITIES = ("audio", "text", "audio+text")
 MOST_LABELS = 256
-OPTIONAL = ("attributes", "ordered")  # fields of a YAML file
+OPTIONAL = ("attributes", "ordered", "asked")  # fields of a YAML file
+ASKED = "label"  # text field with the word of the label that is asked about
 # In a rendered prompt this stands where the sound goes; it becomes one token for every stack of encoder frames.
 AUDIO_TOKEN = "<|audio|>"
 
@@ -80,6 +81,8 @@ class Task:
         answer: how the answer begins; the label's word follows it.
         ordered: whether the labels stand in an order, one step apart, as the points of a scale do.
         attributes: numbers that rows may hold in `extra`, and that a model may learn to state beside the distribution.
+        asked: labels that the question is about one at a time, as `{{ text.label }}`; its answer is yes or no. None of them
+            where it is about all of `labels`.
     """
 
     name: str
@@ -89,6 +92,7 @@ class Task:
     answer: str
     attributes: tuple[Attribute, ...] = ()
     ordered: bool = False
+    asked: tuple[Label, ...] = ()
 
     @property
     def label_names(self) -> tuple[str, ...]:
@@ -105,6 +109,10 @@ class Task:
         ('premise', 'hypothesis')
         """
         return tuple(dict.fromkeys(re.findall(r"\btext\.(\w+)", self.prompt)))
+
+    def given_fields(self) -> tuple[str, ...]:
+        """Text fields that a user gives: all but the label, where labels are asked about one at a time."""
+        return tuple(name for name in self.text_fields() if not (self.asked and name == ASKED))
 
     def question(self, text: Mapping[str, str]) -> str:
         """The rendered prompt of a row, of whose text nothing is seen where sound alone goes in.
@@ -124,7 +132,10 @@ class Task:
             audio = AUDIO_TOKEN if self.has_audio else ""
             return template.render(text=text, labels=self.label_names, audio=audio).strip()
         except jinja2.UndefinedError as error:
-            raise UserError(f"task {self.name}: the prompt needs a text field that is not there ({error})") from None
+            hint = "; `predict_rates` asks about all labels" if self.asked and ASKED not in text else ""
+            raise UserError(
+                f"task {self.name}: the prompt needs a text field that is not there ({error}){hint}"
+            ) from None
         except (jinja2.TemplateError, ArithmeticError, TypeError, ValueError, AttributeError) as error:
             raise UserError(f"task {self.name}: the prompt cannot be rendered for this row ({error})") from None
 
@@ -144,8 +155,8 @@ class Task:
 
     def to_dict(self) -> dict[str, Any]:
         """The task as it stands in its YAML file."""
-        attributes = [asdict(attribute) for attribute in self.attributes]
-        fields = {**asdict(self), "labels": [asdict(label) for label in self.labels], "attributes": attributes}
+        lists = {name: [asdict(one) for one in getattr(self, name)] for name in ("labels", "attributes", "asked")}
+        fields = {**asdict(self), **lists}
         return {name: value for name, value in fields.items() if value or name not in OPTIONAL}
 
 
@@ -161,12 +172,33 @@ def task_from_dict(fields: Mapping[str, Any], source: str) -> Task:
         raise UserError(f"{source}: missing fields {missing}, unknown fields {unknown}")
     if fields["modality"] not in MODALITIES:
         raise UserError(f"{source}: modality is {fields['modality']!r}; use one of {', '.join(MODALITIES)}")
-    if not isinstance(fields["labels"], list):
-        raise UserError(f"{source}: labels must be a list")
-    if len(fields["labels"]) > MOST_LABELS:
-        raise UserError(f"{source}: {len(fields['labels']):,} labels; at most {MOST_LABELS} can be asked about at once")
+    labels = _labels(fields["labels"], "labels", source)
+    asked = _labels(fields["asked"], "asked", source) if fields.get("asked") else ()
+    prompt, answer = str(fields["prompt"]), str(fields["answer"])
+    tree = _parsed(prompt, source)
+    for part, place in (("audio", "{{ audio }}"), ("text", "{{ text.<field> }}")):
+        if part in fields["modality"] and part not in meta.find_undeclared_variables(tree):
+            raise UserError(f"{source}: {part} goes in, but the prompt has no {place}")
+    if not isinstance(fields.get("ordered", False), bool):
+        raise UserError(f"{source}: ordered is {fields['ordered']!r}; use true or false")
+    attributes = tuple(_attribute(attribute, source) for attribute in fields.get("attributes") or ())
+    ordered = bool(fields.get("ordered"))
+    task = Task(str(fields["name"]), fields["modality"], labels, prompt, answer, attributes, ordered, asked)
+    if asked and (len(labels) != 2 or ASKED not in task.text_fields()):
+        raise UserError(
+            f"{source}: of `asked`, {{{{ text.{ASKED} }}}} in the prompt is one, and two labels say yes and no of it"
+        )
+    return task
+
+
+def _labels(listed: Any, field: str, source: str) -> tuple[Label, ...]:
+    """Labels of a YAML file, each a name, or a mapping of `name` and `word`."""
+    if not isinstance(listed, list):
+        raise UserError(f"{source}: {field} must be a list")
+    if len(listed) > MOST_LABELS:
+        raise UserError(f"{source}: {len(listed):,} {field}; at most {MOST_LABELS} can be asked about at once")
     labels = []
-    for label in fields["labels"]:
+    for label in listed:
         label = dict(label) if isinstance(label, Mapping) else {"name": label, "word": label}
         if (
             set(label) - {"name", "word"}
@@ -184,17 +216,7 @@ def task_from_dict(fields: Mapping[str, Any], source: str) -> Task:
             raise UserError(f"{source}: two labels have the same {what}")
     if len(labels) < 2:
         raise UserError(f"{source}: a task needs two labels or more")
-    prompt, answer = str(fields["prompt"]), str(fields["answer"])
-    tree = _parsed(prompt, source)
-    for part, place in (("audio", "{{ audio }}"), ("text", "{{ text.<field> }}")):
-        if part in fields["modality"] and part not in meta.find_undeclared_variables(tree):
-            raise UserError(f"{source}: {part} goes in, but the prompt has no {place}")
-    if not isinstance(fields.get("ordered", False), bool):
-        raise UserError(f"{source}: ordered is {fields['ordered']!r}; use true or false")
-    attributes = tuple(_attribute(attribute, source) for attribute in fields.get("attributes") or ())
-    return Task(
-        str(fields["name"]), fields["modality"], tuple(labels), prompt, answer, attributes, bool(fields.get("ordered"))
-    )
+    return tuple(labels)
 
 
 @cache

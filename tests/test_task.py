@@ -25,6 +25,8 @@ def test_every_task_file_is_sound(path):
         ({"labels": ["a", "a"]}, "same name"),
         ({"labels": [{"name": "a", "word": "x"}, {"name": "b", "word": "x"}]}, "same word"),
         ({"labels": ["a", ""]}, "each label"),
+        ({"asked": ["a", "b"]}, "in the prompt is one, and two labels say yes and no"),
+        ({"asked": "ab"}, "asked must be a list"),
         ({"labels": [True, False]}, "need quotes in YAML"),  # yes and no, to YAML
         ({"prompt": "How?"}, "text goes in, but the prompt has no"),
         ({"colour": "red"}, "unknown fields"),

@@ -79,6 +79,10 @@ def make_tiny_encoder(folder: Path) -> Path:
 
 LABELS = (Label("anger", "angry"), Label("disgust", "disgust"), Label("disapproval", "disapproval"))
 TEXT_TASK = Task("tiny_text", "text", LABELS, "{{ text.comment }}", "Feeling:")
+ASKED_TASK = Task(
+    "tiny_asked", "text", (Label("yes", "yes"), Label("no", "no")), "{{ text.comment }} {{ text.label }}?", "Fits:",
+    asked=LABELS,
+)  # fmt: skip
 SPEECH_TASK = Task("tiny_speech", "audio", LABELS, "{{ audio }} how?", "It sounds")
 
 

@@ -26,7 +26,7 @@ import typer
 
 from shala_audio.cli.resuming import Progress, identity
 from shala_audio.cli.shards import launched_shard, parse_shard
-from shala_audio.distribution import LabelDistribution
+from shala_audio.distribution import LabelDistribution, LabelRates
 from shala_audio.errors import not_one_of
 
 
@@ -91,7 +91,7 @@ def sound_files(names: Iterable[str], complain: Callable[[UserError], None]) -> 
 
 
 FORMATS = ("table", "json", "jsonl", "csv")
-Prediction = tuple[dict[str, Any], LabelDistribution]
+Prediction = tuple[dict[str, Any], LabelDistribution | LabelRates]
 
 
 def part_of(out: Path, share: Shard) -> Path:
@@ -124,8 +124,8 @@ def write_together(
     PartialState().wait_for_everyone()  # what each process has begun is kept until all is together
 
 
-def record(head: dict[str, Any], distribution: LabelDistribution) -> dict[str, Any]:
-    return {**head, **distribution.to_record()}
+def record(head: dict[str, Any], answer: LabelDistribution | LabelRates) -> dict[str, Any]:
+    return {**head, **answer.to_record()}
 
 
 def write(predictions: Iterable[Prediction], format: str, out: Path | None) -> None:
@@ -144,8 +144,10 @@ def _write_to(predictions: Iterable[Prediction], format: str, file: Any) -> None
         file.write("\n")
     elif format == "csv":
         writer = None
-        for head, distribution in predictions:
-            flat = {**head, **distribution.to_dict(), "entropy": distribution.entropy, **distribution.attributes}
+        for head, answer in predictions:
+            flat = {**head, **answer}
+            if isinstance(answer, LabelDistribution):
+                flat |= {"entropy": answer.entropy, **answer.attributes}
             if writer is None:
                 writer = csv.DictWriter(file, list(flat))
                 writer.writeheader()
@@ -159,12 +161,12 @@ def _write_to(predictions: Iterable[Prediction], format: str, file: Any) -> None
         from rich.markup import escape
 
         console = Console(file=file, highlight=False, width=None if file is sys.stdout else 100)
-        for head, distribution in predictions:
+        for head, answer in predictions:
             place = (
                 f" {head['start']:.2f} to {head['end']:.2f} s, voice in {head['voiced']:.0%}" if "start" in head else ""
             )
             console.print(f"[bold]{escape(head['id'])}[/bold]{place}")
-            console.print(distribution)
+            console.print(answer)
 
 
 def check_picture(picture: Path, window: float | None, inputs: list[str]) -> None:
@@ -357,7 +359,7 @@ def predict(
         else:
             yield from _clips(predictor, clips, _words(predictor) if transcribe else fields, complain, channel)
         if not inputs:
-            yield {"id": "text"}, predictor.predict(text=fields)
+            yield {"id": "text"}, _of_text(predictor, fields)
 
     unparsed = 0  # by a job that was killed
     if kept:
@@ -410,6 +412,19 @@ def _text(given: list[str]) -> str | dict[str, str]:
     if wrong := [one for one, (name, sign, _) in zip(given, pairs, strict=True) if not sign or not name.isidentifier()]:
         raise UserError(f"--text {wrong[0]!r}: of several, write each as name=value")
     return {name: value for name, _, value in pairs}
+
+
+def _of_text(predictor: Any, fields: str | dict[str, str]) -> LabelDistribution | LabelRates:
+    """A text's distribution; or the rates of all labels, where the model is asked about one at a time and the text names none."""
+    from shala_audio.inference.default import DefaultModel
+    from shala_audio.task import ASKED
+
+    about_all = isinstance(fields, str) or ASKED not in fields
+    if about_all and not isinstance(predictor, DefaultModel) and predictor.task.asked:
+        rates: LabelRates = predictor.predict_rates([fields])[0]
+        return rates
+    answer: LabelDistribution = predictor.predict(text=fields)
+    return answer
 
 
 def _manifest(

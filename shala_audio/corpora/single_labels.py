@@ -14,9 +14,8 @@ from statistics import fmean
 from shala_audio.corpora.raters import checked_raters
 from shala_audio.errors import UserError
 from shala_audio.manifest import Row
-from shala_audio.task import Label, Task
+from shala_audio.task import ASKED, Label, Task
 
-FIELD = "label"  # of the text: the word of the label that is asked about
 YES, NO = "yes", "no"
 
 
@@ -28,10 +27,8 @@ def yes_or_no(task: Task) -> Task:
     """
     if task.modality != "text":
         raise UserError(f"task {task.name}: labels are asked about one by one in texts, and it is of {task.modality}")
-    prompt = f"{task.prompt.rstrip()}\nIs {{{{ text.{FIELD} }}}} a right answer?"
-    return replace(
-        task, name=_name(task), labels=(Label(YES, YES), Label(NO, NO)), prompt=prompt, ordered=False, attributes=()
-    )
+    prompt = f"{task.prompt.rstrip()}\nIs {{{{ text.{ASKED} }}}} a right answer?"
+    return Task(_name(task), task.modality, (Label(YES, YES), Label(NO, NO)), prompt, task.answer, asked=task.labels)
 
 
 def _name(task: Task) -> str:
@@ -54,9 +51,9 @@ def by_label(rows: Sequence[Row], task: Task) -> list[Row]:
     """
     found = []
     for row in rows:
-        if FIELD in row.text:
+        if ASKED in row.text:
             raise UserError(
-                f"row {row.id}: has a text field {FIELD}, where the label that is asked about stands; rename it"
+                f"row {row.id}: has a text field {ASKED}, where the label that is asked about stands; rename it"
             )
         raters = checked_raters(row, task)
         if not raters and row.votes:
@@ -64,7 +61,7 @@ def by_label(rows: Sequence[Row], task: Task) -> list[Row]:
         for label in task.labels:
             chosen = sum(label.name in labels for labels in raters.values())
             votes = {name: count for name, count in ((YES, chosen), (NO, len(raters) - chosen)) if count}
-            text, extra = {**row.text, FIELD: label.word}, {"item": row.id, "label": label.name}
+            text, extra = {**row.text, ASKED: label.word}, {"item": row.id, "label": label.name}
             found.append(
                 replace(row, id=f"{row.id}|{label.name}", task=_name(task), text=text, votes=votes, extra=extra)
             )

@@ -20,7 +20,7 @@ from shala_audio.audio.features import FeatureStore
 from shala_audio.audio.io import SAMPLE_RATE, Samples, frame_levels, read_row_audio, trim_silence, voiced_share
 from shala_audio.audio.speech import speech_remark
 from shala_audio.devices import computes_bf16, default_device
-from shala_audio.distribution import LabelDistribution
+from shala_audio.distribution import LabelDistribution, LabelRates
 from shala_audio.errors import Note, UserError, no_note, not_one_of
 from shala_audio.evaluation.calibration import KINDS, Calibration, load_calibration
 from shala_audio.inference.hub import find_model, push
@@ -34,7 +34,7 @@ from shala_audio.models.prompts import PromptBuilder
 from shala_audio.models.readouts.base import Prediction
 from shala_audio.models.readouts.label_token import LabelTree, label_states
 from shala_audio.models.speech_lm import SpeechLM
-from shala_audio.task import Task
+from shala_audio.task import ASKED, Task
 
 log = logging.getLogger(__name__)
 
@@ -292,6 +292,27 @@ class Predictor:
         both = chain(inputs, ((None, text) for text in texts))
         return [average(moments) for moments, _ in self._whole(both, channel, self._predict_parts)]
 
+    def predict_rates(self, texts: Iterable[Text]) -> list[LabelRates]:
+        """What share of people would choose each label of each text, by a model that is asked about one label at a time
+        (`shala-audio data labels`).
+
+        Args:
+            texts: as of `predict`, without the label.
+
+        Raises:
+            UserError: as of `predict`, or the model's task has no labels to ask about.
+        """
+        asked = self.task.asked
+        if not asked:
+            raise UserError(f"task {self.task.name}: its answer is one distribution; ask for `predict`")
+        questions = [{**named_fields(self.task, text), ASKED: label.word} for text in texts for label in asked]
+        yes = [float(answer.probs[0]) for answer in self.predict_batch(texts=questions)]
+        names = [label.name for label in asked]
+        return [
+            LabelRates(dict(zip(names, yes[at : at + len(names)], strict=True)))
+            for at in range(0, len(yes), len(names))
+        ]
+
     def predict_with_states(
         self, inputs: Iterable[Clip | tuple[Clip | None, Text | None]]
     ) -> list[tuple[LabelDistribution, np.ndarray]]:
@@ -449,7 +470,7 @@ def named_fields(task: Task, text: Text | None) -> Mapping[str, str]:
     if text and "text" not in task.modality:
         raise UserError(f"this model of task {task.name} takes sound alone, and no text")
     if isinstance(text, str):
-        names = task.text_fields()
+        names = task.given_fields()
         if len(names) != 1:
             raise UserError(f"task {task.name} has the text fields {', '.join(names) or 'none'}; name them")
         return {names[0]: text}

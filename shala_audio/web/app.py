@@ -17,7 +17,7 @@ from starlette.middleware.trustedhost import TrustedHostMiddleware
 import shala_audio
 from shala_audio.audio.io import SAMPLE_RATE, Samples, read_sound
 from shala_audio.audio.speech import voiced_seconds
-from shala_audio.distribution import Floats, LabelDistribution
+from shala_audio.distribution import Floats, LabelDistribution, LabelRates
 from shala_audio.errors import UserError, no_note
 from shala_audio.evaluation.score import ONE_LABEL_EACH, read_score
 from shala_audio.inference import default
@@ -48,6 +48,8 @@ HEADERS = {
     "Cache-Control": "no-store",
 }
 
+Answer = schema.Answer | schema.Rates
+
 
 class Served:
     """A model, and what stands beside it in its folder: its training items, and how good it is."""
@@ -57,10 +59,10 @@ class Served:
     ) -> None:
         self.predictor, self.task, self.limits = predictor, predictor.task, limits
         self.transcriber = transcriber if predictor.task.has_audio else None
-        fields = self.task.text_fields() if "text" in self.task.modality else ()
+        fields = self.task.given_fields() if "text" in self.task.modality else ()
         # Text fields that are filled in with what was heard, where they are not given; and those that must come.
         self.transcribed = [name for name in fields if self.transcriber is not None and name == TRANSCRIPT]
-        self.asked = [name for name in fields if name not in self.transcribed]
+        self.needed = [name for name in fields if name not in self.transcribed]
         predictor.note = no_note  # the page says it
         folder = predictor.folder
         self.name, self.card = _name_and_card(folder)
@@ -84,15 +86,16 @@ class Served:
             name=self.task.name,
             model=self.name,
             card=self.card is not None,
-            labels=list(self.task.label_names),
+            labels=[label.name for label in self.task.asked or self.task.labels],
+            several=bool(self.task.asked),
             modality=self.task.modality,
-            text_fields=self.asked,
+            text_fields=self.needed,
             highest_entropy=float(np.log2(len(self.task.labels))),
             people=people,
             trust=self.trust,
         )
 
-    def answers(self, asked: Sequence[tuple[UploadFile | None, str | None]]) -> list[schema.Answer | UserError]:
+    def answers(self, asked: Sequence[tuple[UploadFile | None, str | None]]) -> list[Answer | UserError]:
         """What is said of clips and texts, or what is wrong with them."""
         wrong: dict[int, UserError] = {}
         read: list[tuple[int, float | None, bool, str | None]] = []  # not the sound: one at a time is held
@@ -112,9 +115,11 @@ class Served:
                 read.append((number, seconds, samples is None or voiced_seconds(samples) > 0, heard))
                 yield None if samples is None else (samples, SAMPLE_RATE), fields
 
-        found: Sequence[tuple[LabelDistribution, Floats | None]]
+        found: Sequence[tuple[LabelDistribution | LabelRates, Floats | None]]
         try:
-            if self.neighbours is None:
+            if self.task.asked:
+                found = [(one, None) for one in self.predictor.predict_rates(fields for _, fields in inputs())]
+            elif self.neighbours is None:
                 found = [(one, None) for one in self.predictor.predict_batch(inputs())]
             else:
                 found = self.predictor.predict_with_states(inputs())
@@ -133,8 +138,15 @@ class Served:
         return [wrong[number] if number in wrong else said[number] for number in range(len(asked))]
 
     def _answer(
-        self, seconds: float | None, speech: bool, heard: str | None, found: LabelDistribution, state: Floats | None
-    ) -> schema.Answer:
+        self,
+        seconds: float | None,
+        speech: bool,
+        heard: str | None,
+        found: LabelDistribution | LabelRates,
+        state: Floats | None,
+    ) -> Answer:
+        if isinstance(found, LabelRates):
+            return schema.Rates(task=self.task.name, rates=dict(found))
         nearest, share = [], None
         if self.neighbours is not None and self.entropies is not None and state is not None:
             nearest = [schema.Neighbour(**vars(item)) for item in self.neighbours.nearest(state)]
@@ -279,8 +291,9 @@ def create_app(
         text: Annotated[
             str | None, Form(description="a text, or a JSON object of the task's text fields where it has several")
         ] = None,
-    ) -> schema.Answer:
-        """The distribution of human judgement of a clip, a text or both."""
+    ) -> Answer:
+        """The distribution of human judgement of a clip, a text or both; or, where people may choose several labels, the share of
+        them who would choose each."""
         await _check_fields(request, "clip", "text")
         if text is not None and len(text) > limits.characters:
             raise HTTPException(413, f"the text is longer than {limits.characters:,} characters")
@@ -349,7 +362,7 @@ def _chosen(served: Sequence[Served], sound: bool) -> Served:
 
 def _fields(one: Served, text: str | None) -> dict[str, str]:
     """Text fields by name; what is no JSON object of them is the text of a task with one field."""
-    names = one.asked
+    names = one.needed
     if text and not names:
         names = one.transcribed  # a transcript may come all the same
     if not text:

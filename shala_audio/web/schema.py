@@ -29,6 +29,7 @@ class Task(BaseModel):
     model: str = Field(description="what answers: the folder's name")
     card: bool = Field(description="whether `/cards/<name>` says more of it")
     labels: list[str]
+    several: bool = Field(description="whether people may choose several labels: the answer is the rates of all")
     modality: str = Field(description="audio, text or audio+text")
     text_fields: list[str] = Field(description="what to send in `text`: one as it is, several as a JSON object")
     highest_entropy: float = Field(description="bits; when all labels are equally likely")
@@ -86,6 +87,13 @@ class Answer(BaseModel):
     attributes: dict[str, float] = Field(default={}, description="such as arousal, where the model states them")
     more_contested_than: float | None = Field(description="share of the training items about which people agreed more")
     nearest: list[Neighbour]
+
+
+class Rates(BaseModel):
+    """Where people may choose several labels: what share of them would choose each."""
+
+    task: str
+    rates: dict[str, float] = Field(description="each from 0 to 1, in the task's order; no sum")
 
 
 class Moment(BaseModel):

@@ -17,7 +17,7 @@ from shala_audio.errors import UserError
 from shala_audio.inference.predictor import Predictor
 from shala_audio.manifest import Row, write_manifest
 from tests.cli.test_cli import invoke
-from tests.tiny import tiny_model
+from tests.tiny import ASKED_TASK, LABELS, tiny_model
 from tests.training.test_processes import launch
 
 
@@ -196,3 +196,17 @@ def test_answers_that_did_not_parse_are_counted_over_a_kill(tmp_path):
 def raising():
     raise Killed
     yield
+
+
+def test_a_text_about_which_labels_are_asked_gets_the_rate_of_each(tiny_lm, tmp_path):
+    tiny_model(tiny_lm, task=ASKED_TASK).save_pretrained(tmp_path)
+    names = [label.name for label in LABELS]
+    found = json.loads(invoke("predict", tmp_path, "--text", "Well done.", "--format", "jsonl"))
+    assert found["id"] == "text" and list(found["rates"]) == names
+    head, line = invoke("predict", tmp_path, "--text", "Well done.", "--format", "csv").splitlines()
+    assert head == ",".join(["id", *names])
+    assert list(map(float, line.split(",")[1:])) == pytest.approx(list(found["rates"].values()))
+    shown = invoke("predict", tmp_path, "--text", "Well done.")
+    assert "one may choose several" in shown and all(name in shown for name in names)
+    one = invoke("predict", tmp_path, "--text", "comment=Well done.", "--text", "label=angry", "--format", "jsonl")
+    assert json.loads(one)["probs"]["yes"] == pytest.approx(found["rates"]["anger"], abs=1e-5)

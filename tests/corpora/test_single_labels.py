@@ -13,7 +13,7 @@ from shala_audio.cli.main import app
 from shala_audio.corpora.single_labels import by_label, label_distances, rates, yes_or_no
 from shala_audio.errors import UserError
 from shala_audio.manifest import Row, read_manifest, write_manifest
-from shala_audio.task import load_task
+from shala_audio.task import load_task, task_from_dict
 
 TASK = load_task("varierrnli")
 TEXT = {"context": "A man sings.", "statement": "A man makes a sound."}
@@ -30,6 +30,8 @@ def test_each_label_has_a_question_and_its_own_votes():
     assert [one.votes for one in found[:3]] == [{"yes": 1, "no": 1}, {"yes": 2}, {"no": 2}]
     assert len(found) == 6 and not found[3].votes
     asked = yes_or_no(TASK)
+    assert task_from_dict(asked.to_dict(), "task.yaml") == asked and asked.asked == TASK.labels
+    assert asked.given_fields() == TASK.text_fields()
     assert asked.label_names == ("yes", "no") and asked.name == found[0].task == "varierrnli_labels"
     assert [one.votes for one in by_label([row("a", Ann=[], Ben=["neutral"])], TASK)][1] == {"yes": 1, "no": 1}
     assert asked.question(found[1].text).endswith("A man makes a sound.\nIs maybe a right answer?")

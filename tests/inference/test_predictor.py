@@ -19,7 +19,7 @@ from shala_audio.evaluation.calibration import Calibration
 from shala_audio.inference.predictor import BATCHES_HELD, Predictor
 from shala_audio.io import write_json
 from shala_audio.manifest import Audio, Row, write_manifest
-from tests.tiny import tiny_model
+from tests.tiny import ASKED_TASK, LABELS, tiny_model
 
 
 @pytest.fixture(scope="module")
@@ -208,3 +208,19 @@ def test_features_of_other_weights_than_the_model_predict_partss_with_are_refuse
     predictor.model.encoder_sha256 = "0" * 64
     with pytest.raises(UserError, match="features"):
         list(_manifest(predictor, wanted, tmp_path / "f", None, None, ()))
+
+
+def test_rates_are_the_answers_to_the_questions_about_each_label(tiny_lm):
+    predictor = Predictor(tiny_model(tiny_lm, task=ASKED_TASK), device="cpu")
+    texts = ["Oh no.", {"comment": "Well done."}]
+    found = predictor.predict_rates(texts)
+    for comment, rates in zip(("Oh no.", "Well done."), found, strict=True):
+        asked = [predictor.predict(text={"comment": comment, "label": label.word})["yes"] for label in LABELS]
+        assert list(rates) == [label.name for label in LABELS]
+        assert list(rates.values()) == pytest.approx(asked, abs=1e-5)
+    assert sum(found[0].values()) != pytest.approx(1)
+    assert predictor.predict_rates([]) == []
+    with pytest.raises(UserError, match="`predict_rates` asks about all labels"):
+        predictor.predict(text="Oh no.")
+    with pytest.raises(UserError, match="one distribution; ask for `predict`"):
+        Predictor(tiny_model(tiny_lm), device="cpu").predict_rates(["Oh no."])

@@ -21,7 +21,7 @@ from shala_audio.manifest import Row
 from shala_audio.task import Task
 from shala_audio.web import app as module
 from shala_audio.web.limits import BodyLimit, Limits
-from tests.tiny import LABELS, TEXT_TASK, tiny_model
+from tests.tiny import ASKED_TASK, LABELS, TEXT_TASK, tiny_model
 
 
 def wav(seconds: float = 0.5) -> bytes:
@@ -74,6 +74,17 @@ def test_page_and_tasks(client):
     assert text["people"]["items"] == 8
     assert text["trust"] == {"model": 0.3, "another_panel": 0.1}
     assert text["people"]["low"] <= text["people"]["median"] <= text["people"]["high"] <= text["highest_entropy"]
+
+
+def test_where_one_may_choose_several_labels_their_rates_are_answered(tiny_lm):
+    predictor = Predictor(tiny_model(tiny_lm, task=ASKED_TASK), device="cpu")
+    client = TestClient(module.create_app([predictor]))
+    task = client.get("/api/tasks").json()["tasks"][0]
+    assert task["several"] and task["text_fields"] == ["comment"]
+    assert task["labels"] == [label.name for label in LABELS]
+    answer = client.post("/api/predict", data={"text": "Well done."}).json()
+    assert answer == {"task": "tiny_asked", "rates": dict(predictor.predict_rates(["Well done."])[0])}
+    assert client.post("/api/predict").status_code == 422
 
 
 def test_schema(client):

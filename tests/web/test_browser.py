@@ -9,6 +9,8 @@ import shutil
 import socket
 import threading
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 
 import pytest
 import uvicorn
@@ -18,7 +20,7 @@ from playwright.sync_api import Page, Route, expect, sync_playwright
 from shala_audio.inference.predictor import Predictor
 from shala_audio.web import app as module
 from shala_audio.web.limits import Limits
-from tests.tiny import tiny_model
+from tests.tiny import ASKED_TASK, tiny_model
 from tests.web.test_app import wav
 
 CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
@@ -30,9 +32,9 @@ pytestmark = [
 ]
 
 
-@pytest.fixture(scope="module")
-def address(tiny_lm, tiny_encoder):
-    predictors = [Predictor(tiny_model(tiny_lm, encoder), device="cpu") for encoder in (tiny_encoder, None)]
+@contextmanager
+def serving(*predictors: Predictor) -> Iterator[str]:
+    """The address of a page for models."""
     listening = socket.create_server(("127.0.0.1", 0))
     server = uvicorn.Server(
         uvicorn.Config(module.create_app(predictors, ["127.0.0.1"], limits=Limits(seconds=60)), log_level="error")
@@ -44,6 +46,12 @@ def address(tiny_lm, tiny_encoder):
     yield f"http://127.0.0.1:{listening.getsockname()[1]}/"
     server.should_exit = True
     thread.join(10)
+
+
+@pytest.fixture(scope="module")
+def address(tiny_lm, tiny_encoder):
+    with serving(*(Predictor(tiny_model(tiny_lm, encoder), device="cpu") for encoder in (tiny_encoder, None))) as found:
+        yield found
 
 
 @pytest.fixture(scope="module")
@@ -270,3 +278,22 @@ def test_a_file_that_is_chosen_before_the_tasks_are_known_is_judged_when_they_ar
     upload(page, "clip.wav", wav(1))
     held[0].continue_()
     expect(page.locator("#bars tr")).to_have_count(3)
+
+
+def test_where_one_may_choose_several_labels_each_has_its_own_share(browser, tiny_lm):
+    predictor = Predictor(tiny_model(tiny_lm, task=ASKED_TASK), device="cpu")
+    with serving(predictor) as address:
+        page = browser.new_page()
+        page.goto(address)
+        assert page.locator("#text-input textarea").count() == 1, "the label is none of the user's"
+        page.fill("#text-input textarea", "Well done.")
+        page.click("#predict")
+        expect(page.locator("#bars tr")).to_have_count(3)
+        rates = predictor.predict_rates(["Well done."])[0]
+        first = max(rates, key=rates.get)
+        expect(page.locator("#headline")).to_contain_text(f"{round(10 * rates[first])} of 10 would choose {first}")
+        expect(page.locator("#bars tr").first).to_contain_text(first)
+        expect(page.locator("#contested-part")).to_be_hidden()
+        expect(page.locator("#people")).to_be_hidden()
+        assert Axe().run(page).violations_count == 0
+        page.close()

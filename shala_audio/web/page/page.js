@@ -164,8 +164,17 @@ function showPeople() {
   $("people").setAttribute("aria-label", counted.map(one => `${one.n} ${one.label}`).join(", "));
 }
 
+// Where one may choose several labels, each has a share of its own.
+function showRates() {
+  const [[first, p], [second, q]] = sorted(answer.rates), of = share => `${Math.round(PEOPLE * share)} of ${PEOPLE}`;
+  $("headline").textContent = `${of(p)} would choose ${first}, ${of(q)} ${second}; one may choose several`;
+  $("people").replaceChildren();
+  $("nearest-part").hidden = true;
+  $("trust").textContent = "How near this model comes to people was not measured.";
+}
+
 function showBars() {
-  const rows = sorted(answer.probs), body = $("bars").tBodies[0];
+  const rows = sorted(answer.rates || answer.probs), body = $("bars").tBodies[0];
   body.replaceChildren();
   for (const [label, p] of everything ? rows : rows.slice(0, SHOWN)) {
     const row = body.insertRow(), bar = document.createElement("div"), head = document.createElement("th");
@@ -289,7 +298,10 @@ async function predict(event) {
     $("heard").textContent = answer.heard ? `Heard: “${answer.heard}”` : "";
     everything = false;
     $("result").hidden = false; // before pictures are measured
-    showPeople(); showBars(); showContested(); showNearest();
+    $("people").hidden = $("contested-part").hidden = task.several;
+    showBars();
+    if (task.several) showRates();
+    else { showPeople(); showContested(); showNearest(); }
     if (task.modality === "audio" && answer.seconds > WINDOW) {
       say("Listening to each moment …");
       answer.timeline = await call(`api/timeline?window=${WINDOW}&hop=${HOP}`, body);
