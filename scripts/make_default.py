@@ -3,7 +3,7 @@
     python scripts/make_default.py --sound MODEL --sound-rows N --ravdess RESULT.json [--text MODEL --text-rows N]
 
 `MODEL` is a folder of a trained model with its `score.json` on the test split; `RESULT.json` is what `benchmarks/ravdess.py` printed.
-What is not named stays as it is.
+What is not named stays as it is; `make_default.sh` trains and calls it.
 """
 
 from __future__ import annotations

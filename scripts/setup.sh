@@ -28,7 +28,7 @@ if [ "$(uname -s)" = Linux ] && ! { command -v nvidia-smi && nvidia-smi -L; } > 
   if ! .venv/bin/python -c "import torch, sys; sys.exit(torch.version.cuda is not None)" 2> /dev/null; then
     install "torch==$torch+cpu" 2> /dev/null ||
       install "torch==$torch+cpu" --extra-index-url https://download.pytorch.org/whl/cpu ||
-      { echo "no CPU build of torch $torch for this Python was found; see 'Set-up' in README.md" >&2; exit 1; }
+      { echo "no CPU build of torch $torch for this Python was found; see docs/install.md" >&2; exit 1; }
   fi
 fi
 install -c constraints.txt -e '.[dev]'

@@ -41,7 +41,7 @@ USAGE = """Usage: {recipe}/run.sh [options]
                      commas, each method that is trained keeps the one that is best on dev
   --title TEXT       title of the table
   --exp NAME         name of the experiment in the recipe's exp/, or a path (<method>_<readout>_seed<seed>)
-  --nproc N          CPU threads (all)
+  --nproc N          CPU threads (all), and processes of stage 2 (1)
   --max_rows N       keep so many rows of the corpus (all)
   --seed N           of training, and of the split (0)
   --split_seed N     of the split alone (as --seed): several runs can be tested on the same rows
