@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 
 import numpy as np
 from numpy.typing import ArrayLike
@@ -13,7 +13,7 @@ from shala_audio.errors import UserError
 from shala_audio.manifest import Row
 
 
-def count_votes(choices: Iterable[Sequence[str]]) -> dict[str, float]:
+def count_votes(choices: Iterable[Collection[str]]) -> dict[str, float]:
     """Votes of raters who may each choose several labels: each rater's mass is 1, split evenly.
 
     >>> count_votes([["joy"], ["joy", "love"]])

@@ -70,7 +70,7 @@ class AudioLLMEncoder(AudioEncoder):
     """
 
     def __init__(self, model: Any, processor: Any, layers: Sequence[int]) -> None:
-        super().__init__("audio_llm", model.config.get_text_config().hidden_size, 25, 1, layers)  # the width of tokens
+        super().__init__("audio_llm", model.config.get_text_config().hidden_size, 1, layers)  # the width of tokens
         self.model, self.processor = model, processor
         self.around = (
             getattr(processor, "audio_bos_token", None) or "",

@@ -114,8 +114,8 @@ def _array(value: Any) -> NDArray:
 
 
 def _of_mapping(clip: Mapping[str, Any], channel: int | None, note: Note) -> Samples:
-    if isinstance(clip.get("audio"), Mapping):  # a whole row of `datasets`
-        clip = clip["audio"]
+    if clip.get("audio") is not None:  # a whole row of `datasets`
+        return samples_of(clip["audio"], channel, note)
     for name in ("array", "raw", "waveform"):
         if clip.get(name) is not None:
             rate = next(

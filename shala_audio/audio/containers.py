@@ -333,12 +333,13 @@ def _mp3(file: BinaryIO, end: int) -> _Data | None:
     return _Data(promised, min(end - start, promised), 0.0) if promised and end - start < 0.98 * promised else None
 
 
-def through_ffmpeg(source: str | os.PathLike[str] | BinaryIO, what: str) -> BinaryIO:
+def through_ffmpeg(source: str | os.PathLike[str] | BinaryIO, what: str, longest: float | None = None) -> BinaryIO:
     """A file's first sound track, decoded by ffmpeg to WAV of its own rate and channels, as an open file.
 
     Args:
         source: path, or open file, which is copied beside first: ffmpeg must seek.
         what: the file is called, for the message.
+        longest: seconds; of more, a second more is decoded, so that it can be told.
 
     Raises:
         UserError: ffmpeg is not installed, or cannot read it.
@@ -353,9 +354,10 @@ def through_ffmpeg(source: str | os.PathLike[str] | BinaryIO, what: str) -> Bina
             source.seek(0)
             shutil.copyfileobj(source, copy)
             copy.flush()
-            return through_ffmpeg(copy.name, what)
+            return through_ffmpeg(copy.name, what, longest)
     command = [program, "-v", "error", "-nostdin", "-xerror", "-i", f"file:{os.fspath(source)}"]
-    command += ["-map", "0:a:0", "-f", "wav", "-c:a", "pcm_f32le", "-"]
+    command += ["-map", "0:a:0", "-f", "wav", "-c:a", "pcm_f32le"]
+    command += ["-t", str(longest + 1), "-"] if longest is not None else ["-"]
     done = subprocess.run(command, capture_output=True, check=False)
     if done.returncode or len(done.stdout) < 100:
         reason = first_line(ValueError(done.stderr.decode("utf-8", "replace").replace(str(source), "it")))

@@ -9,7 +9,6 @@ A slice of an encoder's transformer layers, run under a mask: the frozen ones, o
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterable, Sequence
 from typing import Any
 
@@ -81,7 +80,6 @@ class AudioEncoder(nn.Module):
     Attributes:
         kind: `model_type` of the encoder, or "fbank".
         width: D of its hidden states.
-        frames_per_second: about how many; `lengths` is exact.
         longest: seconds it can take at once.
         depth: how many layers it has.
         layers: the hidden states that `encode` returns: 0 is what enters the first layer, n what leaves layer n.
@@ -90,11 +88,11 @@ class AudioEncoder(nn.Module):
 
     longest = LONGEST
 
-    def __init__(self, kind: str, width: int, frames_per_second: float, depth: int, layers: Sequence[int]) -> None:
+    def __init__(self, kind: str, width: int, depth: int, layers: Sequence[int]) -> None:
         super().__init__()
         if not layers or not all(0 <= layer <= depth for layer in layers):
             raise UserError(f"encoder_layers: {list(layers)}; choose from 0 to {depth} for this {kind} encoder")
-        self.kind, self.width, self.frames_per_second = kind, width, frames_per_second
+        self.kind, self.width = kind, width
         self.depth, self.layers = depth, list(layers)
         self.body: EncoderLayers | None = None
 
@@ -163,10 +161,10 @@ class WhisperEncoder(AudioEncoder):
 
     def __init__(self, encoder: nn.Module, extractor: nn.Module, layers: Sequence[int]) -> None:
         config = encoder.config
-        super().__init__("whisper", config.d_model, 50, config.encoder_layers, layers)
+        super().__init__("whisper", config.d_model, config.encoder_layers, layers)
         self.conv1, self.conv2 = encoder.conv1, encoder.conv2
         self.positions = encoder.embed_positions
-        self.longest = min(LONGEST, config.max_source_positions / self.frames_per_second)
+        self.longest = min(LONGEST, config.max_source_positions / 50)  # of so many a second
         self.extractor = extractor
         last = max(self.layers)
         norm = encoder.layer_norm if last == self.depth else None
@@ -195,8 +193,7 @@ class WaveEncoder(AudioEncoder):
 
     def __init__(self, model: nn.Module, normalize: bool, layers: Sequence[int]) -> None:
         config = model.config
-        rate = SAMPLE_RATE / math.prod(config.conv_stride)
-        super().__init__(config.model_type, config.hidden_size, rate, config.num_hidden_layers, layers)
+        super().__init__(config.model_type, config.hidden_size, config.num_hidden_layers, layers)
         self.model_config, self.normalize = config, normalize
         self.extractor, self.projection = model.feature_extractor, model.feature_projection
         self.positions, self.norm = model.encoder.pos_conv_embed, model.encoder.layer_norm
@@ -235,7 +232,7 @@ class FbankEncoder(AudioEncoder):
     bins = 80
 
     def __init__(self, layers: Sequence[int]) -> None:
-        super().__init__("fbank", self.bins, 100, 0, layers)
+        super().__init__("fbank", self.bins, 0, layers)
 
     def lengths(self, samples: int) -> int:
         return (samples - 400) // 160 + 1

@@ -228,17 +228,17 @@ def read_sound(
     if not isinstance(source, (str, Path)) and not source.seekable():
         source = io.BytesIO(source.read())
     try:
-        with _opened(source) as file:
+        with _opened(source, longest) as file:
             return _heard(_read(file, offset, duration, longest, channel, note))
     except UserError as error:
         raise UserError(f"{name}: {error}") from None
 
 
 @contextmanager
-def _opened(source: str | Path | BinaryIO) -> Iterator[BinaryIO]:
+def _opened(source: str | Path | BinaryIO, longest: float | None) -> Iterator[BinaryIO]:
     """The file, or what ffmpeg makes of it, once its first bytes and its header are checked."""
     if not isinstance(source, (str, Path)):
-        yield _checked(source, source)
+        yield _checked(source, source, longest)
         return
     path = Path(source)
     try:
@@ -247,7 +247,7 @@ def _opened(source: str | Path | BinaryIO) -> Iterator[BinaryIO]:
         with open(path, "rb") as file:
             if os.fstat(file.fileno()).st_size == 0:
                 raise UserError("the file is empty")
-            yield _checked(file, path)
+            yield _checked(file, path, longest)
     except (OSError, ValueError) as error:  # missing, unreadable, a link that leads back to itself, or no name at all
         if isinstance(error, ValueError):
             raise UserError(f"no file can have this name ({error})") from None
@@ -256,13 +256,13 @@ def _opened(source: str | Path | BinaryIO) -> Iterator[BinaryIO]:
         ) from None
 
 
-def _checked(file: BinaryIO, source: Path | BinaryIO) -> BinaryIO:
+def _checked(file: BinaryIO, source: Path | BinaryIO, longest: float | None) -> BinaryIO:
     file.seek(0)
     head = file.read(HEAD)
     if reason := not_sound(head):
         raise UserError(reason)
     if what := needs_ffmpeg(head):
-        return through_ffmpeg(source, what)
+        return through_ffmpeg(source, what, longest)
     check_header(file)
     return file
 
@@ -334,11 +334,12 @@ def row_path(audio: Audio, root: str | Path) -> Path:
     path = Path(root) / audio.path
     try:
         inside = path.resolve().is_relative_to(Path(root).resolve())
-    except (OSError, ValueError, RuntimeError):  # a link that leads back to itself, or no name: reading it says so
-        inside = True
+        odd = path.exists() and not path.is_file() and not path.is_dir()  # a folder is named as such where it is opened
+    except (OSError, ValueError, RuntimeError):  # a link back to itself, no name, a closed folder: reading it says so
+        inside, odd = True, False
     if not inside:
         raise UserError(f"{path}: leads out of the audio root {root}; name a root that holds what it links to")
-    if path.exists() and not path.is_file() and not path.is_dir():  # a folder is named as such where it is opened
+    if odd:
         raise UserError(f"{path}: is no file")
     return path
 

@@ -5,13 +5,13 @@ from __future__ import annotations
 import json
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 from typing import Any
-from urllib.parse import parse_qs, unquote, urlsplit
+from urllib.parse import parse_qs
 
 from shala_audio.audio.containers import SUFFIXES
 from shala_audio.corpora.ratings import Columns, Rating, Region, choices_of
-from shala_audio.corpora.sound_files import without_upload_mark
+from shala_audio.corpora.sound_files import last_part, without_upload_mark
 from shala_audio.corpora.tables import csv_records, plain_text
 from shala_audio.errors import Note, UserError
 from shala_audio.io import read_json
@@ -218,10 +218,9 @@ def _file_name(address: str) -> str:
     >>> _file_name("/data/upload/3/0a1b2c3d-clip%2001.wav"), _file_name("/data/local-files/?d=speech/clip.wav")
     ('clip 01.wav', 'speech/clip.wav')
     """
-    parts = urlsplit(address)
-    if local := parse_qs(parts.query).get("d"):
+    if local := parse_qs(address.partition("?")[2]).get("d"):
         return plain_text(local[0].lstrip("/"))
-    name = plain_text(PurePosixPath(unquote(parts.path).replace("\\", "/")).name)
+    name = plain_text(last_part(address))
     return without_upload_mark(name) if "/data/upload/" in address else name
 
 
@@ -284,7 +283,7 @@ def potato_ratings(
             item = plain_text(name)
             if columns.item:
                 address = _value(fields, columns.item, where)
-                item = _own_name(addresses, plain_text(PurePosixPath(address).name), address, where)
+                item = _own_name(addresses, plain_text(last_part(address)), address, where)
             head = {kind: plain_text(_value(fields, key, where)) for kind, key in _more(columns)}
             said = [_said(label, value) for schema, label, value in _pairs(pairs) if schema == scheme]
             choices = [label for one in said for label in choices_of(one)]

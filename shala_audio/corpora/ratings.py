@@ -36,6 +36,7 @@ from shala_audio.errors import Note, UserError, no_note, not_one_of
 from shala_audio.io import write_text
 from shala_audio.manifest import Audio, Row
 from shala_audio.task import Label, Task
+from shala_audio.votes import count_votes
 
 SPLITS = {"train": "train", "dev": "dev", "valid": "dev", "validation": "dev", "development": "dev", "test": "test"}
 LAYOUTS = ("long", "wide", "counts")
@@ -135,12 +136,8 @@ class _Item:
     counts: dict[str, float] = field(default_factory=dict)  # of a table of counts
 
     def votes(self) -> dict[str, float]:
-        votes: dict[str, float] = defaultdict(float)
-        for chosen in self.choices.values():
-            for label in chosen:
-                votes[label] += 1 / len(chosen)
-        for label, count in self.counts.items():
-            votes[label] += count
+        votes: Counter[str] = Counter(count_votes(self.choices.values()))  # type: ignore[arg-type]
+        votes.update(self.counts)
         return dict(votes)
 
 
@@ -187,7 +184,8 @@ def table_ratings(
         raise UserError(f"{path}: name the column of the choice with --label: {', '.join(others)}")
     chosen = [columns.label] if columns.label in there else others
     check_columns(path, chosen, there)
-    kept = [record for record in records if not _is_rejected(record[1])]
+    reviewed = {re.sub(r"\W|_", "", name).lower(): name for name in there}
+    kept = [record for record in records if not _is_rejected(record[1], reviewed)]
     if len(kept) < len(records):
         left_out["assignments that were rejected"] += len(records) - len(kept)
     if layout == "wide":
@@ -206,10 +204,13 @@ def _named(columns: Columns) -> Columns:
     return Columns(**{kind: plain_label(name) if name else name for kind, name in vars(columns).items()})
 
 
-def _is_rejected(record: Mapping[str, str]) -> bool:
-    """Whether Mechanical Turk's line is of an assignment that was rejected."""
-    named = {re.sub(r"\W|_", "", name).lower(): value.strip().lower() for name, value in record.items()}
-    return named.get("assignmentstatus") == "rejected" or ("approve" in named and bool(named.get("reject")))
+def _is_rejected(record: Mapping[str, str], columns: Mapping[str, str]) -> bool:
+    """Whether Mechanical Turk's line is of an assignment that was rejected; `columns` by their names in plain letters."""
+
+    def value(name: str) -> str:
+        return record[columns[name]].strip().lower() if name in columns else ""
+
+    return value("assignmentstatus") == "rejected" or ("approve" in columns and bool(value("reject")))
 
 
 def _is_ticked(records: Sequence[Record], chosen: Sequence[str], columns: Columns) -> bool:
@@ -257,7 +258,9 @@ def _ratings(
             choices = choices_of(record[columns.label], separator)
             if not choices:
                 raise UserError(f"{where}: {columns.label} is empty")
-            if often:
+            if often and not float(record[often]):
+                left_out["lines without a vote"] += 1
+            elif often:
                 yield Rating(where, name, choices, "", float(record[often]), fields=fields)
             else:
                 yield Rating(where, name, choices, rater, fields=fields)
@@ -613,6 +616,8 @@ def prepare(
         left_out[reason] += 1
         examples[reason].append(name)
 
+    # Label Studio gives every region channel 0 where channels were not told apart.
+    apart = any(item.region is not None and item.region.channel for item in items.values())
     for name, item in items.items():
         clip = _clip_name(name, item)
         if clips is not None and clip not in found:
@@ -647,7 +652,7 @@ def prepare(
                 if item.region.duration * SAMPLE_RATE < SHORTEST:
                     leave(name, "parts of less than 25 ms")
                     continue
-                own = channel if item.region.channel is None else item.region.channel
+                own = item.region.channel if apart and item.region.channel is not None else channel
                 audio = Audio(path, item.region.offset, item.region.duration, own)
         text = {field_name: item.fields["text"]} if item.fields.get("text") else {}
         if audio is None and not text and "text" in item.fields:

@@ -9,10 +9,12 @@ from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
+import numpy as np
 import soundfile
 
 from shala_audio.corpora.tables import plain_label
 from shala_audio.errors import Note, UserError
+from shala_audio.io import file_sha256
 from shala_audio.manifest import Row
 
 FOLDS = 5  # of a cross-validation
@@ -112,20 +114,28 @@ def _same_sound(paths: Sequence[str], root: Path) -> dict[str, str]:
     for path in paths:
         try:
             about = soundfile.info(root / path)
-        except (soundfile.LibsndfileError, OSError):
+            lengths[about.frames, about.samplerate].append(path)
+        except soundfile.LibsndfileError:  # what only ffmpeg reads is known by its bytes
+            lengths[(root / path).stat().st_size, 0].append(path)
+        except OSError:
             continue
-        lengths[about.frames, about.samplerate].append(path)
     alike = [path for members in lengths.values() if len(members) > 1 for path in members]
     with ThreadPoolExecutor() as pool:
         return dict(zip(alike, pool.map(lambda path: _sound_digest(root / path), alike), strict=True))
 
 
 def _sound_digest(path: Path) -> str:
-    """Of the samples, in 16 bits: the same in every lossless format."""
+    """Of the samples, in 16 bits: the same in every lossless format. Read as numbers with a point, since those that are would
+    not be scaled otherwise, and all be 0."""
     try:
-        samples, rate = soundfile.read(path, dtype="int16", always_2d=True)
-        return hashlib.sha256(f"{samples.shape} {rate}".encode() + samples.tobytes()).hexdigest()
-    except (soundfile.LibsndfileError, OSError, MemoryError):
+        with soundfile.SoundFile(path) as sound:
+            digest = hashlib.sha256(f"{sound.frames} {sound.channels} {sound.samplerate}".encode())
+            for block in sound.blocks(1 << 20, dtype="float32"):
+                digest.update(np.round(block * 2**15).astype(np.int32).tobytes())
+        return digest.hexdigest()
+    except soundfile.LibsndfileError:
+        return file_sha256(path)
+    except OSError:
         return str(path)
 
 

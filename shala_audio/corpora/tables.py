@@ -100,7 +100,7 @@ def csv_records(path: Path, note: Note = no_note, encoding: str | None = None) -
                 f"{where}: not as many values as there are columns ({len(values)}, and {len(header)} columns: {shown[:200]}); the "
                 "first line must be the header, and a value with a delimiter in it must stand in quotes"
             )
-        if [plain_label(value) for value in values] == header:
+        if plain_label(values[0]) == header[0] and [plain_label(value) for value in values] == header:
             raise UserError(f"{where}: the header stands there again; remove the line")
         if (wrong := next((place for place in unnamed if values[place].strip()), None)) is not None:
             raise UserError(f"{where}: a value ({values[wrong]!r}) in column {wrong + 1}, which has no name")

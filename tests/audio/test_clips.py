@@ -63,6 +63,9 @@ def forms(path):
         "array of the standard library": (array("f", SOUND.tolist()), RATE),
         "a row of datasets": {"audio": {"array": SOUND, "sampling_rate": RATE}, "label": 3},
         "torchaudio's names": {"waveform": torch.from_numpy(SOUND)[None], "sample_rate": RATE},
+        "a row of datasets that is decoded when it is read": {
+            "audio": SimpleNamespace(get_all_samples=lambda: decoded)
+        },
         "a decoder": SimpleNamespace(get_all_samples=lambda: decoded),
     }
 

@@ -12,6 +12,7 @@ import pytest
 import soundfile
 
 from shala_audio.audio.clips import samples_of
+from shala_audio.audio.containers import through_ffmpeg
 from shala_audio.audio.io import read_sound
 from shala_audio.errors import UserError
 
@@ -136,6 +137,12 @@ def test_ffmpeg_reads_what_phones_record(tmp_path, ffmpeg, suffix):
     left = read_sound(clip, channel=0)
     assert len(left) == pytest.approx(32_000, abs=3_000) and np.abs(left).max() > 0.2
     assert np.abs(read_sound(io.BytesIO(clip.read_bytes()), channel=1)).max() < 0.05
+    with pytest.raises(UserError, match="at most 0 s are taken"):
+        read_sound(clip, longest=0.4)
+    decoded = through_ffmpeg(clip, "a phone's", longest=0.25).getbuffer().nbytes
+    assert decoded < 0.75 * through_ffmpeg(clip, "a phone's").getbuffer().nbytes, (
+        "what is too long is not decoded to its end"
+    )
     clip.write_bytes(clip.read_bytes()[:200])
     with pytest.raises(UserError, match=rf"a\.{suffix}: .*ffmpeg cannot read it"):
         read_sound(clip)

@@ -1,9 +1,11 @@
 from __future__ import annotations
 
+import errno
 import io
 import os
 import subprocess
 import sys
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -17,11 +19,13 @@ from shala_audio.audio.io import (
     frame_levels,
     read_sound,
     remarks,
+    row_path,
     to_mono_16k,
     trim_silence,
     voiced_share,
 )
 from shala_audio.errors import UserError
+from shala_audio.manifest import Audio
 from tests.audio.broken import BROKEN, ODD, voice
 
 
@@ -211,3 +215,14 @@ def test_what_cannot_be_heard_is_refused():
         to_mono_16k(np.ones(10, dtype=np.float32), 16_000)
     with pytest.raises(UserError, match="not numbers"):
         to_mono_16k(np.full(16_000, np.nan), 16_000)
+
+
+def test_a_clip_in_a_closed_folder_is_a_clip_that_cannot_be_read(tmp_path, monkeypatch):
+    """It stopped the whole run as if the disk were full."""
+
+    def closed(path, **_):
+        raise PermissionError(errno.EACCES, "Permission denied", str(path))
+
+    with monkeypatch.context() as patched:
+        patched.setattr(Path, "exists", closed)
+        assert row_path(Audio("sub/a.wav"), tmp_path) == tmp_path / "sub/a.wav"

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import soundfile
 
-from shala_audio.corpora.exports import label_studio_ratings, potato_ratings
+from shala_audio.corpora.exports import _file_name, label_studio_ratings, potato_ratings
 from shala_audio.corpora.ratings import Columns, gather
 from shala_audio.errors import UserError
 from shala_audio.manifest import Audio, read_manifest
@@ -130,6 +130,26 @@ def test_regions_become_rows_with_offset_duration_and_channel(tmp_path):
     assert {row.audio for row in rows} == {Audio("a.wav", 0.5, 0.75), Audio("a.wav", 1.5, 0.5, 1)}
     assert len({row.split for row in rows}) == 1, "parts of one recording stay together"
     invoke("data", "validate", out / "manifest.jsonl", "--audio-root", tmp_path / "clips", "--task", out / "task.yaml")
+
+
+def test_regions_that_all_say_channel_0_are_of_no_channel(tmp_path):
+    """Label Studio writes it of every region; so the left channel alone was heard, whatever --channel said."""
+    (tmp_path / "clips").mkdir()
+    soundfile.write(tmp_path / "clips" / "a.wav", np.random.default_rng(0).uniform(-1, 1, (48_000, 2)), 16_000)
+    results = [region(0.5, 1.25, "Happy", 0), region(1.5, 2.0, "Calm", 0)]
+    tasks = [{"id": 1, "data": {"audio": "a.wav"}, "annotations": [{"completed_by": 7, "result": results}]}]
+    export = write(tmp_path / "p.json", tasks)
+    for options, channel in (((), None), (("--channel", 1), 1)):
+        out = tmp_path / f"of {channel}"
+        invoke("data", "votes", export, "--from", "label-studio", "--clips", tmp_path / "clips", "--out", out, *options)
+        assert {row.audio.channel for row in read_manifest(out / "manifest.jsonl")} == {channel}
+
+
+def test_addresses_that_no_browser_would_take(tmp_path):
+    """They ended in a traceback, or lost the end of a name."""
+    assert _file_name("http://[bad/a.wav") == "a.wav"
+    assert _file_name("/data/upload/3/0a1b2c3d-clip%2001.wav") == "clip 01.wav"
+    assert _file_name("/data/local-files/?d=speech/clip.wav") == "speech/clip.wav"
 
 
 def test_a_part_of_a_text_is_refused_and_its_task_named(tmp_path):

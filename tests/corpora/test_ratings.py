@@ -214,3 +214,12 @@ def test_labels_that_differ_in_capitals_are_one(tmp_path):
         "c": {"calm": 1},
         "d": {"Joy": 1},
     }
+
+
+def test_a_line_that_nobody_chose_is_no_vote(tmp_path):
+    """An item whose counts are all 0 stopped the corpus with "no votes"."""
+    (tmp_path / "counts.csv").write_text("item,text,label,count\na,so,sad,2\na,so,calm,1\nb,no,sad,0\nb,no,calm,0\n")
+    options = ("--item", "item", "--label", "label", "--text", "text", "--out", tmp_path / "out")
+    invoke("data", "votes", tmp_path / "counts.csv", *options)
+    assert [row.votes for row in read_manifest(tmp_path / "out" / "manifest.jsonl")] == [{"sad": 2, "calm": 1}]
+    assert read_json(tmp_path / "out" / "summary.json")["left_out"]["lines without a vote"] == 2

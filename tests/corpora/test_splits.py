@@ -17,6 +17,7 @@ from shala_audio.corpora.splits import (
     shared_speakers,
     split_by_group,
     twin_groups,
+    twins,
 )
 from shala_audio.errors import UserError
 from shala_audio.manifest import Audio, Row, read_manifest, write_manifest
@@ -103,6 +104,17 @@ def test_twins_stay_on_one_side(tmp_path):
     split_of = split_by_group(groups, SHARES, seed=0)
     mixed = [replace(row, split=split_of[group]) for row, group in zip(rows, groups, strict=True)]
     assert not crossing_twins(mixed, tmp_path) and len({row.split for row in mixed}) == 3
+
+
+def test_quiet_clips_of_floating_numbers_are_no_twins(tmp_path):
+    """All clips of one length were: read as whole numbers, their samples are 0."""
+    for name, seed, subtype in (("a", 0, "FLOAT"), ("b", 1, "FLOAT"), ("c", 0, "PCM_16")):
+        samples = np.round(np.random.default_rng(seed).uniform(-0.4, 0.4, 800) * 2**15) / 2**15
+        soundfile.write(tmp_path / f"{name}.wav", samples, 16_000, subtype=subtype)
+    for name in ("d", "e", "f"):  # not read by libsndfile
+        (tmp_path / f"{name}.m4a").write_bytes(b"one content" if name != "f" else b"two content")
+    rows = [Row(name, "t", "train", audio=Audio(f"{name}.{'wav' if name < 'd' else 'm4a'}")) for name in "abcdef"]
+    assert twins(rows, tmp_path) == [[0, 2], [3, 4]]
 
 
 def test_texts_that_differ_in_nothing_one_sees_are_twins():
