@@ -13,6 +13,7 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 from torch import Tensor, nn
+from torch.nn import functional as F
 from tqdm import tqdm
 
 from shala_audio.audio.features import FeatureStore, pad_features
@@ -23,7 +24,6 @@ from shala_audio.manifest import Row
 from shala_audio.models.audio_adapter import AttentiveStatistics
 from shala_audio.task import Task
 from shala_audio.training.data import visit_order
-from shala_audio.training.losses import soft_cross_entropy
 
 LEARNING_RATES = (3e-4, 1e-3, 3e-3)
 EPOCHS, PATIENCE, BATCH, DROPOUT = 30, 6, 32, 0.3
@@ -91,7 +91,7 @@ def train_attentive(
                 order = visit_order(lengths, BATCH, seed, epoch)
                 for start in range(0, len(order), BATCH):
                     chosen = order[start : start + BATCH]
-                    loss = soft_cross_entropy(target[chosen], model(*train.batch(chosen, epoch))).mean()
+                    loss = F.cross_entropy(model(*train.batch(chosen, epoch)), target[chosen])
                     optimizer.zero_grad()
                     loss.backward()
                     optimizer.step()

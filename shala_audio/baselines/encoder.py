@@ -15,6 +15,7 @@ import numpy as np
 import torch
 from safetensors import SafetensorError
 from torch import Tensor
+from torch.nn import functional as F
 from tqdm import tqdm
 from transformers import (
     AutoModelForSequenceClassification,
@@ -32,7 +33,6 @@ from shala_audio.io import at_commit
 from shala_audio.manifest import Row
 from shala_audio.task import Task
 from shala_audio.training.data import visit_order
-from shala_audio.training.losses import soft_cross_entropy
 
 LEARNING_RATES = (1e-5, 3e-5, 1e-4)
 PASSES, BATCH = 5, 16
@@ -82,7 +82,7 @@ def train_encoder(
                 for start in range(0, len(order), BATCH):
                     chosen = order[start : start + BATCH]
                     log_q = _log_probs(model, tokenizer, [inputs["train"][index] for index in chosen])
-                    soft_cross_entropy(target[chosen], log_q).mean().backward()
+                    F.cross_entropy(log_q, target[chosen]).backward()
                     torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
                     optimizer.step()
                     schedule.step()

@@ -9,7 +9,6 @@ language model has been through 4-bit quantisation.
 from __future__ import annotations
 
 import hashlib
-import json
 import os
 import shutil
 import struct
@@ -551,7 +550,7 @@ def describe(name: str) -> dict[str, str]:
     model = DEFAULT_MODELS[name]
     state = "not pulled"
     if is_pulled(name):
-        state = json.loads((model_folder(name) / "source.json").read_text(encoding="utf-8"))["source"]
+        state = read_json(model_folder(name) / "source.json")["source"]
     return {"name": name, "role": model.role, "licence": model.licence, "state": state.split("#")[0]}
 
 

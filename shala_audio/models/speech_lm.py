@@ -119,6 +119,9 @@ class SpeechBackbone(nn.Module):
         if inputs_embeds is None:
             assert input_ids is not None
             inputs_embeds = self.embed(input_ids, audio_features, audio_lengths)
+        mask = kwargs.get("attention_mask")
+        if kwargs.get("position_ids") is None and mask is not None and mask.dim() == 2:  # padding takes no position
+            kwargs["position_ids"] = (mask.cumsum(dim=1) - 1).clamp(min=0)[:, -inputs_embeds.shape[1] :]
         with self._attention_of(inputs_embeds):
             return self.decoder(inputs_embeds=inputs_embeds, **kwargs)
 

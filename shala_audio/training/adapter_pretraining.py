@@ -15,13 +15,13 @@ from typing import Any
 import torch
 from datasets import Dataset
 from torch import Tensor, nn
+from torch.nn import functional as F
 from tqdm import tqdm
 
 from shala_audio.models.audio_adapter import AudioAdapter, valid_frames
 from shala_audio.models.speech_lm import SpeechLM
 from shala_audio.training.config import DirectConfig
 from shala_audio.training.data import Batcher, curriculum_ranks, visit_order
-from shala_audio.training.losses import soft_cross_entropy
 from shala_audio.training.trainer import part_learning_rates
 
 BATCH = 32  # clips
@@ -92,8 +92,9 @@ def pretrain_adapter(model: SpeechLM, dataset: Dataset, batcher: Batcher, config
                 audio = {name: tensor.to(device) for name, tensor in audio.items()}
                 with torch.autocast(device.type, torch.bfloat16, enabled=bool(config.bf16)):
                     logits = pooled_logits(adapter, audio, words, rows_of_head)
-                log_q = torch.stack([(each.float() + bias).log_softmax(dim=-1) for each in logits])
-                loss = (weight.to(device) * soft_cross_entropy(target.to(device), log_q)).mean()
+                target, weight = target.to(device), weight.to(device)
+                of_places = [F.cross_entropy(each.float() + bias, target, reduction="none") for each in logits]
+                loss = (weight * torch.stack(of_places)).mean()
                 optimizer.zero_grad()
                 loss.backward()
                 nn.utils.clip_grad_norm_(parameters, 1.0)

@@ -15,7 +15,6 @@ import torch
 from torch import Tensor
 from transformers import TrainerCallback
 from transformers.integrations import TensorBoardCallback
-from transformers.trainer_utils import get_last_checkpoint
 
 from shala_audio.audio.features import FeatureStore
 from shala_audio.distribution import LabelDistribution, entropy, jsd
@@ -83,9 +82,18 @@ class DevEvaluation(TrainerCallback):
         out: Path,
         step: int = 0,
     ) -> None:
-        judged = [row for row in rows if row.votes and (features is None or row.id in features)]
+        judged = [
+            row
+            for row in rows
+            if row.votes and row.task == model.task.name and (features is None or row.id in features)
+        ]
         by_hash = sorted(judged, key=lambda row: hashlib.sha256(row.id.encode()).digest())  # not of one speaker
         self.rows = by_hash[:DEV_ROWS]
+        for row in self.rows:
+            try:
+                model.task.question(row.text)  # what is wrong with a row is said before the first step
+            except UserError as error:
+                raise UserError(f"row {row.id}: {error}") from None
         self.trainer, self.model, self.features, self.times = trainer, model, features, times
         self.path = out / SAMPLES
         keep_steps(self.path, step)
@@ -188,7 +196,7 @@ def resolve_resume_checkpoint(config: DirectConfig | GrpoConfig, fingerprint: di
         UserError: there is one, but of other settings, rows or another start than `fingerprint`, or it is not to be resumed.
     """
     out = Path(str(config.output_dir))
-    found = get_last_checkpoint(str(out)) if out.is_dir() else None
+    found = str(checkpoints(out)[-1]) if checkpoints(out) else None
     if found is not None and not config.resume:
         raise UserError(
             f"{found}: of a run that was interrupted; --resume continues it, or remove {out} to start afresh"

@@ -133,7 +133,7 @@ def unread_settings(config: DirectConfig | GrpoConfig) -> frozenset[str]:
     if not supervised:
         unread |= idle_weight_settings(config.ambiguity, config.ambiguity_entropy)
     if config.init:
-        unread |= {"adapter_epochs"}
+        unread |= {"adapter_epochs", "modality"}
     if isinstance(config, GrpoConfig):
         unread |= {"attribute_weight"}  # drawn answers say nothing of attributes
         if READOUTS[config.readout].thinks:  # answers learn where no thought does
@@ -404,8 +404,8 @@ def read_config(arguments: Sequence[str]) -> DirectConfig | GrpoConfig:
     source = _flag(arguments, "config")
     if source is not None:
         values = {OLD_SETTINGS.get(name, name): value for name, value in read_yaml(source).items()}
-        at = next(index for index, word in enumerate(arguments) if word.split("=")[0] == "--config")
-        del arguments[at : at + (1 if "=" in arguments[at] else 2)]
+        for at in reversed([index for index, word in enumerate(arguments) if word.split("=")[0] == "--config"]):
+            del arguments[at : at + (1 if "=" in arguments[at] else 2)]
     method = str(_flag(arguments, "method") or values.get("method", "shala"))
     method = METHOD_ALIASES.get(method, method)
     if method not in METHODS:
@@ -462,12 +462,12 @@ def _renamed(word: str) -> str:
 
 
 def _flag(arguments: Sequence[str], name: str) -> str | None:
-    """The value of a flag; "" where it has none, None where it is not given.
+    """The value of a flag, its last one if it is repeated; "" where it has none, None where it is not given.
 
-    >>> _flag(["--seed", "3", "--resume"], "seed"), _flag(["--seed=3"], "seed"), _flag(["--resume"], "resume")
+    >>> _flag(["--seed", "3", "--resume"], "seed"), _flag(["--seed=2", "--seed=3"], "seed"), _flag(["--resume"], "resume")
     ('3', '3', '')
     """
-    for index, word in enumerate(arguments):
+    for index, word in reversed(list(enumerate(arguments))):
         if word.startswith(f"--{name}="):
             return word.partition("=")[2]
         if word == f"--{name}":

@@ -20,7 +20,6 @@ from shala_audio.errors import UserError
 from shala_audio.manifest import Row, row_attributes
 from shala_audio.models.prompts import PromptBuilder
 from shala_audio.models.speech_lm import SpeechLM
-from shala_audio.task import AUDIO_TOKEN
 from shala_audio.training.targets import Targets, mix
 from shala_audio.votes import human_distributions, plurality, to_distribution
 
@@ -210,7 +209,7 @@ class Batcher:
             choices = [row["id"], *self.features.augmentations(row["id"], self.augmentations)]
             sound = choices[(self.epoch + zlib.crc32(row["id"].encode())) % len(choices)]
             placeholders = self.builder.placeholders(self.features.frames(sound))
-            own = AUDIO_TOKEN * row["prompt"].count(AUDIO_TOKEN)
+            own = self.builder.placeholders(self.features.frames(row["id"]))
             found.append({**row, "sound": sound, "prompt": row["prompt"].replace(own, placeholders)})
         return found
 

@@ -80,7 +80,7 @@ class GrpoTrainer(SpeechTrainer, GRPOTrainer):
             train_dataset=train_dataset,
             reward_funcs=self._reward_function(args),
             processing_class=model.tokenizer,
-            rollout_func=None if model.readout.writes_freely else _rollouts,
+            rollout_func=None if model.readout.writes_freely else lambda prompts, trainer: trainer.rollouts(prompts),
         )
         self.zero_variance = ZeroVarianceGroups(args.zero_variance_patience, self.accelerator.is_main_process)
         used = args.steps_per_generation * args.num_iterations
@@ -291,11 +291,6 @@ class GrpoTrainer(SpeechTrainer, GRPOTrainer):
             self.zero_variance.load(checkpoint)
 
 
-def _rollouts(prompts: list[str], trainer: GrpoTrainer) -> dict[str, Any]:
-    """TRL's `rollout_func`."""
-    return trainer.rollouts(prompts)
-
-
 class _WithAudio:
     """A model that gets the sound of the rows at hand with every call. TRL may call it for chunks of the batch, in order."""
 
@@ -338,8 +333,10 @@ def _check(args: GrpoConfig, rows: int, model: SpeechLM) -> None:
         raise UserError(
             "dynamic_sampling: is for readouts that draw their answers themselves, advantage group and one process"
         )
-    if readout.thinks and (args.mask_truncated_completions or args.pad_to_multiple_of):
-        raise UserError(f"mask_truncated_completions and pad_to_multiple_of: do not go with readout {readout.name}")
+    if readout.thinks and args.mask_truncated_completions:
+        raise UserError(f"mask_truncated_completions: does not go with readout {readout.name}")
+    if not readout.writes_freely and args.pad_to_multiple_of:
+        raise UserError(f"pad_to_multiple_of: does not go with readout {readout.name}, whose answers are all as long")
     if args.advantage == "all_digits" and args.num_iterations != 1:
         raise UserError("num_iterations: with advantage all_digits, each answer is learnt from once; leave it at 1")
     at_once = prompts_at_once(args)

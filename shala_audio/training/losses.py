@@ -55,11 +55,6 @@ def ranked_probability_score(p: Tensor, log_q: Tensor) -> Tensor:
     return gap.square().mean(dim=-1)
 
 
-def soft_cross_entropy(p: Tensor, log_q: Tensor) -> Tensor:
-    """Cross-entropy of the human distribution and the model's, in nats, (B,)."""
-    return -(p * log_q).sum(dim=-1)
-
-
 def concordance_loss(predicted: Tensor, true: Tensor) -> Tensor:
     """1 less Lin's concordance correlation coefficient (Biometrics 1989) over a batch, averaged over attributes.
 

@@ -22,7 +22,7 @@ from numpy.typing import NDArray
 from shala_audio.distribution import Floats, jsd
 from shala_audio.errors import UserError
 from shala_audio.models.readouts.slots import from_percent
-from shala_audio.models.readouts.verbalized import parse_answer
+from shala_audio.models.readouts.verbalized import parse_answers
 
 LOG_FLOOR = 0.01  # one per cent, the least that written answers tell apart from nothing
 Completion = str | Sequence[Mapping[str, str]]  # a text, or the messages that TRL passes for chat prompts
@@ -158,12 +158,9 @@ def majority_reward(labels: Sequence[str], invalid: float = 0.0) -> Callable[...
 
 
 def _of_json(name: str, labels: Sequence[str], invalid: float) -> Callable[..., list[float]]:
-    nothing = np.full(len(labels), np.nan)
-
     def reward(completions: Sequence[Completion], human: Sequence[Sequence[float]], **_: Any) -> list[float]:
         texts = [text if isinstance(text, str) else text[-1]["content"] for text in completions]
-        parsed = [parse_answer(text, labels) for text in texts]
-        stated = np.stack([nothing if answer is None else answer for answer in parsed])
+        stated = parse_answers(texts, labels)
         voted = np.stack([_distribution(people, labels) for people in human])
         return earned(name, voted, stated, invalid).tolist()
 

@@ -244,10 +244,13 @@ def _rows(model: SpeechLM, features: FeatureStore | None, config: Config) -> lis
             raise UserError(
                 f"augmentations: {config.features} has none; `shala-audio features --augmentations` makes them"
             )
-        if config.augmentations and config.dataloader_num_workers:
-            raise UserError(
-                "augmentations: the data loader's workers cannot know which pass it is; leave dataloader_num_workers at 0"
-            )
+    by_pass = [
+        name for name in ("augmentations", "vote_dropping", "vote_resampling", "mixing") if getattr(config, name, None)
+    ]
+    if by_pass and config.dataloader_num_workers:
+        raise UserError(
+            f"{by_pass[0]}: the data loader's workers cannot know which pass it is; leave dataloader_num_workers at 0"
+        )
     if config.target == "hard":
         every, rows = len(rows), hard_rows(rows, model.task.label_names)
         say("%d of %d rows without a plurality label are left out", every - len(rows), every)

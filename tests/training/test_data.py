@@ -88,3 +88,17 @@ def test_each_pass_takes_the_next_augmentation_of_a_clip(tiny_lm, tiny_encoder):
         taken.append([row["sound"] for row in found])
     for clip, *others in zip(*taken, strict=True):
         assert len({clip, *others}) == (3 if clip.split("\t")[0] != "row2" else 1), "in three passes, each of them once"
+
+
+def test_what_stands_around_sound_stands_there_once_in_each_pass(tiny_lm, tiny_encoder):
+    """Of an audio LLM, whose sound tokens have a beginning and an end, both stood there twice wherever there were augmentations."""
+    model = tiny_model(tiny_lm, tiny_encoder)
+    rows, store = tiny_rows(model, 2)
+    (store.features[augmented_id(rows[0].id, 1)],) = random_features(1, [40])
+    model.model.audio_adapter.around = ("<begin>", "<end>")
+    dataset = build_dataset(rows, model, store)
+    batcher = Batcher(model, store, augmentations=1)
+    for epoch in range(2):
+        batcher.epoch = epoch
+        for row in batcher.augmented(list(dataset)):
+            assert row["prompt"].count("<begin>") == row["prompt"].count("<end>") == 1

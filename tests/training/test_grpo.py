@@ -398,3 +398,9 @@ def test_dynamic_sampling_is_refused_where_it_cannot_be(tiny_lm, tmp_path):
     for readout, more in (("verbalized", {}), ("slots", {"advantage": "all_digits"})):
         with pytest.raises(UserError, match="dynamic_sampling: is for readouts"):
             shala_trainer(tiny_model(tiny_lm, readout=readout), tmp_path, dynamic_sampling=True, **more)
+
+
+def test_padding_that_would_shift_the_digits_is_refused(tiny_lm, tmp_path):
+    """`slots` counted its places from the end of the padding."""
+    with pytest.raises(UserError, match="pad_to_multiple_of: does not go with readout slots"):
+        shala_trainer(tiny_model(tiny_lm, readout="slots"), tmp_path, pad_to_multiple_of=8)

@@ -15,7 +15,6 @@ from shala_audio.training.losses import (
     js_distance,
     js_divergence,
     ranked_probability_score,
-    soft_cross_entropy,
 )
 from tests.tiny import label_log_probs, tiny_model
 
@@ -44,11 +43,6 @@ def test_the_reward_falls_where_the_model_says_too_much():
     log_q = torch.tensor([[0.2, 0.3, 0.5]]).log()
     reward = marginal_reward(torch.tensor([[0.6, 0.3, 0.1]]), log_q)[0]
     assert reward[0] > 0 and reward[1].abs() < 1e-6 and reward[2] < 0
-
-
-def test_cross_entropy_is_least_at_the_human_distribution():
-    p = torch.tensor([[0.5, 0.25, 0.25]])
-    assert soft_cross_entropy(p, p.log()) < soft_cross_entropy(p, torch.tensor([[0.4, 0.3, 0.3]]).log())
 
 
 def flat_gradient(model, loss) -> torch.Tensor:

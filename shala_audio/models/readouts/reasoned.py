@@ -78,8 +78,7 @@ class Reasoned(LabelToken):
         self, inputs: dict[str, Any], count: int, temperature: float, rows: Tensor
     ) -> tuple[Tensor, Tensor]:
         """Of the thought's tokens, among all that a thought may hold."""
-        positions = (inputs["attention_mask"].cumsum(dim=1) - 1).clamp(min=0)
-        hidden = self.model.model(**inputs, position_ids=positions, use_cache=False).last_hidden_state
+        hidden = self.model.model(**inputs, use_cache=False).last_hidden_state
         log_q = self._log_q(hidden[:, -count - 1 : -count - 1 + THOUGHT], temperature)
         log_p = log_q.gather(2, inputs["input_ids"][:, -count:][:, :THOUGHT, None]).squeeze(2)
         entropy = -torch.where(log_q > -torch.inf, log_q.exp() * log_q, 0.0).sum(dim=-1).detach()
@@ -97,13 +96,12 @@ class Reasoned(LabelToken):
         self.model.eval()  # layers whose activations are computed again keep no cache in training mode
         inputs = dict(batch)
         mask = inputs.pop("attention_mask")
-        positions = (mask.cumsum(dim=1) - 1).clamp(min=0)
-        outputs = self.model.model(attention_mask=mask, position_ids=positions, use_cache=True, **inputs)
+        outputs = self.model.model(attention_mask=mask, use_cache=True, **inputs)
         cache = outputs.past_key_values
         if group > 1:
             cache.batch_repeat_interleave(group)
         hidden = outputs.last_hidden_state[:, -1:].repeat_interleave(group, dim=0)
-        mask, position = (part.repeat_interleave(group, dim=0) for part in (mask, positions[:, -1:]))
+        mask = mask.repeat_interleave(group, dim=0)
         found = []
         while True:
             log_q = self._log_q(hidden, temperature or 1.0)[:, 0]
@@ -113,9 +111,9 @@ class Reasoned(LabelToken):
                 found.append(log_q.argmax(dim=-1, keepdim=True))
             if len(found) == THOUGHT:
                 break
-            mask, position = torch.cat([mask, mask.new_ones(len(mask), 1)], dim=1), position + 1
+            mask = torch.cat([mask, mask.new_ones(len(mask), 1)], dim=1)
             hidden = self.model.model(
-                input_ids=found[-1], attention_mask=mask, position_ids=position, past_key_values=cache, use_cache=True
+                input_ids=found[-1], attention_mask=mask, past_key_values=cache, use_cache=True
             ).last_hidden_state
         self.model.train(training)
         return torch.cat(found, dim=1)

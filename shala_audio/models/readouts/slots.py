@@ -207,26 +207,19 @@ def fill_slots(
     digit_ids = template.digit_ids.to(ids.device)
     begin = torch.tensor(template.pieces[0], device=ids.device).expand(len(ids), -1)
     ids, mask = torch.cat([ids, begin], dim=1), torch.cat([mask, mask.new_ones(begin.shape)], dim=1)
-    positions = (mask.cumsum(dim=1) - 1).clamp(min=0)
-    first = model.model(input_ids=ids, attention_mask=mask, position_ids=positions, use_cache=True, **batch)
+    first = model.model(input_ids=ids, attention_mask=mask, use_cache=True, **batch)
     cache = first.past_key_values
     if generations > 1:
         cache.batch_repeat_interleave(generations)
     rows = len(ids) * generations
     mask = mask.repeat_interleave(generations, dim=0)
-    position = positions[:, -1:].repeat_interleave(generations, dim=0) + 1
     values = torch.arange(10, device=ids.device, dtype=torch.float32)
 
     def feed(tokens: Tensor) -> Tensor:
         """Probabilities (rows, 10) of the digit after `tokens` (rows, n)."""
-        nonlocal mask, position
-        count = tokens.shape[1]
-        mask = torch.cat([mask, mask.new_ones(rows, count)], dim=1)
-        steps = position + torch.arange(count, device=ids.device)
-        outputs = model.model(
-            input_ids=tokens, attention_mask=mask, position_ids=steps, past_key_values=cache, use_cache=True
-        )
-        position = position + count
+        nonlocal mask
+        mask = torch.cat([mask, mask.new_ones(tokens.shape)], dim=1)
+        outputs = model.model(input_ids=tokens, attention_mask=mask, past_key_values=cache, use_cache=True)
         return choices(outputs.last_hidden_state[:, -1])
 
     def choices(hidden: Tensor) -> Tensor:
@@ -284,22 +277,18 @@ def digit_log_probs(
     sampled = template.sampled()
     positions_drawn = sampled.nonzero().squeeze(1)
     inputs = dict(inputs)
-    mask = inputs["attention_mask"]
-    positions = (mask.cumsum(dim=1) - 1).clamp(min=0)
     # A token is predicted by the position before it.
     if rows is None or not model.model.shares_prompts():
-        hidden = model.model(**inputs, position_ids=positions, use_cache=False).last_hidden_state
+        hidden = model.model(**inputs, use_cache=False).last_hidden_state
         hidden = hidden[:, hidden.shape[1] - len(sampled) + positions_drawn - 1]
     else:
         offsets = positions_drawn - len(template.pieces[0])
-        hidden = _states_of_answers(model, template, inputs, positions, rows)[:, offsets]
-    logits = model.token_logits(hidden, template.digit_ids.to(mask.device))
+        hidden = _states_of_answers(model, template, inputs, rows)[:, offsets]
+    logits = model.token_logits(hidden, template.digit_ids.to(hidden.device))
     return (logits / temperature).log_softmax(dim=-1), positions_drawn
 
 
-def _states_of_answers(
-    model: SpeechLM, template: SlotTemplate, inputs: dict[str, Any], positions: Tensor, rows: Tensor
-) -> Tensor:
+def _states_of_answers(model: SpeechLM, template: SlotTemplate, inputs: dict[str, Any], rows: Tensor) -> Tensor:
     """Hidden states (B, C', D) from before the first digit to before the last one; answers to the same prompt, which begin
     alike, share the pass up to there."""
     ids, mask = inputs.pop("input_ids"), inputs.pop("attention_mask")
@@ -309,7 +298,6 @@ def _states_of_answers(
     prompts = model.model(
         input_ids=ids[first, :start],
         attention_mask=mask[first, :start],
-        position_ids=positions[first, :start],
         use_cache=True,
         **{name: tensor[first] for name, tensor in inputs.items()},
     )
@@ -320,7 +308,6 @@ def _states_of_answers(
     answers = model.model(
         input_ids=ids[:, start:stop],
         attention_mask=mask[:, :stop],
-        position_ids=positions[:, start:stop],
         past_key_values=cache,
         use_cache=True,
     )

@@ -62,10 +62,10 @@ class Verbalized(Readout):
 
     def predict(self, batch: dict[str, Any]) -> Prediction:
         labels = self.model.task.label_names
-        parsed = [parse_answer(answer, labels) for answer in self.answers(batch)]
-        uniform = np.full(len(labels), 1 / len(labels))
-        probs = np.stack([uniform if answer is None else answer for answer in parsed])
-        return Prediction(probs, [{} for _ in parsed], sum(answer is None for answer in parsed))
+        probs = parse_answers(self.answers(batch), labels)
+        unparsed = np.isnan(probs[:, 0])
+        probs[unparsed] = 1 / len(labels)
+        return Prediction(probs, [{} for _ in probs], int(unparsed.sum()))
 
     @torch.no_grad()
     def answers(self, batch: dict[str, Any]) -> list[str]:
@@ -99,9 +99,7 @@ class Verbalized(Readout):
 
     def stated(self, completions: Sequence[Sequence[int]]) -> Floats:
         labels = self.model.task.label_names
-        answers = self.model.tokenizer.batch_decode(completions, skip_special_tokens=True)
-        parsed = [parse_answer(answer, labels) for answer in answers]
-        return np.stack([np.full(len(labels), np.nan) if answer is None else answer for answer in parsed])
+        return parse_answers(self.model.tokenizer.batch_decode(completions, skip_special_tokens=True), labels)
 
     def longest_completion(self) -> int:
         labels = self.model.task.label_names
@@ -139,6 +137,12 @@ def write_answer(p: Sequence[float], labels: Sequence[str]) -> str:
     """
     pairs = ", ".join(f'"{label}": {round(100 * share)}' for label, share in zip(labels, p, strict=True))
     return "{" + pairs + "}"
+
+
+def parse_answers(answers: Sequence[str], labels: Sequence[str]) -> Floats:
+    """The distributions (n, K) that answers state; a row of NaN where one states none."""
+    parsed = [parse_answer(answer, labels) for answer in answers]
+    return np.stack([np.full(len(labels), np.nan) if answer is None else answer for answer in parsed])
 
 
 def parse_answer(answer: str, labels: Sequence[str]) -> Floats | None:
