@@ -586,16 +586,19 @@ def _batch(recipe: Recipe, method: str, settings: Path) -> list[Any]:
 
 
 def _asked(recipe: Recipe) -> str:
-    """A hash of what decides a fold's results: the options, and the settings that they name."""
+    """A hash of what decides a fold's results: all options but those of what is done, how fast and where; and the files that
+    they name."""
     given = recipe.given
-    names = ("corpus", "modality", "readout", "learning_rate", "seed", "max_rows", "skip_bad", "baselines")
-    told = [f"{name}={getattr(given, name)}" for name in names]
-    told += [f"method={','.join(recipe.methods)}", f"model={recipe.model}", f"split_seed={recipe.split_seed}"]
-    told += [f"part={recipe.part}", f"augmentations={recipe.augmentations}"]
-    told += [f"init={given.init}"] if given.init else []
+    elsewhere = ("stage", "stop_stage", "fold", "exp", "title", "nproc", "corpus_root", "recipe")
+    of_recipe = {"method": ",".join(recipe.methods), "model": recipe.model, "split_seed": recipe.split_seed}
+    of_recipe |= {"part": recipe.part, "augmentations": recipe.augmentations}
+    options = {name: value for name, value in vars(given).items() if name not in elsewhere} | of_recipe
+    told = [f"{name}={value}" for name, value in sorted(options.items())]
     files = [*sorted((recipe.folder / "conf").glob("*.yaml")), *([Path(given.config)] if given.config else [])]
     model = Path(recipe.model)
     files.append(model if model.is_file() else CONFIGS / "models" / f"{recipe.model}.yaml")
+    trained = Path(given.init or "") / "trained.safetensors"
+    files += [trained] if given.init and trained.is_file() else []
     told += [file_sha256(file) for file in files]
     return hashlib.sha256("\n".join(told).encode()).hexdigest()
 

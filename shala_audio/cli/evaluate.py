@@ -270,7 +270,7 @@ def baseline(
     from shala_audio.corpora.prepare import corpus_record
     from shala_audio.distribution import LabelDistribution
     from shala_audio.evaluation.predictions import write_predictions
-    from shala_audio.io import write_json
+    from shala_audio.io import read_json, write_json
     from shala_audio.manifest import rows_and_task
     from shala_audio.votes import mean_distribution
 
@@ -303,7 +303,10 @@ def baseline(
         # What dev chose is no setting: it differs between seeds.
         record |= {"settings": {"augmentations": augmentations}, "model": used}
         record |= {**cost_record(seed, time.monotonic() - started, manifest), "chosen": dict(fitted.chosen)}
-    write_json(out.parent / "training.json", record)
+    beside = out.parent / "training.json"
+    if beside.is_file() and (of := read_json(beside).get("method")) != record["method"]:
+        raise UserError(f"--out {out}: {out.parent} has the record of {of}; name another folder")
+    write_json(beside, record)
     for name, place in places.items():
         write_predictions(place, predicted[name])
     print(out)

@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from scipy.special import log_softmax, softmax
 
 from shala_audio.distribution import FLOOR, Floats, jsd
 from shala_audio.errors import UserError, not_one_of
@@ -60,7 +61,7 @@ class Calibration:
         >>> Calibration("temperature", np.eye(2) / 2.0, np.zeros(2), ("a", "b"), 9)(np.array([[0.8, 0.2]])).round(3).tolist()
         [[0.667, 0.333]]
         """
-        return _softmax(_log(probs, self.floor) @ self.weight.T + self.bias)
+        return softmax(_log(probs, self.floor) @ self.weight.T + self.bias, axis=1)
 
     @property
     def at_the_edge(self) -> bool:
@@ -169,14 +170,8 @@ def _log(probs: Floats, floor: float = FLOOR) -> Floats:
     return np.log(np.maximum(probs, floor))
 
 
-def _softmax(logits: Floats) -> Floats:
-    shifted = np.exp(logits - logits.max(axis=1, keepdims=True))
-    return shifted / shifted.sum(axis=1, keepdims=True)
-
-
 def _cross_entropy(logits: Floats, human: Floats) -> float:
-    shifted = logits - logits.max(axis=1, keepdims=True)
-    return float(-(human * (shifted - np.log(np.exp(shifted).sum(axis=1, keepdims=True)))).sum(axis=1).mean())
+    return float(-(human * log_softmax(logits, axis=1)).sum(axis=1).mean())
 
 
 def _fit_temperature(logs: Floats, human: Floats) -> float:
@@ -193,7 +188,7 @@ def _fit_temperature_jsd(logs: Floats, human: Floats) -> float:
     from scipy.optimize import minimize_scalar
 
     def distance(scale: float) -> float:
-        return float(jsd(human, _softmax(logs * scale)).mean())
+        return float(jsd(human, softmax(logs * scale, axis=1)).mean())
 
     distances = np.array([distance(scale) for scale in SCALES])
     least = np.flatnonzero(distances <= distances.min() + 1e-12)  # all of them, where every answer is uniform
@@ -213,7 +208,7 @@ def _fit_dirichlet(logs: Floats, human: Floats, penalty: float) -> tuple[Floats,
     def loss(flat: Floats) -> tuple[float, Floats]:
         weight, bias = flat[: count**2].reshape(count, count), flat[count**2 :]
         logits = logs @ weight.T + bias
-        error = (_softmax(logits) - human) / len(human)
+        error = (softmax(logits, axis=1) - human) / len(human)
         gradient = np.concatenate(
             [(error.T @ logs + 2 * penalty * off * weight).ravel(), error.sum(axis=0) + 2 * penalty * bias]
         )

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.stats import t as student_t
+from scipy.special import stdtrit
 from tqdm import tqdm
 
 from shala_audio.distribution import Floats
@@ -51,7 +51,7 @@ def _jackknife_half(without: Floats, sizes: NDArray[np.int64]) -> float | None:
     if count < 2 or freedom < 0.5:
         return None
     deviation = np.sqrt((count - 1) / count * ((without - without.mean()) ** 2).sum())
-    return float(student_t.ppf(0.975, freedom) * deviation)
+    return float(stdtrit(freedom, 0.975) * deviation)
 
 
 def cluster_ids(groups: Sequence[str]) -> NDArray[np.int64]:

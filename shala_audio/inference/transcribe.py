@@ -23,6 +23,7 @@ from shala_audio.models.pretrained import WHISPER_ASR, locate
 
 WINDOW = 30.0  # seconds that Whisper reads at once; longer sound is cut
 MOST_TOKENS = 200  # of a window
+BATCH = 8  # clips, or windows, at once
 SILENT = 0.6  # probability of no speech from which on nothing is written down, as Whisper's own programs have it
 
 
@@ -85,7 +86,9 @@ class Transcriber:
         """
         size = int(WINDOW * SAMPLE_RATE)
         parts = [(index, clip[at : at + size]) for index, clip in enumerate(clips) for at in range(0, len(clip), size)]
-        heard = self._windows([part for _, part in parts])
+        heard: list[Transcript] = []
+        for at in range(0, len(parts), BATCH):  # so that hours of sound need no more memory than minutes
+            heard += self._windows([part for _, part in parts[at : at + BATCH]])
         mine: list[list[Transcript]] = [[] for _ in clips]
         for (index, _), found in zip(parts, heard, strict=True):
             mine[index].append(found)
@@ -138,9 +141,6 @@ class Transcriber:
         return self.model.proj_out(found.last_hidden_state[:, -1]).float(), found.past_key_values
 
 
-BATCH = 8  # clips
-
-
 def transcribe_rows(
     rows: Sequence[Row], root: Path, heard: Path, source: str, language: str | None, field: str
 ) -> list[Row]:
@@ -159,7 +159,7 @@ def transcribe_rows(
     keys = {row.id: f"{segment_of(row)} {source} {language or ''}" for row in wanted}
     known: dict[str, str] = {}
     if heard.is_file():
-        for line in heard.read_text(encoding="utf-8").splitlines():
+        for line in heard.read_bytes().split(b"\n"):
             with suppress(ValueError, LookupError, TypeError):  # a line that a kill cut short; its clip is heard again
                 found = json.loads(line)
                 known[found["sound"]] = found["text"]
@@ -167,10 +167,12 @@ def transcribe_rows(
     transcriber = Transcriber(source, language=language) if missing else None
     missing.sort(key=lambda row: (row.audio.duration or 0.0) if row.audio else 0.0)
     heard.parent.mkdir(parents=True, exist_ok=True)
+    cut = heard.is_file() and not heard.read_bytes().endswith(b"\n")
     with (
         open(heard, "a", encoding="utf-8") as file,
         tqdm(total=len(missing), unit="clip", desc="words", disable=None) as bar,
     ):
+        file.write("\n" if cut else "")
         for at in range(0, len(missing), BATCH):
             part = missing[at : at + BATCH]
             assert transcriber is not None

@@ -244,6 +244,9 @@ def test_baseline_score_report(tmp_path):
     invoke("data", "prepare", "mini_text", "--out", tmp_path, "--max-rows", 60)
     manifest, system = tmp_path / "manifest.jsonl", tmp_path / "prior"
     invoke("evaluate", "baseline", "prior", manifest, "--out", system / "predictions.jsonl")
+    write_json(tmp_path / "trained" / "training.json", {"method": "shala"})
+    with pytest.raises(UserError, match="has the record of shala; name another folder"):
+        invoke("evaluate", "baseline", "prior", manifest, "--out", tmp_path / "trained" / "prior.jsonl")
     invoke("evaluate", "score", system / "predictions.jsonl", manifest, "--out", system / "score.json")
     result = json.loads((system / "score.json").read_text())
     assert (

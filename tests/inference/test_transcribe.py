@@ -121,11 +121,15 @@ def test_rows_get_transcripts_and_an_interrupted_job_goes_on(tiny_whisper, tmp_p
     assert found["said"] == "as it is"
     lines = (tmp_path / "heard.jsonl.heard").read_text().splitlines()
     assert len(lines) == 3 and {json.loads(line)["text"] for line in lines} >= {found["r0"]}
-    (tmp_path / "heard.jsonl.heard").write_text("\n".join([lines[0], lines[1], lines[2][:20]]) + "\n")
+    cut = f'{lines[2][:20]}"é'.encode()[:-1]  # by a kill, in the middle of a letter
+    (tmp_path / "heard.jsonl.heard").write_bytes(f"{lines[0]}\n{lines[1]}\n".encode() + cut)
     (tmp_path / "heard.jsonl").unlink()
     invoke("data", "transcribe", tmp_path / "m.jsonl", *options)
     assert {row.id: row.text.get("transcript", "") for row in read_manifest(tmp_path / "heard.jsonl")} == found
-    assert len((tmp_path / "heard.jsonl.heard").read_text().splitlines()) == 4, "one clip was heard again"
+    heard = (tmp_path / "heard.jsonl.heard").read_bytes().splitlines()
+    assert len(heard) == 4 and json.loads(heard[3]) == json.loads(lines[2]), (
+        "one clip was heard again, in a line of its own"
+    )
 
 
 @pytest.mark.slow

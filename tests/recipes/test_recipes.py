@@ -544,3 +544,19 @@ def test_msp_podcast_as_slurm_starts_it(tmp_path):
     several = {**environment, "SLURM_GPUS_ON_NODE": "4"}
     done = subprocess.run([*command, "--model", "x"], capture_output=True, text=True, check=True, env=several)
     assert "multi_gpu.yaml --num_processes 4 -m shala_audio:" in done.stdout and done.stdout.endswith("--model x\n")
+
+
+def test_a_fold_with_another_classifier_or_start_is_not_done(tmp_path):
+    """`--fold all` with another --encoder said that it was done, and kept the other's numbers."""
+
+    def asked(*more: str) -> str:
+        words = ["--recipe", str(RECIPES / "chaosnli"), "--corpus", "chaosnli", "--modality", "text", *more]
+        return recipe_module._asked(recipe_module.Recipe(recipe_module.parse(words), words))
+
+    start = tmp_path / "trained.safetensors"
+    start.write_bytes(b"one")
+    found = [asked(), asked("--encoder", "a"), asked("--encoder", "b"), asked("--init", str(tmp_path))]
+    start.write_bytes(b"two")
+    found.append(asked("--init", str(tmp_path)))
+    assert len(set(found)) == 5
+    assert asked("--nproc", "2", "--exp", "x", "--stop_stage", "6", "--fold", "all", "--method", "shala") == found[0]
