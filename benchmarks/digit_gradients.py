@@ -26,7 +26,7 @@ from shala_audio.corpora.mini import prepare
 from shala_audio.io import write_text
 from shala_audio.models.config import load_model_config
 from shala_audio.models.prompts import PromptBuilder
-from shala_audio.models.readouts.slots import Slots, digit_log_probs
+from shala_audio.models.readouts.slots import Slots
 from shala_audio.models.speech_lm import SpeechLM
 from shala_audio.task import load_task
 from shala_audio.training.rewards import earned, every_digit
@@ -93,7 +93,7 @@ def gradients_of_draws(draws: int) -> Sums:
             "input_ids": torch.cat([prompts["input_ids"][which], answers], dim=1),
             "attention_mask": torch.cat([prompts["attention_mask"][which], torch.ones_like(answers)], dim=1),
         }
-        log_probs, _ = digit_log_probs(model, readout.template, batch, rows=which)
+        log_probs, _ = readout.digit_log_probs(batch, rows=which)
         drawn = log_probs.gather(2, torch.tensor(digits).flatten(1)[:, :, None])[:, :, 0]
         earnings = {
             "group": (advantages[:, None] * drawn).sum(dim=1).mean(),

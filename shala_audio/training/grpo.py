@@ -24,7 +24,7 @@ from trl.trainer.utils import RepeatSampler
 from shala_audio.distribution import Floats
 from shala_audio.errors import UserError
 from shala_audio.models.lora import plain_parameters
-from shala_audio.models.readouts.slots import Slots, digit_log_probs
+from shala_audio.models.readouts.slots import Slots
 from shala_audio.models.speech_lm import SpeechLM
 from shala_audio.training.ambiguity import AmbiguityWeights
 from shala_audio.training.callbacks import CheckpointMoments, ZeroVarianceGroups
@@ -255,9 +255,7 @@ class GrpoTrainer(SpeechTrainer, GRPOTrainer):
         batch = {"input_ids": ids, "attention_mask": mask, **self._audio}
         readout = self.readout
         assert isinstance(readout, Slots)
-        log_probs, _ = model(
-            compute=lambda: digit_log_probs(readout.model, readout.template, batch, self.temperature, self._rows)
-        )
+        log_probs, _ = model(compute=lambda: readout.digit_log_probs(batch, self.temperature, self._rows))
         rewards = inputs["every_digit"]
         self.nothing_to_learn = not (rewards - rewards.mean(dim=-1, keepdim=True)).any()
         expected = (log_probs.exp() * rewards).sum(dim=-1)

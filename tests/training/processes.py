@@ -20,8 +20,8 @@ from torch.distributed.fsdp import fully_shard
 from shala_audio.io import is_main_process, write_json
 from shala_audio.models.config import ModelConfig, model_config_from_dict
 from shala_audio.models.prompts import PromptBuilder
-from shala_audio.models.readouts import label_token, slots
-from shala_audio.models.readouts.slots import SlotTemplate
+from shala_audio.models.readouts import label_token
+from shala_audio.models.readouts.slots import Slots
 from shala_audio.models.speech_lm import SpeechLM
 from shala_audio.task import Task
 from tests.tiny import SPEECH_TASK, TEXT_TASK, tiny_config, tiny_model
@@ -42,9 +42,9 @@ def each_in_turn(log_q: Tensor, group: int) -> Tensor:
     return log_q.argsort(dim=1, descending=True)[:, torch.arange(group) % log_q.shape[1]]
 
 
-def the_same_digits(model: SpeechLM, template: SlotTemplate, batch: dict[str, Tensor], group: int, *_: float):
+def the_same_digits(readout: Slots, batch: dict[str, Tensor], group: int, *_: float):
     """Digits (B · G, K, 2) that differ among a prompt's answers, not by chance either."""
-    labels, place = torch.arange(len(model.task.label_names))[:, None], torch.arange(2)
+    labels, place = torch.arange(len(readout.pieces) - 1)[:, None], torch.arange(2)
     digits = torch.stack([(3 * answer + 7 * labels + place) % 10 for answer in range(group)])
     return digits.repeat(len(batch["input_ids"]), 1, 1), None
 
@@ -64,7 +64,7 @@ def main(folder: Path, batch: int) -> None:
             losses = [entry["loss"] for entry in trainer.state.log_history if "loss" in entry]
             extra = {} if trainer_of is supervised_trainer else {"running_loss": trainer.weights.running_loss.tolist()}
             write_json(folder / f"{name}.json", {"losses": losses, **extra})
-    slots.fill_slots = the_same_digits
+    Slots.fill = the_same_digits
     torch.manual_seed(0)
     model = tiny_model(folder / "lm", readout="slots")
     options = {"count": 8, "max_steps": 5, "per_device_train_batch_size": batch, "ambiguity": "dynamic"}

@@ -12,7 +12,6 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 from trl import GRPOConfig, GRPOTrainer
 
 from shala_audio.errors import Stopped, UserError
-from shala_audio.models.readouts.slots import digit_log_probs
 from shala_audio.training.callbacks import ZeroVarianceGroups
 from shala_audio.training.config import GrpoConfig
 from shala_audio.training.rewards import every_digit
@@ -92,7 +91,7 @@ def test_rewards_are_those_of_the_digits(tiny_lm, tmp_path):
     assert all(0 < reward <= 1 for reward in rewards), "every answer of slots is valid"
     # All zeros are uniform in prediction, and so they are when they are rewarded.
     digits = torch.tensor([[[0, 0]] * 3, [[9, 9], [0, 0], [0, 0]]])
-    completions = model.readout.template.completion(digits).tolist()
+    completions = model.readout.completion(digits).tolist()
     inputs = [{"human": [0.6, 0.4, 0.0]}] * 2
     earned = trainer._calculate_rewards(inputs, ["?"] * 2, [""] * 2, completions)
     expected = [1 - jensenshannon([0.6, 0.4, 0.0], answer, base=2) for answer in ([1 / 3] * 3, [1.0, 0.0, 0.0])]
@@ -354,7 +353,7 @@ def test_all_digits_are_learnt_from_without_a_spread_between_answers(tiny_lm, tm
     loss = trainer._compute_loss(model, inputs)
     ids = torch.cat([inputs["prompt_ids"], inputs["completion_ids"]], dim=1)
     mask = torch.cat([inputs["prompt_mask"], inputs["completion_mask"]], dim=1)
-    probs = digit_log_probs(model, model.readout.template, {"input_ids": ids, "attention_mask": mask})[0].exp()
+    probs = model.readout.digit_log_probs({"input_ids": ids, "attention_mask": mask})[0].exp()
     weights = torch.tensor(trainer.weights.all()[[index // 4 for index in range(8)]], dtype=torch.float32)
     human = np.array([row["human"] for row in rows])
     rewards = torch.tensor(every_digit("jsd", human, model.readout.digits(inputs["completion_ids"].tolist())))

@@ -125,8 +125,7 @@ def test_log_probabilities_stand_where_tokens_were_drawn_and_add_up(model):
     if model.readout.is_direct:
         answers, _ = pad_right(model.readout.words, torch.device("cpu"))
     else:
-        template = getattr(model.readout, "template", None)
-        tokens = torch.arange(model.lm_head.weight.shape[0]) if template is None else template.digit_ids
+        tokens = getattr(model.readout, "digit_ids", torch.arange(model.lm_head.weight.shape[0]))
         answers = completions[:1].repeat(len(tokens), 1)
         answers[:, place] = tokens
     valid = torch.ones_like(answers)

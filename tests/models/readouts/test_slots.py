@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import numpy as np
 import pytest
 import torch
 from hypothesis import given
@@ -7,14 +8,7 @@ from hypothesis import strategies as st
 
 from shala_audio.models.prompts import PromptBuilder
 from shala_audio.models.readouts.base import append_completions
-from shala_audio.models.readouts.slots import (
-    digit_log_probs,
-    fill_slots,
-    from_percent,
-    slot_distributions,
-    slot_template,
-    to_digits,
-)
+from shala_audio.models.readouts.slots import from_percent, to_digits
 from shala_audio.models.readouts.verbalized import parse_answer
 from tests.tiny import random_features, tiny_model
 
@@ -34,25 +28,25 @@ def test_digits_state_the_distribution_to_a_per_cent(mass):
 
 def test_the_text_reads_as_an_answer(tiny_lm):
     model = tiny_model(tiny_lm, readout="slots")
-    template = slot_template(model)
-    text = model.tokenizer.decode(template.completion(to_digits(torch.tensor([[0.5, 0.07, 0.43]])))[0])
+    readout = model.readout
+    text = model.tokenizer.decode(readout.completion(to_digits(torch.tensor([[0.5, 0.07, 0.43]])))[0])
     assert text == '{"anger": 50, "disgust": 07, "disapproval": 43}<|im_end|>'
     assert parse_answer(text.removesuffix("<|im_end|>"), model.task.label_names).tolist() == pytest.approx(
         [0.5, 0.07, 0.43]
     )
-    assert template.sampled().sum() == 6
+    assert readout.drawn.sum() == 6
 
 
 def test_slots_follow_the_log_probabilities(tiny_lm):
     """The cached path and one whole forward pass agree on every digit's probability; noise chooses by its place in them."""
     model = tiny_model(tiny_lm, readout="slots").eval()
-    template = slot_template(model)
+    readout = model.readout
     batch = make_batch(model)
     noise = torch.rand(3, 3, 2, generator=torch.Generator().manual_seed(0))
-    digits, expected = fill_slots(model, template, batch, 3, noise=noise)
+    digits, expected = readout.fill(batch, 3, noise=noise)
     rollouts = {name: value.repeat_interleave(3, dim=0) for name, value in batch.items()}
     with torch.no_grad():
-        log_probs, _ = digit_log_probs(model, template, append_completions(rollouts, template.completion(digits)))
+        log_probs, _ = readout.digit_log_probs(append_completions(rollouts, readout.completion(digits)))
     below = (log_probs.exp().cumsum(dim=-1) <= noise.flatten(1).repeat(2, 1)[..., None]).sum(dim=-1)
     assert torch.equal(below.clamp(max=9), digits.flatten(1))
     mean = (log_probs.exp() * torch.arange(10.0)).sum(dim=-1).reshape(6, 3, 2)
@@ -61,30 +55,30 @@ def test_slots_follow_the_log_probabilities(tiny_lm):
 
 def test_a_prediction_is_the_mean_of_answers_and_always_the_same(tiny_lm):
     model = tiny_model(tiny_lm, readout="slots").eval()
-    template = slot_template(model)
+    readout = model.readout
     batch = make_batch(model)
     torch.manual_seed(1)
-    first = slot_distributions(model, template, batch)
+    first = readout.predict(batch).probs
     torch.manual_seed(2)
-    torch.testing.assert_close(slot_distributions(model, template, batch), first)
-    assert first.sum(dim=1).tolist() == pytest.approx([1, 1])
-    _, expected = fill_slots(model, template, batch, 1000)
+    assert np.array_equal(readout.predict(batch).probs, first)
+    assert first.sum(axis=1).tolist() == pytest.approx([1, 1])
+    _, expected = readout.fill(batch, 1000)
     endless = from_percent(expected).view(2, 1000, 3).mean(dim=1)
-    assert (first - endless).abs().max() < 0.05, "a few well spread answers stand for many"
+    assert np.abs(first - endless.numpy()).max() < 0.05, "a few well spread answers stand for many"
 
 
 def test_rollouts_follow_their_own_probabilities(tiny_lm, tiny_encoder):
     model = tiny_model(tiny_lm, tiny_encoder, readout="slots").eval()
-    template = slot_template(model)
+    readout = model.readout
     builder = PromptBuilder(model)
     features = random_features(2)
     batch = builder.batch([builder.prompt({}, clip.shape[1]) for clip in features], features)
     torch.manual_seed(0)
-    digits, _ = fill_slots(model, template, batch, 400)
+    digits, _ = readout.fill(batch, 400)
     assert digits.shape == (800, 3, 2)
     with torch.no_grad():
-        completion = template.completion(digits[[0, 400]])
-        log_probs, _ = digit_log_probs(model, template, append_completions(batch, completion))
+        completion = readout.completion(digits[[0, 400]])
+        log_probs, _ = readout.digit_log_probs(append_completions(batch, completion))
     for row in range(2):
         share = torch.bincount(digits[400 * row : 400 * (row + 1), 0, 0], minlength=10) / 400
         assert (share - log_probs[row, 0].exp()).abs().max() < 0.09
@@ -98,7 +92,7 @@ def test_saying_nothing_is_uniform():
 def test_a_shared_prompt_changes_neither_values_nor_gradients(tiny_lm, tiny_encoder, speech):
     """Answers in any order, of prompts of different lengths, two of which read alike but sound different."""
     model = tiny_model(tiny_lm, tiny_encoder if speech else None, readout="slots")
-    template = slot_template(model)
+    readout = model.readout
     builder = PromptBuilder(model)
     if speech:
         features = random_features(3, [9, 9, 20])
@@ -107,12 +101,12 @@ def test_a_shared_prompt_changes_neither_values_nor_gradients(tiny_lm, tiny_enco
         batch = builder.batch([builder.prompt({"comment": text}, None) for text in ("a", "b", "much longer")])
     rows = torch.tensor([2, 0, 1, 1, 2, 0, 2])
     digits = torch.randint(10, (7, 3, 2), generator=torch.Generator().manual_seed(0))
-    answers = append_completions({name: value[rows] for name, value in batch.items()}, template.completion(digits))
+    answers = append_completions({name: value[rows] for name, value in batch.items()}, readout.completion(digits))
     weights = torch.randn(7, 6, 10, generator=torch.Generator().manual_seed(1))
     found = {}
     for name, shared in (("plain", None), ("shared", rows + 40)):
         model.zero_grad()
-        log_probs, _ = digit_log_probs(model, template, answers, rows=shared)
+        log_probs, _ = readout.digit_log_probs(answers, rows=shared)
         (weights * log_probs).sum().backward()
         gradients = {key: p.grad.clone() for key, p in model.named_parameters() if p.grad is not None}
         found[name] = log_probs.detach(), gradients
