@@ -4,10 +4,14 @@ import json
 
 import numpy as np
 import pytest
+import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from transformers import AutoTokenizer, GPT2Config, GPT2LMHeadModel
 
+from shala_audio.models.prompts import PromptBuilder
 from shala_audio.models.readouts.verbalized import parse_answer, write_answer
+from tests.tiny import tiny_model
 
 LABELS = ("anger", "a b", "joy")
 
@@ -69,3 +73,19 @@ def test_answers_in_fences_after_thoughts_and_in_capitals_are_read(answer):
 def test_no_answer_is_guessed(answer):
     assert parse_answer(answer, ("anger", "joy")) is None
     assert parse_answer('{"a": 1, "A": 3}', ("a", "A")).tolist() == [0.25, 0.75], "labels that differ in capitals alone"
+
+
+def test_padding_takes_no_position(tiny_lm, tmp_path):
+    """Where positions are counted from the beginning (GPT-2), a row's loss depended on how long its neighbours were."""
+    torch.manual_seed(0)
+    tokenizer = AutoTokenizer.from_pretrained(tiny_lm)
+    size = {"n_embd": 32, "n_layer": 2, "n_head": 2, "n_positions": 512, "vocab_size": len(tokenizer)}
+    GPT2LMHeadModel(GPT2Config(**size, bos_token_id=0, eos_token_id=1, initializer_range=0.2)).save_pretrained(tmp_path)
+    tokenizer.save_pretrained(tmp_path)
+    model = tiny_model(tmp_path, readout="verbalized").eval()
+    builder = PromptBuilder(model)
+    prompts = [builder.prompt({"comment": comment}, None) for comment in ("oh", "a comment that is much longer")]
+    human = torch.tensor([[0.6, 0.4, 0.0], [0.1, 0.2, 0.7]])
+    together = model.readout.supervised_losses(builder.batch(prompts), human)[0]
+    alone = [model.readout.supervised_losses(builder.batch([prompts[row]]), human[row : row + 1])[0] for row in (0, 1)]
+    torch.testing.assert_close(together, torch.cat(alone), atol=1e-4, rtol=1e-4)
