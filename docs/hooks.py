@@ -53,7 +53,7 @@ def _tables(results: str) -> str:
     """Caveats and tables of measures, without the title; what follows the first table is folded, costs and commands are left out."""
     kept = []
     for line in results.splitlines()[1:]:
-        if line.startswith(("| run |", "Commands:")):
+        if line.startswith("<details>"):
             break
         kept.append(line)
     first = next((index for index, line in enumerate(kept) if line.startswith("|")), len(kept))

@@ -237,11 +237,8 @@ def calibrated_section(tested: System | None, systems: Sequence[System], scaled:
         ]
         lines.append(f"| {system.name} | {system.score['n']} | " + " | ".join(cells) + " |")
     said = [
-        "Each is temperature-scaled: T, of every run or fold, brings jsd down on dev; below 1 it sharpens, above it flattens. The "
-        "expected jsd to a few votes is often least for an answer sharper than an honest guess at their shares. SHALA's loss "
-        "teaches some of that sharpness and cross-entropy none, so the first table compares sharpness, too. Here it is fitted "
-        "alike for all. These answers are nearer to the votes, not to what people would say; kl says more of that. T counts as "
-        "known in intervals and p."
+        "One temperature T for each system, run and fold, fitted to jsd on dev; below 1 it sharpens. These answers are nearer to "
+        "the votes, not to what people would say; kl says more of that. T counts as known in intervals and p."
     ]
     if edges:
         said.append(
@@ -280,6 +277,8 @@ def what_they_were(runs: Sequence[Run]) -> list[str]:
     if not trained:
         return []
     lines = [
+        "<details><summary>Every run: its cost and its command</summary>",
+        "",
         "| run | seed | minutes | peak memory (MB) | precision | trained parameters | chosen on dev | split | manifest |",
         "|---|---|---|---|---|---|---|---|---|",
     ]
@@ -313,7 +312,7 @@ def what_they_were(runs: Sequence[Run]) -> list[str]:
     commits = dict.fromkeys(commit for joined in revisions for commit in joined.split(", ") if commit)
     code = f" Commit of the code: {', '.join(commits)}." if commits else ""
     lines += ["", f"{_base_models(trained)} Versions: {'; or '.join(used)}.{code}"]
-    return [*lines, ""]
+    return [*lines, "", "</details>", ""]
 
 
 def _base_models(trained: Sequence[Run]) -> str:
@@ -463,8 +462,7 @@ def _key(systems: Sequence[System]) -> str:
         raters = f", of the {first['agreement_bound']['n']} rows with several votes" if fewer else ""
         lines.append(f"The human agreement bound is as many votes, drawn anew from each row's own{raters}.")
         lines.append(
-            "Other people would be somewhat further off. A sharper answer can come nearer, so it is no floor. It has no kl, since few "
-            "votes leave labels at 0."
+            "Other people would be somewhat further off. It has no kl."
             if kind == FRESH
             else "They name one label each, where raters could name several, so a model can be nearer; it has no kl."
         )

@@ -108,17 +108,13 @@ def find_runs(folders: Sequence[Path]) -> list[Run]:
                 f"{folder}: has no score.json, and neither has a folder in it; `shala-audio evaluate score` makes one"
             )
         for place in own:
-            runs += _runs_of(place)
+            runs += map(_of_file, sorted(place.glob("score*.json")))
     return runs
 
 
 def run_name(training: Mapping[str, Any], folder: Path) -> str:
     """Method and readout of a run; its folder's name where it has no record of them."""
     return str(training.get("method", folder.name)) + (f" ({training['readout']})" if training.get("readout") else "")
-
-
-def _runs_of(folder: Path) -> list[Run]:
-    return [_of_file(path) for path in sorted(folder.glob("score*.json"))]
 
 
 def _of_file(path: Path) -> Run:

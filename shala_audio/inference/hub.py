@@ -10,6 +10,7 @@ from typing import Any
 from huggingface_hub.errors import HfHubHTTPError
 
 from shala_audio.errors import UserError, first_line
+from shala_audio.evaluation.report import cell
 from shala_audio.evaluation.score import read_score
 from shala_audio.io import read_json, render_template, write_text
 from shala_audio.models.folder import CARD, CONFIG, PREPROCESSOR, SETTINGS, TOKENIZER, TRAINED
@@ -75,16 +76,8 @@ def _rows(score: Mapping[str, Any]) -> list[tuple[str, ...]]:
     for name, words in MEASURES.items():
         if name in score:
             found = (score[name], score.get("prior", {}).get(name), score.get("agreement_bound", {}).get(name))
-            rows.append((words, *map(_written, found)))
+            rows.append((words, *(cell(one or {}, interval=True) for one in found)))
     return rows
-
-
-def _written(found: Mapping[str, float | None] | None) -> str:
-    if not found or found["value"] is None:
-        return "–"
-    if found["low"] is None:
-        return f"{found['value']:.3f}"
-    return f"{found['value']:.3f} [{found['low']:.3f}, {found['high']:.3f}]"
 
 
 FILES = (
