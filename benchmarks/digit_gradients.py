@@ -51,17 +51,23 @@ class Sums:
         for one, other in self.products:
             self.products[one, other] += float(gradients[one] @ gradients[other])
 
+    def squared_mean(self, name: str) -> float:
+        found = self.of_means(name, name)
+        if found <= 0:
+            raise SystemExit(f"{name}: {self.count} draws are too few to tell its mean from noise; take more --draws")
+        return found
+
     def of_means(self, one: str, other: str) -> float:
         """Product of the true means: that over pairs of different draws, whose noise is independent."""
         together = float(self.totals[one] @ self.totals[other]) - self.products[one, other]
         return together / (self.count * (self.count - 1))
 
     def noise(self, name: str) -> float:
-        mean = self.of_means(name, name)
+        mean = self.squared_mean(name)
         return ((self.products[name, name] / self.count - mean) / mean) ** 0.5
 
     def cosine(self) -> float:
-        lengths = [self.of_means(name, name) ** 0.5 for name in ESTIMATORS]
+        lengths = [self.squared_mean(name) ** 0.5 for name in ESTIMATORS]
         return self.of_means(*ESTIMATORS) / float(np.prod(lengths))
 
 

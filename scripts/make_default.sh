@@ -1,8 +1,17 @@
 #!/usr/bin/env bash
-# Make the model that comes with the toolkit anew, from corpora as they were downloaded: some hours on two CPU cores. Stages that are there are kept.
+# Make a model like the one that comes with the toolkit: some hours on two CPU cores. What is trained already is kept.
 #   scripts/make_default.sh CREMA-D GoEmotions RAVDESS
+# CREMA-D as it was downloaded; of GoEmotions train.tsv, dev.tsv, test.tsv and labels.txt alone; of RAVDESS a folder with clips.csv, whose
+# columns are file, actor and emotion.
 set -euo pipefail
 crema=${1:?name the folder of CREMA-D} goemotions=${2:?name the folder of GoEmotions} ravdess=${3:?name the folder of RAVDESS}
+[ -f "$ravdess/clips.csv" ] || { echo "$ravdess/clips.csv: no such file; its columns are file, actor and emotion" >&2; exit 2; }
+if ls "$goemotions"/goemotions_1.csv "$goemotions"/data/full_dataset/goemotions_1.csv > /dev/null 2>&1; then
+  echo "$goemotions: holds single raters' votes; the card is of aggregated labels, so copy the .tsv and labels.txt elsewhere" >&2
+  exit 2
+fi
+recipe=$PWD/recipes/crema_d
+. "$recipe/path.sh"
 recipe=recipes/crema_d
 data=$recipe/data/seed0/manifest.jsonl features=$recipe/features/speech exp=$recipe/exp/default
 sound="--manifest $data --features $features"

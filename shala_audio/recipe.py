@@ -594,12 +594,11 @@ def _asked(recipe: Recipe) -> str:
     of_recipe |= {"part": recipe.part, "augmentations": recipe.augmentations}
     options = {name: value for name, value in vars(given).items() if name not in elsewhere} | of_recipe
     told = [f"{name}={value}" for name, value in sorted(options.items())]
-    files = [*sorted((recipe.folder / "conf").glob("*.yaml")), *([Path(given.config)] if given.config else [])]
+    files = [recipe.conf("warm_start"), Path(given.config) if given.config else recipe.conf("shala")]
     model = Path(recipe.model)
     files.append(model if model.is_file() else CONFIGS / "models" / f"{recipe.model}.yaml")
-    trained = Path(given.init or "") / "trained.safetensors"
-    files += [trained] if given.init and trained.is_file() else []
-    told += [file_sha256(file) for file in files]
+    files += [Path(given.init) / "trained.safetensors"] if given.init else []
+    told += [file_sha256(file) for file in files if file.is_file()]
     return hashlib.sha256("\n".join(told).encode()).hexdigest()
 
 

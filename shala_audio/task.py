@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass, field, replace
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -20,6 +20,7 @@ MODALITIES = ("audio", "text", "audio+text")
 MOST_LABELS = 256
 OPTIONAL = ("attributes", "ordered", "asked")  # fields of a YAML file
 ASKED = "label"  # text field with the word of the label that is asked about
+YES, NO = "yes", "no"  # labels of a question about one label
 # In a rendered prompt this stands where the sound goes; it becomes one token for every stack of encoder frames.
 AUDIO_TOKEN = "<|audio|>"
 
@@ -92,7 +93,7 @@ class Task:
     answer: str
     attributes: tuple[Attribute, ...] = ()
     ordered: bool = False
-    asked: tuple[Label, ...] = ()
+    asked: tuple[Label, ...] = field(default=(), repr=False)  # runs are known by what is shown
 
     @property
     def label_names(self) -> tuple[str, ...]:
@@ -184,9 +185,9 @@ def task_from_dict(fields: Mapping[str, Any], source: str) -> Task:
     attributes = tuple(_attribute(attribute, source) for attribute in fields.get("attributes") or ())
     ordered = bool(fields.get("ordered"))
     task = Task(str(fields["name"]), fields["modality"], labels, prompt, answer, attributes, ordered, asked)
-    if asked and (len(labels) != 2 or ASKED not in task.text_fields()):
+    if asked and (task.label_names != (YES, NO) or ASKED not in task.text_fields()):
         raise UserError(
-            f"{source}: of `asked`, {{{{ text.{ASKED} }}}} in the prompt is one, and two labels say yes and no of it"
+            f"{source}: of `asked`, {{{{ text.{ASKED} }}}} in the prompt is one, and the labels are {YES!r} and {NO!r}"
         )
     return task
 

@@ -25,7 +25,7 @@ def test_every_task_file_is_sound(path):
         ({"labels": ["a", "a"]}, "same name"),
         ({"labels": [{"name": "a", "word": "x"}, {"name": "b", "word": "x"}]}, "same word"),
         ({"labels": ["a", ""]}, "each label"),
-        ({"asked": ["a", "b"]}, "in the prompt is one, and two labels say yes and no"),
+        ({"asked": ["a", "b"]}, "in the prompt is one, and the labels are 'yes' and 'no'"),
         ({"asked": "ab"}, "asked must be a list"),
         ({"labels": [True, False]}, "need quotes in YAML"),  # yes and no, to YAML
         ({"prompt": "How?"}, "text goes in, but the prompt has no"),
@@ -35,6 +35,11 @@ def test_every_task_file_is_sound(path):
 def test_wrong_tasks_are_refused_by_name(change, message):
     with pytest.raises(UserError, match=f"some.yaml.*{message}"):
         task_from_dict(FIELDS | change, "some.yaml")
+
+
+def test_what_a_task_does_not_have_does_not_tell_its_runs_apart():
+    """Runs are known by what is shown of their task; those of earlier versions must be found again."""
+    assert "asked" not in repr(load_task("mini"))
 
 
 def test_a_missing_text_field_is_named():

@@ -228,7 +228,7 @@ def read_sound(
     if not isinstance(source, (str, Path)) and not source.seekable():
         source = io.BytesIO(source.read())
     try:
-        with _opened(source, longest) as file:
+        with _opened(source, None if longest is None else offset + longest) as file:
             return _heard(_read(file, offset, duration, longest, channel, note))
     except UserError as error:
         raise UserError(f"{name}: {error}") from None

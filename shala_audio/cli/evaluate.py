@@ -283,6 +283,9 @@ def baseline(
         "task": asked.name,
         "data": corpus_record(manifest.with_name("summary.json")),
     }
+    beside = out.parent / "training.json"
+    if beside.is_file() and (of := read_json(beside).get("method")) not in ("prior", *KINDS):
+        raise UserError(f"--out {out}: {out.parent} has the record of {of}; name another folder")
     places = {"test": out, "dev": out.with_name(f"{out.stem}_dev{out.suffix}")}
     if kind == "prior":
         if features is not None or augmentations or model:
@@ -303,9 +306,6 @@ def baseline(
         # What dev chose is no setting: it differs between seeds.
         record |= {"settings": {"augmentations": augmentations}, "model": used}
         record |= {**cost_record(seed, time.monotonic() - started, manifest), "chosen": dict(fitted.chosen)}
-    beside = out.parent / "training.json"
-    if beside.is_file() and (of := read_json(beside).get("method")) != record["method"]:
-        raise UserError(f"--out {out}: {out.parent} has the record of {of}; name another folder")
     write_json(beside, record)
     for name, place in places.items():
         write_predictions(place, predicted[name])
@@ -467,9 +467,10 @@ def labels(
     from rich.console import Console
     from rich.table import Table
 
-    from shala_audio.corpora.single_labels import NO, YES, label_distances, mean_rates, rates
+    from shala_audio.corpora.single_labels import label_distances, mean_rates, rates
     from shala_audio.io import atomic_write
     from shala_audio.manifest import read_manifest
+    from shala_audio.task import NO, YES
 
     asked, rows, probs = _predicted_rows(predictions, manifest, task)
     if asked.label_names != (YES, NO):

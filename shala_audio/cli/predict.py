@@ -416,11 +416,9 @@ def _text(given: list[str]) -> str | dict[str, str]:
 
 def _of_text(predictor: Any, fields: str | dict[str, str]) -> LabelDistribution | LabelRates:
     """A text's distribution; or the rates of all labels, where the model is asked about one at a time and the text names none."""
-    from shala_audio.inference.default import DefaultModel
     from shala_audio.task import ASKED
 
-    about_all = isinstance(fields, str) or ASKED not in fields
-    if about_all and not isinstance(predictor, DefaultModel) and predictor.task.asked:
+    if predictor.task.asked and (isinstance(fields, str) or ASKED not in fields):
         rates: LabelRates = predictor.predict_rates([fields])[0]
         return rates
     answer: LabelDistribution = predictor.predict(text=fields)

@@ -67,6 +67,11 @@ def label_studio_ratings(path: Path, columns: Columns, left_out: Counter[str], n
         raise UserError(
             f"{path}: nothing was answered with {control!r} (--label), but with {', '.join(sorted(there)) or 'nothing'}"
         )
+    alike = _channels(tasks, control, small) == {"0"}  # Label Studio writes it where nobody told channels apart
+    if alike:
+        note(
+            "every part of a clip says channel 0, as where nobody told channels apart; --channel 0 takes that one alone"
+        )
     addresses: dict[str, str] = {}
     regions, shared = 0, 0
     seen: Counter[tuple[str, str]] = Counter()
@@ -99,7 +104,7 @@ def label_studio_ratings(path: Path, columns: Columns, left_out: Counter[str], n
                 if item is None:
                     raise UserError(f"{where}: a part of a text was judged; whole texts and parts of clips are read")
                 regions += 1
-                start, end, channel = region
+                start, end, channel = (*region[:2], None) if alike else region
                 side = "" if channel is None else f" channel {channel}"
                 part = Region(name, start, round(end - start, 4), channel)
                 yield Rating(where, f"{name} {start:g}-{end:g}{side}", choices, rater, region=part, fields=head)
@@ -135,6 +140,17 @@ def _controls(path: Path, tasks: Sequence[Mapping[str, Any]]) -> dict[str, set[s
             for result in _results(annotation, f"{path}: task {task.get('id')}"):
                 kinds.setdefault(str(result.get("type")), set()).add(str(result.get("from_name")))
     return kinds
+
+
+def _channels(tasks: Sequence[Mapping[str, Any]], control: str, small: bool) -> set[str]:
+    """What the regions say of their channels."""
+    every = [annotation for task in tasks for annotation in ([task] if small else task.get("annotations") or [])]
+    values = []
+    for annotation in every:
+        listed = annotation.get(control) if small else annotation.get("result")
+        listed = [one for one in listed if isinstance(one, dict)] if isinstance(listed, list) else []
+        values += listed if small else [one.get("value") for one in listed]
+    return {str(one.get("channel")) for one in values if isinstance(one, dict) and one.get("start") is not None}
 
 
 def _only_control(path: Path, tasks: Sequence[Mapping[str, Any]]) -> str:

@@ -616,8 +616,6 @@ def prepare(
         left_out[reason] += 1
         examples[reason].append(name)
 
-    # Label Studio gives every region channel 0 where channels were not told apart.
-    apart = any(item.region is not None and item.region.channel for item in items.values())
     for name, item in items.items():
         clip = _clip_name(name, item)
         if clips is not None and clip not in found:
@@ -652,7 +650,7 @@ def prepare(
                 if item.region.duration * SAMPLE_RATE < SHORTEST:
                     leave(name, "parts of less than 25 ms")
                     continue
-                own = item.region.channel if apart and item.region.channel is not None else channel
+                own = channel if item.region.channel is None else item.region.channel
                 audio = Audio(path, item.region.offset, item.region.duration, own)
         text = {field_name: item.fields["text"]} if item.fields.get("text") else {}
         if audio is None and not text and "text" in item.fields:

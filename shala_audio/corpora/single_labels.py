@@ -14,9 +14,7 @@ from statistics import fmean
 from shala_audio.corpora.raters import checked_raters
 from shala_audio.errors import UserError
 from shala_audio.manifest import Row
-from shala_audio.task import ASKED, Label, Task
-
-YES, NO = "yes", "no"
+from shala_audio.task import ASKED, NO, YES, Label, Task
 
 
 def yes_or_no(task: Task) -> Task:

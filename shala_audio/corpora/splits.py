@@ -7,6 +7,7 @@ import random
 from collections import Counter, defaultdict
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from pathlib import Path
 
 import numpy as np
@@ -112,13 +113,12 @@ def _same_sound(paths: Sequence[str], root: Path) -> dict[str, str]:
     """What the sound of files is known by, of those that may be others' twins: as many samples at the same rate are read."""
     lengths: dict[tuple[int, int], list[str]] = defaultdict(list)
     for path in paths:
-        try:
-            about = soundfile.info(root / path)
-            lengths[about.frames, about.samplerate].append(path)
-        except soundfile.LibsndfileError:  # what only ffmpeg reads is known by its bytes
-            lengths[(root / path).stat().st_size, 0].append(path)
-        except OSError:
-            continue
+        with suppress(OSError):
+            try:
+                about = soundfile.info(root / path)
+                lengths[about.frames, about.samplerate].append(path)
+            except soundfile.LibsndfileError:  # what only ffmpeg reads is known by its bytes
+                lengths[(root / path).stat().st_size, 0].append(path)
     alike = [path for members in lengths.values() if len(members) > 1 for path in members]
     with ThreadPoolExecutor() as pool:
         return dict(zip(alike, pool.map(lambda path: _sound_digest(root / path), alike), strict=True))
@@ -127,16 +127,16 @@ def _same_sound(paths: Sequence[str], root: Path) -> dict[str, str]:
 def _sound_digest(path: Path) -> str:
     """Of the samples, in 16 bits: the same in every lossless format. Read as numbers with a point, since those that are would
     not be scaled otherwise, and all be 0."""
-    try:
-        with soundfile.SoundFile(path) as sound:
-            digest = hashlib.sha256(f"{sound.frames} {sound.channels} {sound.samplerate}".encode())
-            for block in sound.blocks(1 << 20, dtype="float32"):
-                digest.update(np.round(block * 2**15).astype(np.int32).tobytes())
-        return digest.hexdigest()
-    except soundfile.LibsndfileError:
-        return file_sha256(path)
-    except OSError:
-        return str(path)
+    with suppress(OSError):
+        try:
+            with soundfile.SoundFile(path) as sound:
+                digest = hashlib.sha256(f"{sound.frames} {sound.channels} {sound.samplerate}".encode())
+                for block in sound.blocks(1 << 20, dtype="float32"):
+                    digest.update(np.round(np.nan_to_num(block) * 2**15).astype(np.int64).tobytes())
+            return digest.hexdigest()
+        except soundfile.LibsndfileError:
+            return file_sha256(path)
+    return str(path)
 
 
 def twin_groups(rows: Sequence[Row], root: str | Path | None, note: Note) -> list[str]:

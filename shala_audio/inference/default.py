@@ -8,8 +8,8 @@ from pathlib import Path
 from typing import Any
 
 from shala_audio.audio.clips import Clip
-from shala_audio.distribution import LabelDistribution
-from shala_audio.inference.predictor import LOADING, Predictor, as_pair
+from shala_audio.distribution import LabelDistribution, LabelRates
+from shala_audio.inference.predictor import LOADING, Predictor, Text, as_pair
 from shala_audio.inference.windows import Moment
 from shala_audio.manifest import Row
 
@@ -75,6 +75,10 @@ class DefaultModel(Predictor):
                 answers = getattr(self, predictor).predict_batch([pairs[index] for index in chosen], channel)
                 found |= dict(zip(chosen, answers, strict=True))
         return [found[index] for index in range(len(pairs))]
+
+    def predict_rates(self, texts: Iterable[Text]) -> list[LabelRates]:
+        """As `Predictor.predict_rates`: of texts, whose part says what it can answer."""
+        return self.text.predict_rates(texts)
 
     def timeline(self, clip: Clip, window: float = 4.0, hop: float = 2.0, channel: int | None = None) -> list[Moment]:
         """As `Predictor.timeline`."""

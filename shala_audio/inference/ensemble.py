@@ -29,7 +29,9 @@ class Ensemble(Predictor):
             raise UserError("an ensemble of one: name two models or more")
         first = members[0]
         for member in members[1:]:
-            if member.task.label_names != first.task.label_names or member.task.modality != first.task.modality:
+            if any(
+                getattr(member.task, part) != getattr(first.task, part) for part in ("label_names", "modality", "asked")
+            ):
                 raise UserError(f"{member.folder}: is of task {member.task.name} with other labels than {first.folder}")
             if first.task.has_audio and _frozen(member) != _frozen(first):
                 raise UserError(

@@ -34,7 +34,7 @@ from shala_audio.models.prompts import PromptBuilder
 from shala_audio.models.readouts.base import Prediction
 from shala_audio.models.readouts.label_token import LabelTree, label_states
 from shala_audio.models.speech_lm import SpeechLM
-from shala_audio.task import ASKED, Task
+from shala_audio.task import ASKED, YES, Task
 
 log = logging.getLogger(__name__)
 
@@ -306,7 +306,7 @@ class Predictor:
         if not asked:
             raise UserError(f"task {self.task.name}: its answer is one distribution; ask for `predict`")
         questions = [{**named_fields(self.task, text), ASKED: label.word} for text in texts for label in asked]
-        yes = [float(answer.probs[0]) for answer in self.predict_batch(texts=questions)]
+        yes = [answer[YES] for answer in self.predict_batch(texts=questions)]
         names = [label.name for label in asked]
         return [
             LabelRates(dict(zip(names, yes[at : at + len(names)], strict=True)))

@@ -55,6 +55,23 @@ SAMPLED_ROWS = 4  # of them stand in the table of sample answers
 SAMPLES = "samples.jsonl"
 
 
+def watched_rows(rows: Sequence[Row], model: SpeechLM, features: FeatureStore | None) -> list[Row]:
+    """32 dev rows of the model's task with votes, drawn by a hash of their ids.
+
+    Raises:
+        UserError: the prompt of one cannot be written.
+    """
+    own = (row for row in rows if row.votes and row.task == model.task.name)
+    judged = [row for row in own if features is None or row.id in features]
+    chosen = sorted(judged, key=lambda row: hashlib.sha256(row.id.encode()).digest())[:DEV_ROWS]  # not of one speaker
+    for row in chosen:
+        try:
+            model.task.question(row.text)
+        except UserError as error:
+            raise UserError(f"row {row.id}: {error}") from None
+    return chosen
+
+
 class DevEvaluation(TrainerCallback):
     """Predicts dev rows several times in a run, and logs how close it comes.
 
@@ -65,7 +82,7 @@ class DevEvaluation(TrainerCallback):
     Args:
         trainer: whose model it is.
         model: the model itself.
-        rows: the dev split; 32 with votes, drawn by a hash of their ids, are predicted.
+        rows: `watched_rows`, which are predicted.
         features: of their sound.
         times: in a run, evenly spread; the last is its end.
         out: folder of the run.
@@ -82,18 +99,7 @@ class DevEvaluation(TrainerCallback):
         out: Path,
         step: int = 0,
     ) -> None:
-        judged = [
-            row
-            for row in rows
-            if row.votes and row.task == model.task.name and (features is None or row.id in features)
-        ]
-        by_hash = sorted(judged, key=lambda row: hashlib.sha256(row.id.encode()).digest())  # not of one speaker
-        self.rows = by_hash[:DEV_ROWS]
-        for row in self.rows:
-            try:
-                model.task.question(row.text)  # what is wrong with a row is said before the first step
-            except UserError as error:
-                raise UserError(f"row {row.id}: {error}") from None
+        self.rows = rows
         self.trainer, self.model, self.features, self.times = trainer, model, features, times
         self.path = out / SAMPLES
         keep_steps(self.path, step)

@@ -333,7 +333,7 @@ def _check(args: GrpoConfig, rows: int, model: SpeechLM) -> None:
         )
     if readout.thinks and args.mask_truncated_completions:
         raise UserError(f"mask_truncated_completions: does not go with readout {readout.name}")
-    if not readout.writes_freely and args.pad_to_multiple_of:
+    if args.pad_to_multiple_of and (readout.thinks or isinstance(readout, Slots)):
         raise UserError(f"pad_to_multiple_of: does not go with readout {readout.name}, whose answers are all as long")
     if args.advantage == "all_digits" and args.num_iterations != 1:
         raise UserError("num_iterations: with advantage all_digits, each answer is learnt from once; leave it at 1")

@@ -34,6 +34,7 @@ from shala_audio.training.callbacks import (
     is_finished,
     resolve_resume_checkpoint,
     step_of,
+    watched_rows,
 )
 from shala_audio.training.config import METHODS, DirectConfig, GrpoConfig
 from shala_audio.training.data import Batcher, build_dataset, few_shot_examples, hard_rows, training_rows
@@ -134,6 +135,9 @@ def _fit(model: SpeechLM, config: Config) -> tuple[bool, dict[str, Any] | None] 
     out = Path(str(config.output_dir))
     features = _features(model, config)
     rows = _rows(model, features, config)
+    watched = []
+    if config.dev_evaluations:  # what is wrong with a row is said before anything is learnt
+        watched = watched_rows(read_manifest(str(config.manifest), "dev"), model, features)
     dataset = build_dataset(rows, model, features)
     targets, mixing = None, 0.0
     if isinstance(config, DirectConfig):
@@ -190,9 +194,8 @@ def _fit(model: SpeechLM, config: Config) -> tuple[bool, dict[str, Any] | None] 
         if config.dev_evaluations and (trainer.is_fsdp_enabled or trainer.is_deepspeed_enabled):
             say("dev_evaluations: none, since FSDP or DeepSpeed spreads the model; predict the dev split afterwards")
         elif config.dev_evaluations:
-            dev = read_manifest(str(config.manifest), "dev")
             times = config.dev_evaluations
-            trainer.add_callback(DevEvaluation(trainer, model, dev, features, times, out, step_of(checkpoint)))
+            trainer.add_callback(DevEvaluation(trainer, model, watched, features, times, out, step_of(checkpoint)))
     spread = trainer.is_fsdp_enabled or trainer.is_deepspeed_enabled
     # Under FSDP and DeepSpeed gradients are spread; under fp16 they overflow now and then, and such steps are left out.
     readable = not spread and not config.fp16

@@ -372,6 +372,8 @@ def _fields(one: Served, text: str | None) -> dict[str, str]:
     if not names:
         raise UserError(f"task {one.task.name} takes no text")
     if len(names) == 1:
+        if one.task.asked and text.lstrip().startswith("{"):
+            raise UserError(f"task {one.task.name}: asks about all labels; send {names[0]} alone, as it is")
         return {names[0]: text}
     try:
         fields = json.loads(text)

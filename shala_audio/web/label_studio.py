@@ -161,6 +161,10 @@ def _chosen(served: Sequence[Any], config: str) -> tuple[Any, Control]:
     reasons = []
     for one in served:
         try:
+            if one.task.asked:
+                raise UserError(
+                    f"task {one.task.name}: asks about its labels one at a time, which the backend does not"
+                )
             return one, control_of(config, one.task.label_names)
         except UserError as error:
             reasons.append(str(error))

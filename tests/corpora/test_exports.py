@@ -142,7 +142,9 @@ def test_regions_that_all_say_channel_0_are_of_no_channel(tmp_path):
     for options, channel in (((), None), (("--channel", 1), 1)):
         out = tmp_path / f"of {channel}"
         invoke("data", "votes", export, "--from", "label-studio", "--clips", tmp_path / "clips", "--out", out, *options)
-        assert {row.audio.channel for row in read_manifest(out / "manifest.jsonl")} == {channel}
+        rows = read_manifest(out / "manifest.jsonl")
+        assert {row.audio.channel for row in rows} == {channel}
+        assert {row.id for row in rows} == {"a.wav 0.5-1.25", "a.wav 1.5-2"}
 
 
 def test_addresses_that_no_browser_would_take(tmp_path):

@@ -6,7 +6,6 @@ another name or another shape, and a policy that is not the trainer's, are seen.
 
 from __future__ import annotations
 
-import os
 from types import SimpleNamespace
 from typing import Any, ClassVar
 
@@ -97,8 +96,3 @@ def test_what_vllm_draws_from_is_the_policy(tiny_lm, tmp_path, stand_in):
     with torch.no_grad():
         theirs, policy = (lm(input_ids=ids).logits.log_softmax(dim=-1) for lm in (vllm.lm, model.eval()))
     assert torch.allclose(theirs, policy, atol=1e-4), "with the adapter folded in"
-
-
-def test_no_later_process_joins_the_group_that_was_made_for_vllm():
-    """It stands after the test above in this file: TRL had left its rank and port in the environment."""
-    assert "MASTER_PORT" not in os.environ and "WORLD_SIZE" not in os.environ

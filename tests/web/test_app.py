@@ -85,6 +85,14 @@ def test_where_one_may_choose_several_labels_their_rates_are_answered(tiny_lm):
     answer = client.post("/api/predict", data={"text": "Well done."}).json()
     assert answer == {"task": "tiny_asked", "rates": dict(predictor.predict_rates(["Well done."])[0])}
     assert client.post("/api/predict").status_code == 422
+    refused = client.post("/api/predict", data={"text": '{"comment": "Well done.", "label": "angry"}'})
+    assert refused.status_code == 422 and "send comment alone" in refused.json()["detail"]
+    config = (
+        '<Text name="t" value="$t"/><Choices name="c" toName="t"><Choice value="yes"/><Choice value="no"/></Choices>'
+    )
+    job = {"tasks": [{"id": 1, "data": {"t": "so"}}], "label_config": f"<View>{config}</View>"}
+    refused = client.post("/label-studio/predict", json=job)
+    assert refused.status_code == 422 and "one at a time" in refused.json()["detail"]
 
 
 def test_schema(client):

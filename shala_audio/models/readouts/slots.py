@@ -146,7 +146,7 @@ class Slots(Readout):
                 The same noise gives a prompt the same digits, whatever stands beside it.
 
         Returns:
-            Digits (B · G, K, 2), rollouts of one prompt next to each other, and the numbers that the digits' probabilities
+            Digits (B · G, K, 2), rollouts of one prompt next to each other. And the numbers that the digits' probabilities
             expect along the way, (B · G, K) in [0, 99].
         """
         batch, model = dict(batch), self.model

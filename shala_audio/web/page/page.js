@@ -170,7 +170,9 @@ function showRates() {
   $("headline").textContent = `${of(p)} would choose ${first}, ${of(q)} ${second}; one may choose several`;
   $("people").replaceChildren();
   $("nearest-part").hidden = true;
-  $("trust").textContent = "How near this model comes to people was not measured.";
+  $("trust").textContent = task.trust
+    ? `Over its yes-or-no questions, the model was ${task.trust.model.toFixed(2)} away from the people asked (Jensen-Shannon distance, 0 to 1).`
+    : "How near this model comes to people was not measured.";
 }
 
 function showBars() {
