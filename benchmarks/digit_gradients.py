@@ -8,7 +8,7 @@ the other is compared with. All means and norms are freed of the noise that is l
   worth four of the other's;
 - cosine: between the means of both. What `all_digits` leaves out turns it away from 1.
 
-    python -m benchmarks.digit_gradients --out docs/images        # ten minutes on two cores
+    python -m benchmarks.digit_gradients --out docs/images --draws 60        # a quarter of an hour on two cores
 """
 
 from __future__ import annotations
