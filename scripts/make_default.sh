@@ -10,9 +10,8 @@ if ls "$goemotions"/goemotions_1.csv "$goemotions"/data/full_dataset/goemotions_
   echo "$goemotions: holds single raters' votes; the card is of aggregated labels, so copy the .tsv and labels.txt elsewhere" >&2
   exit 2
 fi
-recipe=$PWD/recipes/crema_d
-. "$recipe/path.sh"
 recipe=recipes/crema_d
+. $recipe/path.sh
 data=$recipe/data/seed0/manifest.jsonl features=$recipe/features/speech exp=$recipe/exp/default
 sound="--manifest $data --features $features"
 train="shala-audio train $sound --augmentations 2 --resume"

@@ -9,7 +9,7 @@ import os
 import platform
 import shutil
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from functools import cache
 from pathlib import Path
@@ -94,6 +94,18 @@ def locked(folder: Path) -> Iterator[None]:
     with open(folder / ".lock", "w") as file:
         fcntl.flock(file, fcntl.LOCK_EX)
         yield
+
+
+def append_lines(path: Path, lines: Iterable[str]) -> None:
+    """Put lines at the end of a file, for good. A last one that an interruption cut short gets its end first."""
+    with open(path, "a+b") as file:
+        if file.tell():
+            file.seek(-1, os.SEEK_END)
+            if file.read(1) != b"\n":
+                file.write(b"\n")
+        file.write("".join(f"{line}\n" for line in lines).encode())
+        file.flush()
+        os.fsync(file.fileno())
 
 
 def sync_file(path: Path) -> None:

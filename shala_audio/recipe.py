@@ -206,6 +206,11 @@ class Recipe:
         return next((file for file in files if file.is_file()), files[-1])
 
     @property
+    def settings(self) -> Path:
+        """Of stage 4."""
+        return Path(self.given.config) if self.given.config else self.conf("shala")
+
+    @property
     def title(self) -> str:
         part = f" ({self.part})" if self.part else ""
         return f"{self.corpus}{part}, {self.given.readout}, seed {self.given.seed}"
@@ -338,7 +343,7 @@ def warm_start(recipe: Recipe) -> None:
 
 def shala(recipe: Recipe) -> None:
     need(recipe.exp / ".done_3", 3)
-    settings = Path(recipe.given.config) if recipe.given.config else recipe.conf("shala")
+    settings = recipe.settings
     for method in recipe.methods:
         if method in (*UNTRAINED, "warm_start"):
             continue
@@ -594,7 +599,7 @@ def _asked(recipe: Recipe) -> str:
     of_recipe |= {"part": recipe.part, "augmentations": recipe.augmentations}
     options = {name: value for name, value in vars(given).items() if name not in elsewhere} | of_recipe
     told = [f"{name}={value}" for name, value in sorted(options.items())]
-    files = [recipe.conf("warm_start"), Path(given.config) if given.config else recipe.conf("shala")]
+    files = [recipe.conf("warm_start"), recipe.settings]
     model = Path(recipe.model)
     files.append(model if model.is_file() else CONFIGS / "models" / f"{recipe.model}.yaml")
     files += [Path(given.init) / "trained.safetensors"] if given.init else []

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
@@ -27,7 +26,7 @@ from shala_audio.audio.augment import perturb
 from shala_audio.audio.encoders import AudioEncoder, by_length
 from shala_audio.audio.io import SAMPLE_RATE, SHORTEST, Samples, read_row_audio, row_path, trim_silence
 from shala_audio.errors import UserError
-from shala_audio.io import atomic_write, locked, read_json, write_json
+from shala_audio.io import append_lines, atomic_write, locked, read_json, write_json
 from shala_audio.manifest import Row
 
 _ENTRY = (("id", str), ("shard", str), ("frames", int), ("sound", str), ("stretch", str))  # of the index
@@ -147,14 +146,8 @@ def pad_features(features: Sequence[Tensor], multiple: int = 1) -> tuple[Tensor,
 
 def add_lines(out: Path, lines: list[dict[str, Any]]) -> None:
     """Put entries at the end of the index, for good: their shard is in place."""
-    with locked(out), open(out / "index.jsonl", "a+b") as file:
-        if file.tell():
-            file.seek(-1, os.SEEK_END)
-            if file.read(1) != b"\n":  # an interruption cut the last line short; it does not count
-                file.write(b"\n")
-        file.write("".join(json.dumps(line) + "\n" for line in lines).encode())
-        file.flush()
-        os.fsync(file.fileno())
+    with locked(out):
+        append_lines(out / "index.jsonl", map(json.dumps, lines))
 
 
 def current_entries(folder: Path) -> dict[str, dict[str, Any]]:

@@ -18,6 +18,7 @@ from shala_audio.audio.features import segment_of
 from shala_audio.audio.io import SAMPLE_RATE, Samples, read_row_audio
 from shala_audio.devices import default_device
 from shala_audio.errors import UserError, first_line
+from shala_audio.io import append_lines
 from shala_audio.manifest import Row
 from shala_audio.models.pretrained import WHISPER_ASR, locate
 
@@ -167,16 +168,12 @@ def transcribe_rows(
     transcriber = Transcriber(source, language=language) if missing else None
     missing.sort(key=lambda row: (row.audio.duration or 0.0) if row.audio else 0.0)
     heard.parent.mkdir(parents=True, exist_ok=True)
-    cut = heard.is_file() and not heard.read_bytes().endswith(b"\n")
-    with (
-        open(heard, "a", encoding="utf-8") as file,
-        tqdm(total=len(missing), unit="clip", desc="words", disable=None) as bar,
-    ):
-        file.write("\n" if cut else "")
+    with tqdm(total=len(missing), unit="clip", desc="words", disable=None) as bar:
         for at in range(0, len(missing), BATCH):
             part = missing[at : at + BATCH]
             assert transcriber is not None
             clips = [read_row_audio(row.audio, root) for row in part if row.audio is not None]
+            lines = []
             for row, said in zip(part, transcriber.transcribe(clips), strict=True):
                 known[keys[row.id]] = said.text
                 record = {
@@ -185,8 +182,8 @@ def transcribe_rows(
                     "language": said.language,
                     "no_speech": said.no_speech,
                 }
-                file.write(json.dumps(record, ensure_ascii=False) + "\n")
-            file.flush()
+                lines.append(json.dumps(record, ensure_ascii=False))
+            append_lines(heard, lines)
             bar.update(len(part))
     return [
         replace(row, text={**row.text, field: known[keys[row.id]]}) if known.get(keys.get(row.id, "")) else row

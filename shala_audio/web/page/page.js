@@ -168,7 +168,6 @@ function showPeople() {
 function showRates() {
   const [[first, p], [second, q]] = sorted(answer.rates), of = share => `${Math.round(PEOPLE * share)} of ${PEOPLE}`;
   $("headline").textContent = `${of(p)} would choose ${first}, ${of(q)} ${second}; one may choose several`;
-  $("people").replaceChildren();
   $("nearest-part").hidden = true;
   $("trust").textContent = task.trust
     ? `Over its yes-or-no questions, the model was ${task.trust.model.toFixed(2)} away from the people asked (Jensen-Shannon distance, 0 to 1).`
