@@ -19,6 +19,7 @@ from scipy.special import softmax
 
 from shala_audio.distribution import Floats, jsd, kl
 from shala_audio.evaluation.calibration import fit
+from shala_audio.evaluation.metrics import all_measures
 from shala_audio.manifest import Row, read_manifest
 from shala_audio.task import load_task
 from shala_audio.votes import human_distributions
@@ -39,8 +40,8 @@ def main(predictions: Path, manifests: list[str]) -> None:
         item = json.loads(line)
         found[item["model"], item["seed"]][item["uid"]] = softmax(item["logits"])
     out = csv.writer(sys.stdout, lineterminator="\n")
-    columns = ["part", "model", "seed", "n", "jsd", "kl", "temperature", "jsd_with_temperature", "kl_with_temperature"]
-    out.writerow(columns)
+    measures = ("accuracy", "jsd", "kl", "temperature", "jsd_with_temperature", "kl_with_temperature")
+    out.writerow(["part", "model", "seed", "n", *measures])
     for manifest in manifests:
         for (model, seed), stated in sorted(found.items()):
             dev, test = known(manifest, "dev", stated), known(manifest, "test", stated)
@@ -50,7 +51,8 @@ def main(predictions: Path, manifests: list[str]) -> None:
             calibration = fit("temperature_jsd", dev[1], human_distributions(dev[0], LABELS), LABELS)
             before, after = ([d(raters, said).mean() for d in (jsd, kl)] for said in (test[1], calibration(test[1])))
             part = test[0][0].extra["part"]
-            values = [*before, 1 / calibration.weight[0, 0], *after]
+            accuracy = all_measures(raters, test[1], 0)["accuracy"]["value"]  # which no temperature changes
+            values = [accuracy, *before, 1 / calibration.weight[0, 0], *after]
             out.writerow([part, model, seed, len(test[0]), *(f"{value:.3f}" for value in values)])
 
 

@@ -5,6 +5,10 @@ from __future__ import annotations
 import os
 import time
 from functools import cache
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    import torch
 
 
 def usable_cores() -> int:
@@ -24,6 +28,13 @@ def accelerator_computes_bf16() -> bool:
     import torch
 
     return not torch.cuda.is_available() or torch.cuda.is_bf16_supported(including_emulation=False)
+
+
+def product_dtype(device: str) -> torch.dtype:
+    """The type of two bytes in which a device is fast; float32 on a CPU that is not."""
+    import torch
+
+    return torch.bfloat16 if computes_bf16(device) else torch.float32 if device == "cpu" else torch.float16
 
 
 def computes_bf16(device: str) -> bool:

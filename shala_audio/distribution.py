@@ -96,7 +96,8 @@ def bhattacharyya(p: ArrayLike, q: ArrayLike) -> Floats:
 class LabelDistribution(Mapping[str, float]):
     """How human judgement is spread over labels: a read-only mapping from label to probability.
 
-    `attributes` holds numbers beside it, such as arousal, where a model states them.
+    `attributes` holds numbers beside it, such as arousal, where a model states them. Where the labels are `ordered`, as the points
+    of a scale are, they are shown in their order, else the likeliest first.
 
     >>> d = LabelDistribution(("anger", "fear"), np.array([0.75, 0.25]))
     >>> d["anger"], d.top, d.contested
@@ -108,6 +109,7 @@ class LabelDistribution(Mapping[str, float]):
     labels: tuple[str, ...]
     probs: Floats
     attributes: Mapping[str, float] = field(default_factory=dict)
+    ordered: bool = False
 
     def __post_init__(self) -> None:
         if self.probs.shape != (len(self.labels),):
@@ -192,10 +194,13 @@ class LabelDistribution(Mapping[str, float]):
 
     def _repr_html_(self) -> str:
         """Bars for a notebook."""
-        return _html_bars(self, self.attributes, self._in_short())
+        return _html_bars(self._shown(), self.attributes, self._in_short())
 
     def __rich__(self) -> Any:
-        return _rich_bars(self, self.attributes, self._in_short())
+        return _rich_bars(self._shown(), self.attributes, self._in_short())
+
+    def _shown(self) -> list[tuple[str, float]]:
+        return list(self.items()) if self.ordered else _likeliest_first(self)
 
 
 @dataclass(frozen=True, eq=False)
@@ -224,10 +229,10 @@ class LabelRates(Mapping[str, float]):
 
     def _repr_html_(self) -> str:
         """Bars for a notebook."""
-        return _html_bars(self, {}, MAY_CHOOSE_SEVERAL)
+        return _html_bars(_likeliest_first(self), {}, MAY_CHOOSE_SEVERAL)
 
     def __rich__(self) -> Any:
-        return _rich_bars(self, {}, MAY_CHOOSE_SEVERAL)
+        return _rich_bars(_likeliest_first(self), {}, MAY_CHOOSE_SEVERAL)
 
 
 MAY_CHOOSE_SEVERAL = "share of people who would choose it; one may choose several"
@@ -237,11 +242,11 @@ def _likeliest_first(shares: Mapping[str, float]) -> list[tuple[str, float]]:
     return sorted(shares.items(), key=lambda item: -item[1])
 
 
-def _html_bars(shares: Mapping[str, float], attributes: Mapping[str, float], remark: str) -> str:
+def _html_bars(shares: Sequence[tuple[str, float]], attributes: Mapping[str, float], remark: str) -> str:
     rows = "".join(
         f"<tr><td style='text-align:left'>{escape(label)}</td><td>{p:.1%}</td><td style='text-align:left;width:20em'>"
         f"<div style='background:#17becf;height:0.9em;width:{100 * p:.1f}%'></div></td></tr>"
-        for label, p in _likeliest_first(shares)
+        for label, p in shares
     )
     rows += "".join(
         f"<tr><td style='text-align:left'>{escape(name)}</td><td>{value:.2f}</td><td></td></tr>"
@@ -250,12 +255,12 @@ def _html_bars(shares: Mapping[str, float], attributes: Mapping[str, float], rem
     return f"<table>{rows}</table><small>{remark}</small>"
 
 
-def _rich_bars(shares: Mapping[str, float], attributes: Mapping[str, float], remark: str) -> Any:
+def _rich_bars(shares: Sequence[tuple[str, float]], attributes: Mapping[str, float], remark: str) -> Any:
     from rich.table import Table
     from rich.text import Text
 
     table = Table.grid(padding=(0, 1))
-    for label, p in _likeliest_first(shares):
+    for label, p in shares:
         eighths = round(p * 40 * 8)
         bar = "█" * (eighths // 8) + " ▏▎▍▌▋▊▉"[eighths % 8].strip()
         table.add_row(Text(label), f"{p:6.1%}", f"[cyan]{bar}[/cyan]")  # [laughs] is a label, and no markup

@@ -25,8 +25,11 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any, NoReturn
 
+from shala_audio.corpora.lewidi import part_name
 from shala_audio.errors import UserError
 from shala_audio.io import CONFIGS, file_sha256, read_json, read_yaml, write_text
+from shala_audio.manifest import iterate_manifest
+from shala_audio.task import load_task
 
 USAGE = """Usage: {recipe}/run.sh [options]
   --stage N          first stage to run (1)
@@ -36,13 +39,15 @@ USAGE = """Usage: {recipe}/run.sh [options]
   --baselines NAMES  none: without the constant prior and the classifiers (all)
   --readout NAME     label_token, slots or verbalized (label_token)
   --init FOLDER      a trained model of the same task that the warm start goes on from, of any readout (the base models)
-  --config FILE      settings of stage 4 (conf/shala_<readout>.yaml or shala_<model>.yaml, else conf/shala.yaml)
+  --pretrain FILE    text: manifest of another corpus of the same task, to learn a warm start from before that of this one
+  --config FILE      settings of stage 4 (conf/shala_<readout>.yaml, shala_<model>.yaml or, of labels in an order,
+                     shala_ordered.yaml; else conf/shala.yaml)
   --learning_rate R  peak learning rate of stage 4 (as in --config; the audio adapter keeps its own there); of several with
                      commas, each method that is trained keeps the one that is best on dev
   --title TEXT       title of the table
   --exp NAME         name of the experiment in the recipe's exp/, or a path (<method>_<readout>_seed<seed>)
   --nproc N          CPU threads (all), and processes of stage 2 (1)
-  --max_rows N       keep so many rows of the corpus (all)
+  --max_rows N       keep at most N rows of the corpus (all)
   --seed N           of training, and of the split (0)
   --split_seed N     of the split alone (as --seed): several runs can be tested on the same rows
   --fold N           chaosnli, crema_d: fold of a cross-validation, 0 to 4, or all, which pools the five
@@ -100,7 +105,7 @@ class Recipe:
         self.corpus: str = self.given.corpus
         self.has_audio = "audio" in self.given.modality
         self.model: str = self.given.model or self.usual_model
-        self.part: str = self.given.part or ("snli" if self.corpus == "chaosnli" else "")
+        self.part: str = part_name(self.given.part or ("snli" if self.corpus == "chaosnli" else ""))
         self.split_seed: int = self.given.seed if self.given.split_seed is None else self.given.split_seed
         self.augmentations: int = (
             self.given.usual_augmentations if self.given.augmentations is None else self.given.augmentations
@@ -128,6 +133,13 @@ class Recipe:
             raise UserError("--encoder: is a baseline, and --baselines none leaves them out")
         if not self.has_audio and (given.augmentations is not None or given.skip_bad):
             raise UserError("--augmentations and --skip_bad are for sound, and none goes in")
+        if given.pretrain and (self.has_audio or given.init):
+            why = (
+                "texts alone; of sound, train on it first and name that model with --init"
+                if self.has_audio
+                else "not with --init"
+            )
+            raise UserError(f"--pretrain: {why}")
         if self.own_task and given.task:
             raise UserError(f"--task: {self.corpus} has one of its own, {self.own_task}")
 
@@ -161,6 +173,7 @@ class Recipe:
         if self.augmentations != given.usual_augmentations:
             other += f"_augmentations{self.augmentations}"
         other += f"_init_{_name(given.init)}" if given.init else ""
+        other += f"_pretrain_{Path(given.pretrain).resolve().parent.name}" if given.pretrain else ""
         other += f"_{_name(given.config)}" if given.config else ""
         other += f"_train{given.seed}" if self.split_seed != given.seed else ""
         other += f"_lr{'+'.join(self.learning_rates)}" if self.learning_rates else ""
@@ -200,10 +213,16 @@ class Recipe:
         return root
 
     def conf(self, name: str) -> Path:
-        """Settings of a stage: for this readout or this model if there are any, else for all."""
-        own = [f"{name}_{kind}" for kind in (self.given.readout, _name(self.model))]
+        """Settings of a stage: for this readout, this model or labels in an order if there are any, else for all."""
+        ordered = ["ordered"] if load_task(self.task).ordered else []
+        own = [f"{name}_{kind}" for kind in (self.given.readout, _name(self.model), *ordered)]
         files = [self.folder / "conf" / f"{settings}.yaml" for settings in (*own, name)]
         return next((file for file in files if file.is_file()), files[-1])
+
+    @property
+    def task(self) -> str:
+        """Name or file of what is asked."""
+        return str(self.own_task or self.given.task or (self.part if self.corpus == "lewidi" else self.corpus))
 
     @property
     def settings(self) -> Path:
@@ -252,19 +271,20 @@ class Recipe:
         task = self.own_task or (self.given.task if self.corpus == "lewidi" else None)
         return ["--task", task] if task else []
 
-    def train(self, out: Path, *options: Any, launcher: str = "train_cmd") -> None:
-        common = ["--manifest", self.manifest, "--seed", self.given.seed, *self.feature_options]
+    def train(self, out: Path, *options: Any, launcher: str = "train_cmd", manifest: Path | None = None) -> None:
+        common = ["--manifest", manifest or self.manifest, "--seed", self.given.seed, *self.feature_options]
         run(launcher, "train", "--output_dir", out, *common, *options)
 
     def fresh(self, out: Path, method: str, *options: Any, launcher: str = "train_cmd") -> None:
         """Train, or write, a model that starts from the base models."""
-        task = self.own_task or self.given.task or (self.part if self.corpus == "lewidi" else self.corpus)
-        start = ["--readout", self.given.readout]
-        if self.given.init and method not in UNTRAINED:
-            start += ["--init", self.given.init]
-        else:
-            start += ["--task", task, "--modality", self.given.modality, "--model", self.model]
-        self.train(out, "--config", self.conf("warm_start"), "--method", method, *start, *options, launcher=launcher)
+        new = ["--task", self.task, "--modality", self.given.modality, "--model", self.model]
+        settings: list[Any] = ["--config", self.conf("warm_start"), "--method", method, "--readout", self.given.readout]
+        init = self.given.init
+        if self.given.pretrain and method not in UNTRAINED:
+            init = out.with_name(f"{out.name}_pretrained")
+            self.train(init, *settings, *new, "--resume", launcher=launcher, manifest=Path(self.given.pretrain))
+        start = ["--init", init] if init and method not in UNTRAINED else new
+        self.train(out, *settings, *start, *options, launcher=launcher)
 
     def predict(self, folder: Path, split: str, out: Path) -> None:
         options = ["--split", split, *self.feature_options, "--resume", "--format", "jsonl", "--out", out]
@@ -325,6 +345,10 @@ def features(recipe: Recipe) -> None:
 
 def warm_start(recipe: Recipe) -> None:
     need(recipe.manifest, 1)
+    if silent := [split for split in ("train", "dev") if not has_votes(recipe, split)]:
+        raise UserError(
+            f"{recipe.manifest}: no row of {' or '.join(silent)} has votes; a recipe learns from train and chooses on dev"
+        )
     for method in UNTRAINED:
         if method in recipe.runs:
             recipe.fresh(recipe.exp / method, method, launcher="predict_cmd")
@@ -427,6 +451,11 @@ def predict(recipe: Recipe, interrupted: bool = False) -> None:
 
 def score(recipe: Recipe) -> None:
     need(recipe.exp / ".done_5", 5)
+    if not has_votes(recipe, "test"):
+        print(
+            f"{recipe.manifest}: the votes of test are withheld, so nothing is scored; each system's predictions.jsonl is there"
+        )
+        return
     for system in recipe.systems:
         for stale in (recipe.exp / system).glob("score*.json"):
             stale.unlink()
@@ -454,7 +483,7 @@ def pack(recipe: Recipe) -> None:
     beside.mkdir()
     model = ["shala.json", "trained.safetensors", "training.json", "score*.json", "*config.json", "README.md"]
     wanted = [file for pattern in (*model, "calibration_*.json") for file in sorted(best.glob(pattern))]
-    for file in (*wanted, recipe.exp / "RESULTS.md", *recipe.exp.glob("RESULTS_*.png")):
+    for file in (*wanted, *recipe.exp.glob("RESULTS.md"), *recipe.exp.glob("RESULTS_*.png")):
         shutil.copy(file, beside / file.name)
     shutil.copy(recipe.data / "summary.json", beside / "data.json")
     shutil.rmtree(recipe.exp / "pack", ignore_errors=True)
@@ -548,6 +577,10 @@ def call(command: Sequence[str]) -> None:
         raise SystemExit(done.returncode if done.returncode > 0 else 1)
 
 
+def has_votes(recipe: Recipe, split: str) -> bool:
+    return any(row.split == split and row.votes for row in iterate_manifest(recipe.manifest))
+
+
 def need(path: Path, stage: int) -> None:
     if not path.exists():
         raise UserError(f"{path} is missing: run stage {stage} first")
@@ -603,6 +636,7 @@ def _asked(recipe: Recipe) -> str:
     model = Path(recipe.model)
     files.append(model if model.is_file() else CONFIGS / "models" / f"{recipe.model}.yaml")
     files += [Path(given.init) / "trained.safetensors"] if given.init else []
+    files += [Path(given.pretrain)] if given.pretrain else []
     told += [file_sha256(file) for file in files if file.is_file()]
     return hashlib.sha256("\n".join(told).encode()).hexdigest()
 
@@ -671,6 +705,7 @@ def parse(arguments: Sequence[str]) -> argparse.Namespace:
         "title",
         "exp",
         "init",
+        "pretrain",
         "model",
         "part",
         "task",

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, replace
 from functools import cache
@@ -109,7 +108,11 @@ class Task:
         >>> Task("t", "text", (Label("a", "a"),), "Does {{ text.premise }} mean {{ text.hypothesis }}?", "").text_fields()
         ('premise', 'hypothesis')
         """
-        return tuple(dict.fromkeys(re.findall(r"\btext\.(\w+)", self.prompt)))
+        names = []
+        for node in _JINJA.parse(self.prompt).find_all(nodes.Expr):
+            if isinstance(node, nodes.Getattr | nodes.Getitem) and node.node == nodes.Name("text", "load"):
+                names.append(node.attr if isinstance(node, nodes.Getattr) else getattr(node.arg, "value", None))
+        return tuple(dict.fromkeys(str(name) for name in names if name is not None))
 
     def given_fields(self) -> tuple[str, ...]:
         """Text fields that a user gives: all but the label, where labels are asked about one at a time."""

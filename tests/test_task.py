@@ -86,3 +86,9 @@ def test_attributes_are_checked():
         task_from_dict(FIELDS | {"attributes": [{"name": "arousal", "low": 7, "high": 1}]}, "some.yaml")
     task = load_task("msp_podcast")
     assert task_from_dict(task.to_dict(), "again") == task
+
+
+def test_text_fields_are_found_however_they_are_written():
+    """`text['post']` was taken for no field, so an encoder read empty texts."""
+    prompt = "{% if text.title %}{{ text['title'] | trim }}{% endif %} {{ text['post'] }} {{ labels[0] }}"
+    assert task_from_dict({**FIELDS, "prompt": prompt}, "t.yaml").text_fields() == ("title", "post")

@@ -7,6 +7,7 @@ chosen on the dev split.
 from __future__ import annotations
 
 import copy
+import logging
 import math
 from collections.abc import Sequence
 from typing import Any
@@ -34,6 +35,8 @@ from shala_audio.manifest import Row
 from shala_audio.task import Task
 from shala_audio.training.data import visit_order
 
+log = logging.getLogger(__name__)
+
 LEARNING_RATES = (1e-5, 3e-5, 1e-4)
 PASSES, BATCH = 5, 16
 
@@ -56,7 +59,7 @@ def train_encoder(
         rates: learning rates to try.
 
     Raises:
-        UserError: a split is missing, the model cannot be loaded, or a text is too long for it.
+        UserError: a split is missing, or the model cannot be loaded.
     """
     splits, human = judged_splits(rows, task)
     torch.manual_seed(seed)
@@ -64,7 +67,8 @@ def train_encoder(
     start_state = copy.deepcopy(model.state_dict())
     model.to(device)
     longest = min(_most_positions(model), tokenizer.model_max_length)
-    fields = task.text_fields()
+    if not (fields := task.text_fields()):
+        raise UserError(f"task {task.name}: its prompt names no text field for the encoder to read")
     inputs = {split: _tokens(members, fields, tokenizer, longest) for split, members in splits.items()}
     lengths = [len(one["input_ids"]) for one in inputs["train"]]
     target = torch.tensor(human["train"], dtype=torch.float32, device=device)
@@ -129,15 +133,21 @@ def _tokens(
     rows: Sequence[Row], fields: Sequence[str], tokenizer: PreTrainedTokenizerBase, longest: float
 ) -> list[dict[str, Any]]:
     """Tokens of each row's text: of two fields a pair, else all of them on lines of one text."""
-    found = []
+    found, cut = [], 0
     for row in rows:
         if missing := [field for field in fields if field not in row.text]:
             raise UserError(f"row {row.id}: has no text field {', '.join(missing)}")
         texts = [row.text[field] for field in fields]
-        tokens = dict(tokenizer(*texts) if len(texts) == 2 else tokenizer("\n".join(texts)))
-        if (count := len(tokens["input_ids"])) > longest:
-            raise UserError(f"row {row.id}: a text of {count:,} tokens is too long for the encoder")
+        texts = texts if len(texts) == 2 else ["\n".join(texts)]
+        tokens = dict(tokenizer(*texts))
+        if len(tokens["input_ids"]) > longest:
+            cut += 1
+            tokens = dict(tokenizer(*texts, truncation=True, max_length=int(longest)))
         found.append(tokens)
+    if cut:
+        log.warning(
+            "%d of %d %s texts are longer than the encoder's %d tokens, and cut", cut, len(rows), rows[0].split, longest
+        )
     return found
 
 

@@ -39,15 +39,17 @@ class Fitted:
 
 
 def judged_splits(rows: Sequence[Row], task: Task) -> tuple[dict[str, list[Row]], dict[str, Floats]]:
-    """Rows with votes of train, dev and test, and their human distributions.
+    """Rows of train and dev with votes, and all of test, whose votes may be withheld; human distributions of train and dev.
 
     Raises:
         UserError: a split is missing.
     """
-    splits = {name: [row for row in rows if row.split == name and row.votes] for name in ("train", "dev", "test")}
+    splits = {name: [row for row in rows if row.split == name and row.votes] for name in ("train", "dev")}
+    human = {name: human_distributions(members, task.label_names) for name, members in splits.items() if members}
+    splits["test"] = [row for row in rows if row.split == "test"]
     if missing := [name for name, members in splits.items() if not members]:
         raise UserError(f"the manifest has no rows with votes in {', '.join(missing)}")
-    return splits, {name: human_distributions(members, task.label_names) for name, members in splits.items()}
+    return splits, human
 
 
 def named_predictions(

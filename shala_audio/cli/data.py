@@ -98,6 +98,7 @@ def read_votes(
     separator: str | None,
     several: str,
     encoding: str | None,
+    channel: int | None,
     known: tuple[str, ...] = (),
 ) -> tuple[dict[str, Any], Counter[str]]:
     """What was judged, and what was left out by reason: see `corpora.ratings.gather`.
@@ -112,6 +113,8 @@ def read_votes(
         raise UserError("--clips or --text: say where the sound is, or which column is the text")
     if clips is not None and not clips.is_dir():
         raise UserError(f"{clips}: no such folder")
+    if channel is not None and clips is None:
+        raise UserError("--channel: of sound, and no --clips are named")
     if source not in SOURCES_OF_VOTES:
         raise not_one_of("--from", source, SOURCES_OF_VOTES)
     if items is not None and source != "potato":
@@ -147,7 +150,9 @@ def prepare(
     out: Annotated[Path, typer.Option(help="Folder for the manifest, the split and the summary.")],
     source: Annotated[Path | None, typer.Option(help="The corpus as it was downloaded (not for mini).")] = None,
     seed: Annotated[int, typer.Option(help="Seed of the split, where the corpus has none.")] = 0,
-    max_rows: Annotated[int | None, typer.Option(help="Keep so many rows, the same share of every split.")] = None,
+    max_rows: Annotated[
+        int | None, typer.Option(help="Keep at most this many rows, the same share of every split.")
+    ] = None,
     fold: Annotated[
         int | None, typer.Option(help="ChaosNLI, CREMA-D: fold of a cross-validation, 0 to 4, as the test split.")
     ] = None,
@@ -177,6 +182,7 @@ def prepare(
     """
     from shala_audio.corpora import chaosnli, crema_d, goemotions, lewidi, mini, msp_podcast
     from shala_audio.corpora.prepare import write_prepared
+    from shala_audio.io import write_text
     from shala_audio.task import load_task
 
     if max_rows is not None and max_rows < 1:
@@ -193,6 +199,8 @@ def prepare(
         raise UserError("--task: of msp_podcast and lewidi alone")
     if corpus != "msp_podcast" and secondary:
         raise UserError("--secondary: of msp_podcast alone")
+    if corpus == "lewidi":
+        part = lewidi.part_name(str(part))
     chosen = task or (part if corpus == "lewidi" else corpus)
     if corpus in ("mini", "mini_text"):
         prepared = mini.prepare(out, seed, rows=max_rows or mini.ROWS, text=corpus == "mini_text")
@@ -219,6 +227,8 @@ def prepare(
             prepared = msp_podcast.prepare(source, seed, task or corpus, secondary)
     options: dict[str, Any] = {"part": part, "fold": fold, "split": split, "secondary": secondary or None}
     summary = write_prepared(prepared, load_task(str(chosen)), out, seed, max_rows, **options)
+    if task is not None and Path(task).is_file():  # so that other commands find it
+        write_text(out / "task.yaml", Path(task).read_text(encoding="utf-8"))
     show_summary(summary, out)
 
 
@@ -274,7 +284,7 @@ def votes(
     channel: Channel = None,
     seed: Annotated[int, typer.Option(help="Seed of the split.")] = 0,
     max_rows: Annotated[
-        int | None, typer.Option(help="Keep so many rows, the same share of every split.", min=1)
+        int | None, typer.Option(help="Keep at most this many rows, the same share of every split.", min=1)
     ] = None,
 ) -> None:
     """Make a manifest of your own corpus from people's votes, with a task file to edit and a split.
@@ -291,19 +301,18 @@ def votes(
 
     if task is None and (out / "task.yaml").exists():
         raise UserError(f"{out / 'task.yaml'} is there, and perhaps edited: name it with --task, or remove it")
-    if channel is not None and clips is None:
-        raise UserError("--channel: of sound, and no --clips are named")
     columns = Columns(item or "", label or "", rater, speaker, text, split)
     asked = load_task(task) if task else None
     known = tuple(word for label in asked.labels for word in (label.name, label.word)) if asked else ()
     found, left_out = read_votes(
-        table, source, columns, clips, items, leave_out, layout, choices_separator, several, encoding, known
+        table, source, columns, clips, items, leave_out, layout, choices_separator, several, encoding, channel, known
     )
     made = asked or task_of(out.resolve().name, found, modality_of(clips, text))
     if made.has_audio != (clips is not None):
         raise UserError(f"task {made.name} takes {made.modality}; {'name' if made.has_audio else 'leave out'} --clips")
+    named = rater is not None or source != "csv"
     caveat = "The split is ours, by speaker." if speaker else "The split is ours, by item."
-    prepared = prepare(found, left_out, made, clips, seed, "" if split else caveat, channel, say)
+    prepared = prepare(found, left_out, made, clips, seed, "" if split else caveat, channel, say, named)
     summary = write_prepared(prepared, made, out, seed, max_rows, clips if split else None)  # ours has none
     if task is None:
         write_task(out / "task.yaml", made)

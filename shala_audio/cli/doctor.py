@@ -19,12 +19,14 @@ EXTRAS |= {"tensorboard": "tensorboard", "openpyxl": "excel"}
 def doctor(
     model: Annotated[
         str | None,
-        typer.Option(help="Reckon instead what training this model takes: a name in configs/models, or a YAML file."),
+        typer.Option(
+            help="Estimate the memory of a training step of this model instead: a name in configs/models, or a YAML file."
+        ),
     ] = None,
     rows: Annotated[int, typer.Option(help="With --model: rows of a step.", min=1)] = 16,
     tokens: Annotated[int, typer.Option(help="With --model: tokens of a row, sound included.", min=1)] = 512,
 ) -> None:
-    """Tell what is installed, what works, and what to do about the rest. Exits with 1 if something needed fails.
+    """Check what is installed and what works, and say how to mend the rest. Exits with 1 if something needed fails.
 
     Example: shala-audio doctor --model text_1.5b --rows 8 --tokens 128
     """

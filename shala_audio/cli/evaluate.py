@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from shala_audio.errors import UserError, not_one_of
+from shala_audio.errors import UserError, missing_extra, not_one_of
 
 if TYPE_CHECKING:
     from shala_audio.baselines.linear import Fitted
@@ -293,11 +293,12 @@ def baseline(
             raise UserError(f"--{given}: no part in the constant prior")
         train = [row for row in rows if row.split == "train" and row.votes]
         prior = LabelDistribution(asked.label_names, mean_distribution(train, asked.label_names))
-        predicted = {name: [(row.id, prior) for row in rows if row.split == name and row.votes] for name in places}
+        asked_of = {"test": (row for row in rows), "dev": (row for row in rows if row.votes)}
+        predicted = {name: [(row.id, prior) for row in asked_of[name] if row.split == name] for name in places}
         record["seed"] = seed
     else:
-        judged = [row for row in rows if row.votes and row.split in ("train", *places)]
-        fitted, used = _fitted(kind, judged, asked, features, model, seed, augmentations)
+        known = [row for row in rows if (row.votes and row.split in ("train", "dev")) or row.split == "test"]
+        fitted, used = _fitted(kind, known, asked, features, model, seed, augmentations)
         predicted = dict(fitted.predictions)
         words = ", ".join(f"{name.replace('_', ' ')} {value:g}" for name, value in fitted.chosen.items())
         print(f"{words} (chosen on dev: jsd {fitted.dev_jsd:.4f})")
@@ -315,10 +316,13 @@ def baseline(
 def _fitted(
     kind: str, rows: list[Row], task: Task, features: Path | None, model: str | None, seed: int, augmentations: int
 ) -> tuple[Fitted, dict[str, Any]]:
-    """A classifier fitted to rows with votes, and which model it looked at."""
+    """A classifier fitted to the rows, and which model it looked at."""
     from shala_audio.devices import default_device
-    from shala_audio.training.provenance import shorten
 
+    try:
+        from shala_audio.training.provenance import shorten
+    except ImportError as error:
+        raise missing_extra(error, "a classifier", "train") from None
     if kind == "encoder" and (model is None or features is not None):
         raise UserError(
             "the encoder classifier needs --model, a text encoder of the hub or a folder, and no --features"
@@ -441,11 +445,13 @@ def raters(
         shown = sorted(scores.accuracy.items(), key=lambda one: one[1])
         few = shown if len(shown) <= 12 else [*shown[:5], *shown[-5:]]
         print(
-            f"error rate {scores.error_rate:.4f}: share of a row's raters for whom another label was predicted, mean over rows"
+            f"error rate {scores.error_rate:.4f}: share of a row's raters (of labels, where they chose several) that is predicted "
+            "wrongly, mean over rows"
         )
         if scores.distance is not None:
             print(
-                f"distance {scores.distance:.4f}: of the predicted from the chosen place on the scale, 0 to 1, mean over rows"
+                f"distance {scores.distance:.4f}: of the predicted from the chosen label, in steps over the number of labels, "
+                "mean over rows"
             )
         print(f"accuracy of {len(shown)} raters{'' if few is shown else ', lowest and highest'}:")
         for rater, accuracy in few:
@@ -503,7 +509,7 @@ def _predicted_rows(predictions: Path, manifest: Path, task: str | None) -> tupl
     """The task, the rows that were predicted, and their (N, K) probabilities.
 
     Raises:
-        UserError: a prediction is of a row that the manifest does not have.
+        UserError: a prediction is of a row that the manifest does not have, or an item is not predicted whole.
     """
     from shala_audio.evaluation.predictions import read_predictions
     from shala_audio.manifest import rows_and_task
@@ -514,6 +520,9 @@ def _predicted_rows(predictions: Path, manifest: Path, task: str | None) -> tupl
     if unknown := next((one for one in identities if one not in by_id), None):
         raise UserError(f"{predictions}: row {unknown} is not in {manifest}")
     predicted = [by_id[one] for one in identities]
+    items, given = {row.extra["item"] for row in predicted if "item" in row.extra}, set(identities)
+    if missing := next((row.id for row in rows if row.extra.get("item") in items and row.id not in given), None):
+        raise UserError(f"{predictions}: has no row {missing}, but others of the same item")
     _warn_of_splits(predictions, Counter(row.split for row in predicted))
     return asked, predicted, probs
 

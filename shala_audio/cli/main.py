@@ -83,6 +83,7 @@ def options(
 
 
 DISK = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EFBIG, errno.EACCES, errno.EPERM, errno.ENOTDIR, errno.EISDIR)
+FULL = ("CUDA error: out of memory", "CUBLAS_STATUS_ALLOC_FAILED")
 DISK_IN_WORDS = ("No space left on device", "PytorchStreamWriter failed", "unexpected pos")  # safetensors, torch
 
 
@@ -102,8 +103,8 @@ def _memory(error: Exception) -> str:
     """What did not fit, and what to do."""
     return (
         f"{first_line(error).split('. GPU')[0]}: take fewer rows at once (predict: --batch-size; train: "
-        "--per_device_train_batch_size, with --gradient_accumulation_steps, or --gradient_checkpointing true), or free the "
-        "GPU of other processes; what was written before is whole"
+        "--per_device_train_batch_size, with --gradient_accumulation_steps, or --gradient_checkpointing true), take a "
+        "model with `weights: 4bit`, or free the GPU of other processes; what was written before is whole"
     )
 
 
@@ -136,7 +137,7 @@ def main() -> None:
         print(f"shala-audio: stopped: {stop}", file=sys.stderr)
         sys.exit(1)
     except Exception as error:
-        if type(error).__name__ == "OutOfMemoryError":  # torch's, of a GPU
+        if type(error).__name__ == "OutOfMemoryError" or any(words in str(error) for words in FULL):  # of a GPU
             reason = _memory(error)
         # The libraries that write weights and tables say it in words of their own.
         elif getattr(error, "errno", None) in DISK or any(words in str(error) for words in DISK_IN_WORDS):

@@ -57,7 +57,7 @@ def new_recipe(
         raise UserError(f"{target}: is there already; choose another name")
     columns = Columns(item or "", label or "", rater, speaker, text, split)
     found, _ = given.read_votes(
-        table, source, columns, clips, items, leave_out, layout, choices_separator, several, encoding
+        table, source, columns, clips, items, leave_out, layout, choices_separator, several, encoding, channel
     )
     modality = given.modality_of(clips, text)
     task = task_of(name, found, modality)

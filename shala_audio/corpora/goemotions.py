@@ -75,10 +75,10 @@ def _from_aggregated(source: Path) -> Prepared:
 def _from_raters(files: Sequence[Path], splits: Path) -> Prepared:
     """Votes of every comment. The official split where its files are there, else train, dev, test by the id's hash."""
     names = load_task(TASK).label_names
-    choices: dict[str, list[list[str]]] = {}
+    choices: dict[str, dict[str, list[str]]] = {}  # of each comment's raters
     comments: dict[str, str] = {}
     left_out: Counter[str] = Counter()
-    raters: set[tuple[str, str]] = set()
+    named = True
     for path in files:
         for where, record in csv_records(path):
             try:
@@ -89,13 +89,13 @@ def _from_raters(files: Sequence[Path], splits: Path) -> Prepared:
             if not chosen:
                 left_out["ratings without a label (very unclear)"] += 1
                 continue
-            if rater := record.get("rater_id", "").strip():
-                if (identity, rater) in raters:
-                    left_out["ratings of a rater who stands there before"] += 1
-                    continue
-                raters.add((identity, rater))
+            rater = record.get("rater_id", "").strip()
+            named = named and bool(rater)
+            if rater in choices.get(identity, {}):
+                left_out["ratings of a rater who stands there before"] += 1
+                continue
             comments[identity] = plain_text(comment)
-            choices.setdefault(identity, []).append(chosen)
+            choices.setdefault(identity, {})[rater or where] = chosen
     if (splits / "train.tsv").exists():
         split_of = {identity: split for split, _, _, identity in _official_split(splits)}
         left_out["comments outside the official split"] = sum(identity not in split_of for identity in choices)
@@ -110,8 +110,15 @@ def _from_raters(files: Sequence[Path], splits: Path) -> Prepared:
             identity: ("train", "dev", "test")[max(0, _bucket(first[plain[identity]]) - 7)] for identity in choices
         }
     rows = [
-        Row(identity, TASK, split_of[identity], None, None, {"comment": comments[identity]}, count_votes(chosen))
-        for identity, chosen in choices.items()
+        Row(
+            identity,
+            TASK,
+            split_of[identity],
+            text={"comment": comments[identity]},
+            votes=count_votes(raters.values()),
+            extra={"raters": raters} if named else {},
+        )
+        for identity, raters in choices.items()
         if identity in split_of
     ]
     return Prepared(

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import logging
 import re
 from collections.abc import Mapping
 from pathlib import Path
@@ -16,10 +17,12 @@ from typing import Any
 
 from shala_audio.corpora.prepare import SOURCES, Prepared
 from shala_audio.errors import UserError, nearest
-from shala_audio.io import readable
+from shala_audio.io import has_half_characters, readable
 from shala_audio.manifest import Row
 from shala_audio.task import Task
 from shala_audio.votes import count_votes
+
+log = logging.getLogger(__name__)
 
 NAMES = {
     "hs_brexit": {"0": "no hate speech", "1": "hate speech"},
@@ -37,18 +40,20 @@ SPLITS = ("train", "dev", "test")
 def prepare(source: Path, part: str, task: Task) -> Prepared:
     """Rows of one corpus in its own splits.
 
-    `extra` holds `raters` (who chose which labels), and `hard_label`, the official one, which is random where raters are tied.
+    `extra` holds `raters` (who chose which labels), or `annotators` alone where their choices are withheld; and `hard_label`, the
+    official one, which is random where raters are tied.
 
     Args:
         source: folder of the corpus, or of several.
-        part: name of the corpus, as its files have it, in any letter case and without regard to - and _.
+        part: name of the corpus, as `part_name` has it.
         task: whose labels were chosen.
 
     Raises:
         UserError: the corpus is not there, or an item is not as it should be; the message names the file and the item.
     """
-    names = NAMES.get(part, {})
-    official = OFFICIAL_NAMES.get(part, names)
+    names, official = NAMES.get(part, {}), OFFICIAL_NAMES.get(part, NAMES.get(part, {}))
+    if not set(names.values()) <= set(task.label_names):  # a task that has the numbers
+        names = official = {}
     rows: list[Row] = []
     for split, path in _files(source, part).items():
         for identity, item in _items(path).items():
@@ -65,9 +70,12 @@ def prepare(source: Path, part: str, task: Task) -> Prepared:
                 )
             votes = count_votes(raters.values())
             extra: dict[str, Any] = {"raters": {rater: list(chosen) for rater, chosen in raters.items()}}
+            if not votes:
+                extra = {"annotators": _named(item)}
             if (hard := str(item.get("hard_label", ""))) and votes:
                 extra["hard_label"] = official.get(hard, hard)
             rows.append(Row(f"{split}-{identity}", task.name, split, text=text, votes=votes, extra=extra))
+    _tell_broken(source, part)
     without = sum(not row.votes for row in rows)
     caveat = f"The official split of LeWiDi's {part}."
     return Prepared(
@@ -77,10 +85,19 @@ def prepare(source: Path, part: str, task: Task) -> Prepared:
     )
 
 
+def part_name(part: str) -> str:
+    """A corpus's name as its task has it, whatever its letter case and signs; that of a corpus of one's own as it is.
+
+    >>> part_name("MD-Agreement"), part_name("My_Corpus")
+    ('md_agreement', 'My_Corpus')
+    """
+    return next((name for name in PARTS if _plain(name) == _plain(part)), part)
+
+
 def _files(source: Path, part: str) -> dict[str, Path]:
     """The corpus's file of each split that it has; a train file must be there."""
     found: dict[str, dict[str, Path]] = {}
-    for path in sorted([*source.glob("*.json"), *source.glob("*/*.json")]):
+    for path in _json_files(source):
         name, _, split = path.stem.removesuffix("_clear").rpartition("_")  # a test set without its votes ends so
         if split in SPLITS:
             found.setdefault(_plain(name), {}).setdefault(split, path)
@@ -90,6 +107,20 @@ def _files(source: Path, part: str) -> dict[str, Path]:
         there = f"; there are {', '.join(found)}{near}" if found else ""
         raise UserError(f"{source}: has no file {part}_train.json{there}")
     return {split: files[split] for split in SPLITS if split in files}
+
+
+def _json_files(source: Path) -> list[Path]:
+    return sorted([*source.glob("*.json"), *source.glob("*/*.json")])
+
+
+def _tell_broken(source: Path, part: str) -> None:
+    """Warn of files about the corpus's annotators that are no JSON, as two of 2025 are. Nothing is read from them."""
+    for path in _json_files(source):
+        if _plain(path.stem).startswith(_plain(part)) and path.stem.endswith("_meta"):
+            try:
+                json.loads(path.read_text(encoding="utf-8-sig"))
+            except (OSError, ValueError) as error:
+                log.warning("%s: not JSON (%s); nothing is read from it", path, error)
 
 
 def _plain(name: str) -> str:
@@ -105,6 +136,8 @@ def _items(path: Path) -> dict[str, Any]:
         raise UserError(f"{path}: not JSON ({error})") from None
     if not isinstance(items, dict) or not all(isinstance(item, dict) for item in items.values()):
         raise UserError(f"{path}: not of LeWiDi, whose files are an object of items by their number")
+    if has_half_characters(items):
+        raise UserError(f"{path}: has half an emoji (such as \\ud83d) without its other half; remove it")
     return items
 
 
@@ -112,16 +145,23 @@ def _raters(item: Mapping[str, Any], names: Mapping[str, str], where: str) -> di
     """Who chose which labels: of 2025 an object, of 2023 two lists in one order, with commas between."""
     annotations = item.get("annotations") or {}
     if isinstance(annotations, str):
-        chosen, raters = annotations.split(","), str(item["annotators"]).split(",")
+        chosen, raters = annotations.split(","), [rater.strip() for rater in str(item["annotators"]).split(",")]
         if len(chosen) != len(raters):
             raise UserError(f"{where}: {len(chosen)} annotations by {len(raters)} annotators")
         # One stands there twice in a few items of MD-Agreement; the official soft label counts both.
         again = [raters[:index].count(rater) for index, rater in enumerate(raters)]
         raters = [f"{rater} ({times + 1})" if times else rater for rater, times in zip(raters, again, strict=True)]
         annotations = dict(zip(raters, chosen, strict=True))
-    labels = {rater: [one.strip() for one in str(chosen).split(",")] for rater, chosen in annotations.items()}
+    given = {rater: chosen for rater, chosen in annotations.items() if chosen is not None}
+    labels = {rater: [one.strip() for one in str(chosen).split(",")] for rater, chosen in given.items()}
     chosen_by = {rater: [names.get(one, one) for one in many if one] for rater, many in labels.items()}
     return {rater: tuple(dict.fromkeys(many)) for rater, many in chosen_by.items() if many}
+
+
+def _named(item: Mapping[str, Any]) -> list[str]:
+    """Who judged an item whose annotations are withheld."""
+    names = str(item.get("annotators") or "").split(",")
+    return list(dict.fromkeys(name.strip() for name in names if name.strip()))
 
 
 def _text(text: Any) -> dict[str, str]:
@@ -131,4 +171,4 @@ def _text(text: Any) -> dict[str, str]:
             text = json.loads(text)
     if isinstance(text, str):
         return {"text": text}
-    return {re.sub(r"\W", "_", str(name)): str(value) for name, value in text.items()}
+    return {re.sub(r"\W", "_", str(name)): str(value) for name, value in text.items() if value is not None}

@@ -475,8 +475,8 @@ def to_votes(
 def _extra(turn: Turn, ratings: Sequence[Rating]) -> dict[str, Any]:
     """Consensus code, gender, and each attribute's mean as the release states it and every rater's own value."""
     means = {name: getattr(turn, name) for name in ATTRIBUTES}
-    raters = {name: [getattr(rating, name) for rating in ratings] for name in ATTRIBUTES}
-    return {"consensus": turn.code, "gender": turn.gender, **means, "raters": raters}
+    ratings_of = {name: [getattr(rating, name) for rating in ratings] for name in ATTRIBUTES}
+    return {"consensus": turn.code, "gender": turn.gender, **means, "ratings": ratings_of}
 
 
 def _speaker_caveat(rows: Sequence[Row]) -> str:

@@ -49,7 +49,7 @@ def checked_raters(row: Row, task: Task) -> dict[str, list[str]]:
 
 
 def by_rater(rows: Sequence[Row], task: Task, examples: int = 4, seed: int = 0) -> list[Row]:
-    """A row for each rater of each row, whose one vote it has.
+    """A row for each rater of each row, whose one vote it has; without one where the row has no votes and names its `annotators`.
 
     Args:
         rows: with who chose which labels in `extra.raters`.
@@ -61,10 +61,13 @@ def by_rater(rows: Sequence[Row], task: Task, examples: int = 4, seed: int = 0) 
         Rows called "row|rater"; `extra` has `item` and `rater`.
 
     Raises:
-        UserError: no row says who chose what, or one says it in another form or names a label that the task does not have.
+        UserError: no row says who chose what, or one says it in another form or names a label that the task does not have; or
+            has a text field of the name that the other answers need.
     """
     words = {label.name: label.word for label in task.labels}
     raters = {row.id: checked_raters(row, task) for row in rows}
+    if taken := next((row.id for row in rows if FIELD in row.text), None):
+        raise UserError(f"row {taken}: has a text field {FIELD}, where the rater's other answers stand; rename it")
     if silent := next(((one, who) for one, of in raters.items() for who, chosen in of.items() if not chosen), None):
         raise UserError(f"row {silent[0]}: rater {silent[1]} chose no label")
     judged: dict[str, list[Row]] = defaultdict(list)
@@ -74,7 +77,8 @@ def by_rater(rows: Sequence[Row], task: Task, examples: int = 4, seed: int = 0) 
                 judged[rater].append(row)
     found = []
     for row in rows:
-        for rater, chosen in raters[row.id].items():
+        asked = raters[row.id] if row.votes else {who: [] for who in row.extra.get("annotators", ())}
+        for rater, chosen in asked.items():
             others = [other for other in judged[rater] if other.id != row.id]
             drawn = random.Random(f"{seed} {row.id} {rater}").sample(others, min(examples, len(others)))
             lines = [f"{task.question(other.text)} {_said(raters[other.id][rater], words)}" for other in drawn]
@@ -98,10 +102,12 @@ class RaterScores(NamedTuple):
 
     Attributes:
         accuracy: of each rater, the share of answers whose likeliest label was chosen; of several that were chosen, any one.
-        error_rate: mean over items of the share of its raters for whom another label was predicted, as in task B of LeWiDi 2025,
-            whose raters choose one label each but in VariErrNLI.
+        error_rate: mean over items of the share of its raters for whom another label was predicted; where raters chose several
+            labels, of the mean share of labels that were predicted and not chosen, or chosen and not predicted.
         distance: of ordered labels, mean over items of the mean distance between predicted and chosen place (of several, their
-            mean), from 0 to 1; else None.
+            mean), over the number of labels; else None.
+
+    These are the error rate, the multi-label error rate and the normalised absolute distance of LeWiDi 2025, task B.
     """
 
     accuracy: dict[str, float]
@@ -123,6 +129,7 @@ def mean_over_raters(rows: Sequence[Row], probs: Floats, task: Task) -> tuple[li
     if wrong := next((row.id for row in rows if not {"item", "rater"} <= set(row.extra)), None):
         raise UserError(f"row {wrong}: is of no single rater; `shala-audio data raters` makes such rows")
     labels = task.label_names
+    several = any(len(row.votes) > 1 for row in rows)
     items: dict[str, list[int]] = defaultdict(list)
     right: dict[str, list[bool]] = defaultdict(list)
     errors: dict[str, list[float]] = defaultdict(list)
@@ -130,10 +137,10 @@ def mean_over_raters(rows: Sequence[Row], probs: Floats, task: Task) -> tuple[li
     for number, row in enumerate(rows):
         items[row.extra["item"]].append(number)
         if row.votes:
-            said, chosen = int(probs[number].argmax()), [labels.index(label) for label in row.votes]
+            said, chosen = int(probs[number].argmax()), {labels.index(label) for label in row.votes}
             right[row.extra["rater"]].append(said in chosen)
-            errors[row.extra["item"]].append(said not in chosen)
-            places[row.extra["item"]].append(abs(said - float(np.mean(chosen))) / (len(labels) - 1))
+            errors[row.extra["item"]].append(len(chosen ^ {said}) / len(labels) if several else said not in chosen)
+            places[row.extra["item"]].append(abs(said - float(np.mean(list(chosen)))) / len(labels))
     scores = RaterScores(
         {rater: float(np.mean(hits)) for rater, hits in sorted(right.items())},
         float(np.mean([np.mean(one) for one in errors.values()])) if errors else float("nan"),

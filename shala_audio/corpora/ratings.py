@@ -583,6 +583,7 @@ def prepare(
     caveat: str,
     channel: int | None = None,
     note: Note = no_note,
+    raters: bool = False,
 ) -> Prepared:
     """Rows of a task from what was read.
 
@@ -594,6 +595,7 @@ def prepare(
         caveat: to print beside every result.
         channel: of the sound, for all items that name none.
         note: told how clips were found, and which items are the same.
+        raters: whether the raters have names, which are kept with their choices.
 
     Raises:
         UserError: a choice is no label of the task, a split has an unknown name, or two clips have an item's name.
@@ -657,7 +659,9 @@ def prepare(
             leave(name, "items without a text")
             continue
         speaker = item.fields.get("speaker") or None
-        rows.append(Row(name, task.name, SPLITS[split.lower()], speaker, audio, text, dict(votes)))
+        chosen = {who: sorted(known[one.casefold()] for one in said) for who, said in item.choices.items() if said}
+        extra = {"raters": chosen} if raters else {}
+        rows.append(Row(name, task.name, SPLITS[split.lower()], speaker, audio, text, dict(votes), extra))
     if rows and not any("split" in item.fields for item in items.values()):
         groups = twin_groups(rows, clips, note)
         split_of = split_by_group(groups, SHARES, seed)

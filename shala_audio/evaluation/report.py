@@ -64,9 +64,9 @@ def cell(found: Mapping[str, Any], interval: bool) -> str:
 
 
 def closeness(rows: Rows) -> tuple[str, ...]:
-    """Columns of how near the systems come: with LeWiDi's measures where rows have its official labels, or an order."""
+    """Columns of how near the systems come: with LeWiDi's measures where rows say who chose what, as its corpora do."""
     found = {column for _, measures in rows for column in measures}
-    wanted = SHARED_TASK if "micro_f1" in found else ("wasserstein",)
+    wanted = SHARED_TASK if found & {"raters_named", "micro_f1"} else ("wasserstein",)
     return CLOSENESS + tuple(column for column in wanted if column in found)
 
 
@@ -381,7 +381,12 @@ def write_report(
     for paragraph in notes:
         lines += [paragraph, ""]
     if data is not None:
-        lines += _about(read_json(data / "summary.json"))
+        summary = read_json(data / "summary.json")
+        if "split_sha256" not in summary:
+            raise UserError(
+                f"--data {data}: its summary.json is of something else; `shala-audio data prepare` writes one"
+            )
+        lines += _about(summary)
     lines += [markdown(rows), _key(systems), ""]
     tested = find_reference(systems, reference)
     if tests := against_others(tested, systems) if tested else []:

@@ -131,11 +131,11 @@ def score(
 
     Returns:
         The measures (`evaluation.metrics.all_measures`); `ccc_<name>` of predicted attributes; `labels`;
-        `splits`, how many rows are of which; `rows`, what is known of every single one (`evaluation.score`); `prior`, the
-        same measures of the constant prior; `agreement_bound`, the same of a fresh sample of the raters (or of the true
-        distribution, where a simulation knows it: `agreement_bound["kind"]` says which); `split_half`, the distance
-        between halves of the raters. Rows whose votes were aggregated before they reached us (`extra["aggregated"]`) have
-        no bound.
+        `splits`, how many rows are of which; `raters_named`, where all rows say who chose what; `rows`, what is known of every
+        single one (`evaluation.score`); `prior`, the same measures of the constant prior; `agreement_bound`, the same of a
+        fresh sample of the raters (or of the true distribution, where a simulation knows it: `agreement_bound["kind"]` says
+        which); `split_half`, the distance between halves of the raters. Rows whose votes were aggregated before they reached
+        us (`extra["aggregated"]`) have no bound.
 
     Raises:
         UserError: as `load_judged`.
@@ -143,7 +143,9 @@ def score(
     judged = load_judged(predictions, votes, task, split)
     human, groups = judged.human, groups_of(judged.rows)
     result = all_measures(human, judged.predicted, draws, groups=groups, ordered=judged.ordered)
-    result |= _official(judged, groups, draws)
+    result |= _official(judged, judged.predicted, groups, draws)
+    if all(row.extra.get("raters") for row in judged.rows):
+        result["raters_named"] = True
     result["splits"] = judged.splits
     result["labels"] = list(judged.labels)
     result["without_votes"] = judged.without_votes
@@ -156,6 +158,7 @@ def score(
     if train:
         prior = np.tile(mean_distribution(train, judged.labels), (len(human), 1))
         result["prior"] = all_measures(human, prior, draws, name="prior", groups=groups, ordered=judged.ordered)
+        result["prior"] |= _official(judged, prior, groups, draws)
     keys = list(map(row_key, judged.rows))
     found, by_row = bounds(judged, keys, draws)
     by_row["jsd"] = _by_key(keys, jsd(human, judged.predicted))
@@ -168,13 +171,13 @@ def score(
     return {**result, "rows": by_row}
 
 
-def _official(judged: Judged, groups: Sequence[str], draws: int) -> dict[str, Any]:
+def _official(judged: Judged, predicted: Floats, groups: Sequence[str], draws: int) -> dict[str, Any]:
     """`micro_f1` against the labels that a shared task calls right, in `extra["hard_label"]`, where every row has one: of single
     labels it is their accuracy. A prediction of two labels that are equally likely is the first of them."""
     right = [row.extra.get("hard_label") for row in judged.rows]
     if not set(right) <= set(judged.labels):
         return {}
-    hits = np.array([judged.labels[first] for first in judged.predicted.argmax(axis=1)]) == np.array(right)
+    hits = np.array([judged.labels[first] for first in predicted.argmax(axis=1)]) == np.array(right)
     ends = mean_interval(hits.astype(np.float64), groups, draws) if draws else {"low": None, "high": None}
     return {"micro_f1": {"value": float(hits.mean()), **ends}}
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -63,4 +64,4 @@ def _mean(answers: Sequence[LabelDistribution]) -> LabelDistribution:
     first = answers[0]
     attributes = {name: float(np.mean([answer.attributes[name] for answer in answers])) for name in first.attributes}
     probs = np.mean([answer.probs for answer in answers], axis=0)
-    return LabelDistribution(first.labels, probs / probs.sum(), attributes)
+    return replace(first, probs=probs / probs.sum(), attributes=attributes)

@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from tqdm import tqdm
 
 from shala_audio.audio.clips import Clip, is_recording, samples_of
@@ -19,7 +19,7 @@ from shala_audio.audio.encoders import AudioEncoder, load_encoder
 from shala_audio.audio.features import FeatureStore
 from shala_audio.audio.io import SAMPLE_RATE, Samples, frame_levels, read_row_audio, trim_silence, voiced_share
 from shala_audio.audio.speech import speech_remark
-from shala_audio.devices import computes_bf16, default_device
+from shala_audio.devices import default_device, product_dtype
 from shala_audio.distribution import LabelDistribution, LabelRates
 from shala_audio.errors import Note, UserError, no_note, not_one_of
 from shala_audio.evaluation.calibration import KINDS, Calibration, load_calibration
@@ -77,7 +77,7 @@ class Predictor:
         self.unparsed = 0
         self.folder: Path | None = None
         held = model.get_input_embeddings().weight.dtype
-        self.dtype = dtype or (held if held == torch.bfloat16 else torch.float32)
+        self.dtype = dtype or (held if held in (torch.bfloat16, torch.float16) else torch.float32)
         self._encoder: AudioEncoder | None = None
         self.note: Note = log.warning
 
@@ -97,7 +97,8 @@ class Predictor:
             folder: where it is, or "user/name" of a model on the Hugging Face hub.
             calibration: "temperature", "temperature_jsd" or "dirichlet", if `shala-audio evaluate calibrate` has fitted it.
             device: where to compute; the accelerator where there is one.
-            dtype: of the language model; where None, bfloat16 on an accelerator that computes in it, else float32.
+            dtype: of the language model's products; where None, bfloat16 on an accelerator that computes in it, float16 on
+                another, and float32 on a CPU, but for models above a billion parameters where bfloat16 is faster there.
             revision: commit, branch or tag of a hub's model.
             options: `batch_size`.
 
@@ -435,9 +436,13 @@ class Predictor:
 
     def _distributions(self, found: Prediction) -> list[LabelDistribution]:
         self.unparsed += found.unparsed
+        if not np.isfinite(found.probs).all():
+            raise UserError(
+                f"the model's answer is NaN in {str(self.dtype).removeprefix('torch.')}; load it with dtype=torch.float32"
+            )
         probs = found.probs if self.calibration is None else self.calibration(found.probs)
         return [
-            LabelDistribution(self.task.label_names, p, numbers)
+            LabelDistribution(self.task.label_names, p, numbers, self.task.ordered)
             for p, numbers in zip(probs, found.attributes, strict=True)
         ]
 
@@ -511,8 +516,7 @@ def _load(
         raise UserError(f"{folder}: holds no model ({SETTINGS} is missing)")
     on_cpu = torch.device(device).type == "cpu"
     if dtype is None:
-        low = computes_bf16(torch.device(device).type) and (not on_cpu or _is_worth_low(inside))
-        dtype = torch.bfloat16 if low else torch.float32
+        dtype = torch.float32 if on_cpu and not _is_worth_low(inside) else product_dtype(torch.device(device).type)
     model, encoder = SpeechLM.load(inside, torch.float32 if dtype == torch.float32 else "auto")
     fitted = None
     if calibration is not None:
@@ -524,11 +528,12 @@ def _load(
         fitted = load_calibration(str(path), model.task.label_names)
     if dtype == torch.float32:
         merge_adapters(model)
-    elif (
-        model.model_config.weights != "4bit"
-    ):  # added to weights that are published in bfloat16, most of LoRA would be rounded away
-        model.model.decoder.to(dtype)
-        model.lm_head.to(dtype)
+    elif model.model_config.weights != "4bit":
+        # LoRA stays beside: added to weights that are published in bfloat16, most of it would be rounded away. Only what is
+        # multiplied is cast: norms and the frequencies of positions are those that the model was trained with.
+        for part in (*model.model.decoder.modules(), model.lm_head):
+            if isinstance(part, nn.Linear):
+                part.to(dtype)
     return inside, model, fitted, dtype, encoder
 
 

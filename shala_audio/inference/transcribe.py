@@ -69,9 +69,9 @@ class Transcriber:
                 vocabulary[f"<|{name}|>"] for name in ("startoftranscript", "endoftext", "transcribe", "notimestamps")
             )
             self.nothing = vocabulary.get("<|nospeech|>", vocabulary.get("<|nocaptions|>"))
+            between = range(self.start + 1, vocabulary["<|translate|>"])
         except KeyError as error:
             raise UserError(f"{source}: has no token {error}; a multilingual Whisper is needed") from None
-        between = range(self.start + 1, vocabulary["<|translate|>"])
         names = {number: token for token, number in vocabulary.items()}
         self.languages = {names[number].strip("<|>"): number for number in between}
         if language is not None and language not in self.languages:

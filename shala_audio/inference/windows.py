@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -61,7 +61,7 @@ def average(moments: Sequence[Moment]) -> LabelDistribution:
         name: float(lasting @ [moment.distribution.attributes[name] for moment in moments] / lasting.sum())
         for name in first.attributes
     }
-    return LabelDistribution(first.labels, mean / mean.sum(), attributes)
+    return replace(first, probs=mean / mean.sum(), attributes=attributes)
 
 
 def plot_timeline(moments: Sequence[Moment], samples: Samples | None = None, path: str | Path | None = None) -> Any:

@@ -570,9 +570,18 @@ def is_published_low(name: str) -> bool:
     import torch
 
     try:
-        return bool(_text_config(locate(name)).dtype == torch.bfloat16)
+        return published_dtype(locate(name)) == torch.bfloat16
     except (UserError, OSError, ValueError):  # loading it says why
         return False
+
+
+def published_dtype(source: str) -> torch.dtype:
+    """The type that a language model's weights were published in, as its configuration says; float32 where it does not."""
+    import torch
+    from transformers import AutoConfig
+
+    config = AutoConfig.from_pretrained(**at_commit(source), trust_remote_code=False)
+    return config.get_text_config().dtype or config.dtype or torch.float32  # an audio LLM's may stand outside alone
 
 
 def _text_config(source: str) -> Any:
@@ -607,7 +616,7 @@ def load_language_model(
     Args:
         name: as in a model's configuration.
         sha256: of the weights, where they must be certain ones.
-        dtype: of the weights in memory; "auto": bfloat16 if they were published so, else float32.
+        dtype: of the weights in memory; "auto": bfloat16 or float16 if they were published so, else float32.
         hears: whether it is an audio LLM, with an encoder and a projector of its own.
         four_bit: whether linear layers, but the head, hold their weights in four bits.
 
@@ -628,7 +637,8 @@ def load_language_model(
     processor = None
     try:
         if dtype == "auto":
-            dtype = torch.bfloat16 if _text_config(source).dtype == torch.bfloat16 else torch.float32
+            published = published_dtype(source)
+            dtype = published if published in (torch.bfloat16, torch.float16) else torch.float32
         if hears:
             lm, processor = load_audio_llm(source, dtype)
             tokenizer = processor.tokenizer

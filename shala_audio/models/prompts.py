@@ -69,6 +69,9 @@ class PromptBuilder:
         self.system_prompt = model.model_config.system_prompt
         self.template_kwargs = model.model_config.chat_template_kwargs
         self.control_tokens = sorted({*self.tokenizer.all_special_tokens, AUDIO_TOKEN})
+        plain = self.tokenizer("a")["input_ids"]
+        begins = self.tokenizer.bos_token_id is not None and plain[:1] == [self.tokenizer.bos_token_id]
+        self.beginning = self.tokenizer.bos_token if begins else ""  # without a template, which has it itself
         self.longest = getattr(model.config.get_text_config(), "max_position_embeddings", None)
 
     def prompt(self, text: Mapping[str, str], frames: int | None) -> str:
@@ -107,7 +110,11 @@ class PromptBuilder:
         """
         if not self.tokenizer.chat_template:  # a base model
             before = f"{self.system_prompt}\n\n" if self.system_prompt else ""
-            return before + "".join(f"{text}\n" if role == "user" else f"{text}\n\n" for role, text in turns)
+            return (
+                self.beginning
+                + before
+                + "".join(f"{text}\n" if role == "user" else f"{text}\n\n" for role, text in turns)
+            )
         system_prompt = self.system_prompt
         reason = ""
         # As strings, and as lists of parts, which templates of multimodal models want; an empty system message is left out

@@ -7,7 +7,7 @@ a merge in `forward` of the whole model would reach generation and not the loss.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 from typing import Any, Literal, TypeAlias
@@ -21,6 +21,7 @@ from torch.nn import functional as F
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from transformers import (
     DynamicCache,
+    GenerationConfig,
     GenerationMixin,
     PreTrainedModel,
     PreTrainedTokenizerBase,
@@ -41,6 +42,7 @@ from shala_audio.models.readouts import READOUTS
 from shala_audio.task import AUDIO_TOKEN, Task, task_from_dict
 
 SHORT = 128  # tokens
+WRAPPED = "_checkpoint_wrapped_module."  # in names, under FSDP's activation checkpointing
 
 Dtype: TypeAlias = torch.dtype | Literal["auto"]
 
@@ -96,6 +98,23 @@ def check_head(lm: PreTrainedModel, name: str) -> None:
         raise UserError(f"lm {name}: {type(lm).__name__} does more to its logits than is known here; use another model")
 
 
+def ends_of(lm: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> list[int]:
+    """Tokens that end an answer: the tokenizer's, and those that the model was published with, such as that of a turn. What
+    else stands there, as a penalty on repetition, would change what is said."""
+    published = getattr(lm.generation_config, "eos_token_id", None)
+    ends = published if isinstance(published, list) else [published]
+    return sorted({tokenizer.eos_token_id, *ends} - {None})
+
+
+class ProductCache(DynamicCache):
+    """Keys and values in the type that products are computed in: attention takes them so anyway, and held in float32 they
+    need twice the memory and are cast again for each token."""
+
+    def update(self, key_states: Tensor, value_states: Tensor, *args: Any, **kwargs: Any) -> tuple[Tensor, Tensor]:
+        dtype = torch.get_autocast_dtype(key_states.device.type)
+        return super().update(key_states.to(dtype), value_states.to(dtype), *args, **kwargs)
+
+
 class SpeechBackbone(nn.Module):
     """A decoder whose placeholder tokens are replaced by the audio adapter's."""
 
@@ -122,6 +141,10 @@ class SpeechBackbone(nn.Module):
         mask = kwargs.get("attention_mask")
         if kwargs.get("position_ids") is None and mask is not None and mask.dim() == 2:  # padding takes no position
             kwargs["position_ids"] = (mask.cumsum(dim=1) - 1).clamp(min=0)[:, -inputs_embeds.shape[1] :]
+        # Not where gradients are summed in what is kept, which would be in that type too.
+        low = torch.is_autocast_enabled(inputs_embeds.device.type) and not torch.is_grad_enabled()
+        if low and kwargs.get("use_cache") and _is_empty(kwargs.get("past_key_values")):
+            kwargs["past_key_values"] = ProductCache(config=self.decoder.config)
         with self._attention_of(inputs_embeds):
             return self.decoder(inputs_embeds=inputs_embeds, **kwargs)
 
@@ -172,6 +195,10 @@ class SpeechBackbone(nn.Module):
         """
         spread = any(isinstance(next(part.parameters(), None), DTensor) for part in self._layers())
         return not spread and keeps_everything(self.decoder.config) and not self._recomputes()
+
+
+def _is_empty(cache: Any) -> bool:
+    return cache is None or (type(cache) is DynamicCache and not cache.get_seq_length())
 
 
 def keeps_everything(config: Any) -> bool:
@@ -228,12 +255,17 @@ class SpeechLM(PreTrainedModel, GenerationMixin):
         self.lm_head = lm.get_output_embeddings()
         self.behind_head = BehindHead(lm.config.get_text_config())
         self.attribute_head = AttributeHead(lm.config.get_text_config().hidden_size, task) if attributes else None
-        self.generation_config = lm.generation_config
+        self.generation_config = GenerationConfig(
+            bos_token_id=tokenizer.bos_token_id,
+            eos_token_id=ends_of(lm, tokenizer),
+            pad_token_id=tokenizer.pad_token_id,
+        )
         if self.model.audio_token_id < self.lm_head.weight.shape[0]:  # an answer never holds the placeholder for sound
             self.generation_config.suppress_tokens = [self.model.audio_token_id]
         # The layers that FSDP wraps; an audio LLM itself names others.
         self._no_split_modules = decoder._no_split_modules
         self.readout = READOUTS[readout](self)
+        self.autocast: torch.dtype | None = None  # where nothing around `forward` does it
 
     @classmethod
     def build(
@@ -352,7 +384,8 @@ class SpeechLM(PreTrainedModel, GenerationMixin):
     ) -> None:
         """Write the trained parameters and what is needed to rebuild the rest; no base weights."""
         folder = Path(save_directory)
-        state = state_dict if state_dict is not None else self.state_dict()
+        given = state_dict if state_dict is not None else self.state_dict()
+        state = {name.replace(WRAPPED, ""): value for name, value in given.items()}
         trained = {name: state[name].detach().cpu().contiguous() for name in self.trained_names()}
         with atomic_write(folder / TRAINED) as beside:
             save_file(trained, beside, metadata={"format": "pt"})
@@ -390,7 +423,7 @@ class SpeechLM(PreTrainedModel, GenerationMixin):
         state = {name.replace("projector.places", "projector.positions", 1): value for name, value in state.items()}
         if set(state) != set(self.trained_names()):
             raise UserError(f"{path}: holds other parameters than the model's configuration asks for")
-        own = dict(self.named_parameters())
+        own = dict(self._named())
         for name, value in state.items():
             if own[name].shape != value.shape:
                 raise UserError(f"{path}: {name} has shape {tuple(value.shape)}, {tuple(own[name].shape)} is needed")
@@ -401,7 +434,11 @@ class SpeechLM(PreTrainedModel, GenerationMixin):
 
     def trained_names(self) -> list[str]:
         """Names of the parameters that training changes."""
-        return [name for name, parameter in self.named_parameters() if parameter.requires_grad]
+        return [name for name, parameter in self._named() if parameter.requires_grad]
+
+    def _named(self) -> Iterator[tuple[str, nn.Parameter]]:
+        """Parameters by their names without what wraps layers whose activations are computed again."""
+        return ((name.replace(WRAPPED, ""), parameter) for name, parameter in self.named_parameters())
 
     def trained_parts(self) -> dict[str, list[nn.Parameter]]:
         """The trained parameters by what they belong to: "audio adapter", "encoder" (its trained layers), "lm" (LoRA) and
@@ -472,6 +509,12 @@ class SpeechLM(PreTrainedModel, GenerationMixin):
             compute: what is computed with this model in place of logits, and returned. Autocast, DDP, FSDP and DeepSpeed
                 hook onto `forward`, and onto nothing else, so what trains the model must come through it, once.
         """
+        if self.autocast is not None and not torch.is_autocast_enabled(self.device.type):
+            with torch.autocast(self.device.type, self.autocast):
+                return self.forward(
+                    input_ids, attention_mask, position_ids, past_key_values, inputs_embeds, use_cache, audio_features,
+                    audio_lengths, logits_to_keep, compute, **kwargs,
+                )  # fmt: skip
         if compute is not None:
             return compute()
         outputs = self.model(

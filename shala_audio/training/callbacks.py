@@ -24,7 +24,7 @@ from shala_audio.io import keep_steps, read_json, write_json
 from shala_audio.manifest import Row
 from shala_audio.models.folder import TRAINED
 from shala_audio.models.speech_lm import SpeechLM
-from shala_audio.training.config import DirectConfig, GrpoConfig
+from shala_audio.training.config import DirectConfig, GrpoConfig, draws_answers
 from shala_audio.votes import human_distributions
 
 log = logging.getLogger(__name__)
@@ -208,7 +208,7 @@ def resolve_resume_checkpoint(config: DirectConfig | GrpoConfig, fingerprint: di
             f"{found}: of a run that was interrupted; --resume continues it, or remove {out} to start afresh"
         )
     if found is not None and (out / "run.json").is_file():
-        theirs = read_json(out / "run.json")
+        theirs, fingerprint = comparable(read_json(out / "run.json")), comparable(fingerprint)
         both = fingerprint.keys() | theirs.keys()
         if other := sorted(key for key in both if fingerprint.get(key) != theirs.get(key)):
             raise UserError(
@@ -220,7 +220,24 @@ def resolve_resume_checkpoint(config: DirectConfig | GrpoConfig, fingerprint: di
 def is_finished(out: Path, fingerprint: dict[str, Any]) -> bool:
     """Whether the folder holds the end of the very run that is asked for."""
     names = ("run.json", "training.json", TRAINED)
-    return all((out / name).is_file() for name in names) and read_json(out / "run.json") == fingerprint
+    there = all((out / name).is_file() for name in names)
+    return there and comparable(read_json(out / "run.json")) == comparable(fingerprint)
+
+
+def comparable(fingerprint: dict[str, Any]) -> dict[str, Any]:
+    """A run without what only decides how much memory a step takes, which may be changed after it took too much.
+
+    >>> whole = {"method": "shala", "readout": "label_token", "per_device_train_batch_size": 16}
+    >>> parts = {**whole, "per_device_train_batch_size": 4, "gradient_accumulation_steps": 4, "gradient_checkpointing": True}
+    >>> comparable(whole) == comparable(parts)
+    True
+    """
+    same = {name: value for name, value in fingerprint.items() if name != "gradient_checkpointing"}
+    # Drawn answers and concordance depend on which rows are together.
+    if draws_answers(same["method"], same["readout"]) or "attribute_weight" in same:
+        return same
+    at_once, times = same.pop("per_device_train_batch_size", 8), same.pop("gradient_accumulation_steps", 1)
+    return {**same, "rows_per_step": at_once * times}
 
 
 def step_of(checkpoint: str | None) -> int:

@@ -67,6 +67,8 @@ class DirectTrainer(SpeechTrainer):
             total = total + len(losses) * self.args.attribute_weight * concordance_loss(
                 attributes, inputs["attributes"]
             )
+        elif attributes is not None:
+            total = total + 0 * attributes.sum()  # DDP waits for the gradient of all that leaves the model
         rows = len(losses) * self.accelerator.num_processes if num_items_in_batch is None else num_items_in_batch
         loss = total * self.accelerator.num_processes / rows  # DDP averages over processes
         return (loss, {}) if return_outputs else loss

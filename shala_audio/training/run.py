@@ -103,7 +103,7 @@ def train(config: Config) -> Path:
 
 
 def _model(config: Config) -> SpeechLM:
-    held: Dtype = "auto" if config.bf16 else torch.float32
+    held: Dtype = "auto" if config.bf16 or config.fp16 else torch.float32
     if config.init:
         model = SpeechLM.from_pretrained(config.init, held, config.readout)
         if config.task and load_task(config.task).label_names != model.task.label_names:

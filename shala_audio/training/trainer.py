@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 import torch
 from torch import Tensor, nn
+from torch.distributed.fsdp import MixedPrecisionPolicy
 from transformers import Trainer
 
 from shala_audio.distribution import Floats
@@ -62,6 +63,12 @@ class SpeechTrainer(Trainer):
         self._seen: list[tuple[list[int], Floats]] = []  # rows of a step and their losses, not yet in the weights
         self._saving = False
         super().__init__(model=model, **options)
+        if self.is_fsdp_enabled or self.is_deepspeed_enabled:  # which put no autocast around the model, as DDP does
+            model.autocast = torch.bfloat16 if self.args.bf16 else torch.float16 if self.args.fp16 else None
+        if self.is_fsdp_enabled and self.accelerator.is_fsdp2:
+            # So products alone are low here too; FSDP's own policy would round what goes from layer to layer.
+            policy = MixedPrecisionPolicy(reduce_dtype=torch.float32, cast_forward_inputs=False)
+            self.accelerator.state.fsdp_plugin.mixed_precision_policy = policy
         alone = {
             "weights 4bit": model.model_config.weights == "4bit",
             f"readout {model.readout.name}": model.readout.thinks,

@@ -88,6 +88,7 @@ class Served:
             card=self.card is not None,
             labels=[label.name for label in self.task.asked or self.task.labels],
             several=bool(self.task.asked),
+            ordered=self.task.ordered,
             modality=self.task.modality,
             text_fields=self.needed,
             highest_entropy=float(np.log2(len(self.task.labels))),

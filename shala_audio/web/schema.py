@@ -30,6 +30,7 @@ class Task(BaseModel):
     card: bool = Field(description="whether `/cards/<name>` says more of it")
     labels: list[str]
     several: bool = Field(description="whether people may choose several labels: the answer is the rates of all")
+    ordered: bool = Field(description="whether the labels stand in an order, as the points of a scale do")
     modality: str = Field(description="audio, text or audio+text")
     text_fields: list[str] = Field(description="what to send in `text`: one as it is, several as a JSON object")
     highest_entropy: float = Field(description="bits; when all labels are equally likely")

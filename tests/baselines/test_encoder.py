@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -56,15 +57,23 @@ def test_it_learns_pairs_and_keeps_what_dev_chose(tiny_encoder):
 def test_what_cannot_be_done_is_said(tiny_encoder, tmp_path):
     with pytest.raises(UserError, match="nowhere: no sequence classifier"):
         train_encoder(rows(), str(tmp_path / "nowhere"), TASK)
-    long = [
-        *rows(),
-        Row("long", "chaosnli", "train", text={"premise": "man " * 20, "hypothesis": "a"}, votes={"neutral": 1}),
-    ]
-    with pytest.raises(UserError, match="row long: a text of 24 tokens is too long"):
-        train_encoder(long, str(tiny_encoder), TASK)
     lacking = [*rows(), Row("half", "chaosnli", "train", text={"premise": "man"}, votes={"neutral": 1})]
     with pytest.raises(UserError, match="row half: has no text field hypothesis"):
         train_encoder(lacking, str(tiny_encoder), TASK)
+
+
+def test_long_texts_are_cut_and_counted_and_withheld_votes_predicted(tiny_encoder, caplog):
+    """One post that was too long ended a recipe after its training; so did a test set whose votes are withheld."""
+    withheld = [replace(row, votes={}) if row.split == "test" else row for row in rows(24)]
+    long = {"premise": "man " * 20, "hypothesis": "a"}
+    more = [
+        Row("long", "chaosnli", "train", text=long, votes={"neutral": 1}),
+        Row("asked", "chaosnli", "test", text=long),
+    ]
+    fitted = train_encoder([*withheld, *more], str(tiny_encoder), TASK, rates=(1e-3,))
+    assert "1 of 13 train texts are longer than the encoder's" in caplog.text
+    assert "1 of 7 test texts" in caplog.text and "dev texts" not in caplog.text
+    assert len(fitted.predictions["test"]) == 7 and fitted.predictions["test"][-1][0] == "asked"
 
 
 def test_the_command_writes_both_splits_and_a_record(tiny_encoder, tmp_path):

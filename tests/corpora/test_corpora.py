@@ -83,6 +83,7 @@ def test_goemotions_raters_split_their_mass(tmp_path):
     prepared = goemotions.prepare(tmp_path, seed=0)
     (row,) = prepared.rows
     assert row.votes == {"joy": 2, "love": 1}
+    assert row.extra["raters"] == {"1": ["joy"], "2": ["joy", "love"], "3": ["joy", "love"]}
     assert prepared.left_out["ratings without a label (very unclear)"] == 3
 
 

@@ -9,10 +9,11 @@ import numpy as np
 import pytest
 
 from shala_audio.corpora import lewidi
+from shala_audio.corpora.raters import by_rater, mean_over_raters
 from shala_audio.distribution import lewidi_cross_entropy
 from shala_audio.errors import UserError
 from shala_audio.io import read_json
-from shala_audio.task import load_task
+from shala_audio.task import load_task, task_from_dict
 from shala_audio.votes import human_distributions
 
 REAL = Path(__file__).parents[3] / "shared" / "data" / "lewidi"
@@ -134,3 +135,51 @@ def test_real_corpora_give_the_official_soft_labels(part, folder, sizes, own, co
     assert lewidi_cross_entropy(test, np.tile(train.mean(axis=0), (len(test), 1))).mean() == pytest.approx(
         constant, abs=2e-3
     )
+
+
+def test_names_are_read_as_they_are_written(tmp_path):
+    """Spaces made two people of one, and an annotation that is null was a label called None."""
+    spaced = item("0,1", "Ann1, Ann2")
+    null = item({"Ann1": "1", "Ann2": None}, text={"post": "Well done.", "title": None})
+    source = write(tmp_path, "HS-Brexit", {"train": [spaced], "dev": [null]})
+    rows = lewidi.prepare(source, "hs_brexit", load_task("hs_brexit")).rows
+    assert set(rows[0].extra["raters"]) == {"Ann1", "Ann2"}
+    assert rows[1].extra["raters"] == {"Ann1": ["hate speech"]} and rows[1].text == {"post": "Well done."}
+
+
+def test_a_task_of_ones_own_may_have_the_numbers(tmp_path):
+    """Names of an official corpus were put in their place, which that task did not have."""
+    fields = {"name": "mine", "modality": "text", "labels": [{"name": "0", "word": "no"}, {"name": "1", "word": "yes"}]}
+    task = task_from_dict({**fields, "prompt": "{{ text.text }}", "answer": "A:"}, "mine.yaml")
+    source = write(tmp_path, "HS-Brexit", {"train": [item("0,1", "Ann1,Ann2", hard="1")]})
+    row = lewidi.prepare(source, "hs_brexit", task).rows[0]
+    assert row.votes == {"0": 1, "1": 1} and row.extra["hard_label"] == "1"
+
+
+def test_half_an_emoji_is_named(tmp_path):
+    """It ended with a traceback when the manifest was written."""
+    source = write(tmp_path, "HS-Brexit", {"train": [item("0", "Ann1", text="hm \ud83d")]})
+    with pytest.raises(UserError, match=r"HS-Brexit_train.json: has half an emoji"):
+        lewidi.prepare(source, "hs_brexit", load_task("hs_brexit"))
+
+
+def test_broken_metadata_is_said(tmp_path, caplog):
+    one = item({"Ann1": "6"}, text={"context": "Hm.", "response": "Oh."})
+    source = write(tmp_path, "CSC", {"train": [one]})
+    (source / "CSC_annotators_meta.json").write_text('{"Ann1": {"age": 3,},}')
+    (source / "MP_annotators_meta.json").write_text("{")
+    lewidi.prepare(source, "csc", load_task("csc"))
+    assert caplog.text.count("not JSON") == 1 and "CSC_annotators_meta.json" in caplog.text
+
+
+def test_raters_of_a_test_set_without_its_votes_are_asked(tmp_path):
+    """Their rows were left out, so the perspectivist task could not be predicted."""
+    texts = {"context": "Hm.", "response": "Oh."}
+    hidden = {"text": texts, "annotations": {"Ann1": "", "Ann2": ""}, "annotators": "Ann1, Ann2"}
+    source = write(tmp_path, "CSC", {"train": [item({"Ann1": "6"}, text=texts)], "test_clear": [hidden]})
+    task = load_task("csc")
+    rows = by_rater(lewidi.prepare(source, "csc", task).rows, task)
+    assert [row.id for row in rows] == ["train-1|Ann1", "test-1|Ann1", "test-1|Ann2"]
+    assert not rows[1].votes and "6" in rows[1].text["rater"] and "6" not in rows[2].text["rater"]
+    names, means, scores = mean_over_raters(rows[1:], np.eye(6)[[0, 1]], task)
+    assert names == ["test-1"] and means.tolist() == [[0.5, 0.5, 0, 0, 0, 0]] and not scores.accuracy

@@ -81,7 +81,7 @@ def test_all_forms_of_a_release_give_the_same_rows(corpus, task, secondary):
         if row.votes and task == "msp_podcast_9":
             assert sum(row.votes.values()) == pytest.approx(len(ratings[f"{row.id}.wav"])), "each rater's mass is 1"
         if row.split != "test3":
-            assert row.extra["raters"]["arousal"] == [
+            assert row.extra["ratings"]["arousal"] == [
                 float(rating.arousal) for rating in sorted(ratings[f"{row.id}.wav"], key=lambda rating: rating.worker)
             ]
 

@@ -67,8 +67,11 @@ def test_means_and_errors_are_those_of_the_definition(raters, items, seed):
         np.testing.assert_allclose(means[item], sum(probs[n] for n in mine) / len(mine))
         stars = [[int(label) for label in made[n].votes] for n in mine]
         said = [int(np.argmax(probs[n])) for n in mine]
-        wrong.append(sum(one not in two for one, two in zip(said, stars, strict=True)) / len(mine))
-        far.append(sum(abs(one - sum(two) / len(two)) / 4 for one, two in zip(said, stars, strict=True)) / len(mine))
+        bits = [
+            ([n == one for n in range(5)], [n in two for n in range(5)]) for one, two in zip(said, stars, strict=True)
+        ]
+        wrong.append(np.mean([np.not_equal(*pair).mean() for pair in bits]))  # the last rater chose two labels
+        far.append(sum(abs(one - sum(two) / len(two)) / 5 for one, two in zip(said, stars, strict=True)) / len(mine))
     assert scores.error_rate == pytest.approx(sum(wrong) / items) and scores.distance == pytest.approx(sum(far) / items)
     assert set(scores.accuracy) == {f"R{rater}" for rater in range(raters)}
 
@@ -105,6 +108,16 @@ def test_from_a_manifest_and_back(tmp_path):
         tmp_path / "whole.jsonl",
     )
     assert "error rate 0.3333" in shown.output and "C  0.000" in shown.output and "distance" not in shown.output
+    (tmp_path / "part.jsonl").write_text("\n".join(lines[1:]))
+    with pytest.raises(UserError, match=r"part.jsonl: has no row r2\|A, but others of the same item"):
+        run(
+            "evaluate",
+            "raters",
+            tmp_path / "part.jsonl",
+            tmp_path / "raters" / "manifest.jsonl",
+            "--out",
+            tmp_path / "w",
+        )
     identities, probs = read_predictions(tmp_path / "whole.jsonl", names)
     assert identities == ["r2", "r5", "r8"] and probs[0].tolist() == [0.75, 0.25]
     scored = run("evaluate", "score", tmp_path / "whole.jsonl", tmp_path / "manifest.jsonl")
@@ -132,6 +145,20 @@ def test_from_a_manifest_and_back(tmp_path):
 def test_raters_in_another_form_are_named(raters, words):
     with pytest.raises(UserError, match=words):
         by_rater([Row("a", "stars", "train", None, None, {"text": "b"}, {"1": 1.0}, {"raters": raters})], TASK)
+
+
+def test_a_field_of_the_same_name_is_not_overwritten():
+    row = Row("a", "stars", "train", text={"text": "b", FIELD: "me"}, votes={"1": 1.0}, extra={"raters": {"A": ["1"]}})
+    with pytest.raises(UserError, match="row a: has a text field rater"):
+        by_rater([row], TASK)
+
+
+def test_one_label_each_gives_the_share_of_raters():
+    """As the organisers' error rate and normalised distance, by hand: five stars, of which 4 is said of two raters."""
+    made = [row for row in by_rater(rows(2, 1), TASK) if len(row.votes) == 1]
+    _, _, scores = mean_over_raters(made, np.eye(5)[[4] * len(made)], TASK)
+    assert [list(row.votes) for row in made] == [["0"]]
+    assert scores.error_rate == 1.0 and scores.distance == pytest.approx(4 / 5)
 
 
 def test_rows_without_raters_are_refused():

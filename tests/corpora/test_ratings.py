@@ -61,6 +61,7 @@ def test_votes_of_a_table(lab):
     invoke("data", "votes", lab / "votes.csv", *options, "--leave-out", "unsure")
     rows = {row.id: row for row in read_manifest(out / "manifest.jsonl")}
     assert rows["a.wav"].votes == {"joy": 1.5, "calm": 0.5}, "r1 chose both, r2 said the same twice"
+    assert rows["a.wav"].extra["raters"] == {"r1": ["calm", "joy"], "r2": ["joy"]}, "by the labels' names"
     assert rows["b"].votes == {"calm": 1} and rows["b"].speaker == "s2"
     assert rows["b"].audio.path == "deep/b.flac" and rows["b"].audio.duration == 1.0
     left_out = {reason: count for reason, count in read_json(out / "summary.json")["left_out"].items() if count}

@@ -16,6 +16,7 @@ from shala_audio.cli.main import app
 from shala_audio.corpora.chaosnli import prepare
 from shala_audio.errors import UserError
 from shala_audio.evaluation.predictions import read_count_table
+from shala_audio.evaluation.report import closeness
 from shala_audio.evaluation.runs import table_rows
 from shala_audio.evaluation.score import groups_of, row_key, score
 from shala_audio.io import read_json
@@ -64,8 +65,23 @@ def test_official_labels_are_scored_where_all_rows_have_them(tmp_path):
     write_manifest(tmp_path / "m.jsonl", rows)
     said = predictions(tmp_path / "p.jsonl", c=[0.5, 0.5, 0], d=[0, 0.2, 0.8])
     assert score(said, tmp_path / "m.jsonl")["micro_f1"]["value"] == 0.5, "a tie is broken by the organisers, not by us"
+    learnt = nli("a", "train", {"contradiction": 3, "neutral": 2})
+    write_manifest(tmp_path / "m.jsonl", [learnt, *rows])
+    assert score(said, tmp_path / "m.jsonl")["prior"]["micro_f1"]["value"] == 0.5, "which says contradiction of both"
     write_manifest(tmp_path / "m.jsonl", [rows[0], replace(rows[1], extra={})])
     assert "micro_f1" not in score(said, tmp_path / "m.jsonl")
+
+
+def test_the_shared_tasks_measures_stand_where_rows_say_who_chose_what(tmp_path):
+    """Corpora of 2025 have no official label, and their tables lacked the official measure."""
+    raters = {"A": ["neutral"], "B": ["contradiction"]}
+    row = nli("c", "test", {"neutral": 1, "contradiction": 1})
+    write_manifest(tmp_path / "m.jsonl", [replace(row, extra={"raters": raters})])
+    said = predictions(tmp_path / "p.jsonl", c=[0, 0.5, 0.5])
+    found = score(said, tmp_path / "m.jsonl")
+    assert found["raters_named"] and closeness([("a", found)])[-2:] == ("cross_entropy", "manhattan")
+    write_manifest(tmp_path / "m.jsonl", [row])
+    assert "manhattan" not in closeness([("a", score(said, tmp_path / "m.jsonl"))])
 
 
 def test_rows_of_several_splits_are_not_mixed_unawares(tmp_path, manifest):

@@ -172,7 +172,10 @@ def test_an_adapter_that_is_folded_in_answers_the_same(tiny_lm, tiny_encoder, tm
     apart = Predictor(model, "cpu").predict(sound).probs
     assert Predictor.from_pretrained(tmp_path, device="cpu").predict(sound).probs == pytest.approx(apart, abs=1e-5)
     rounded = Predictor.from_pretrained(tmp_path, device="cpu", dtype=torch.bfloat16)
-    assert rounded.model.model.decoder.dtype == torch.bfloat16
+    decoder = rounded.model.model.decoder
+    assert decoder.layers[0].mlp.up_proj.weight.dtype == torch.bfloat16
+    assert decoder.rotary_emb.inv_freq.dtype == torch.float32, "positions are those of training"
+    assert torch.equal(decoder.rotary_emb.inv_freq, model.model.decoder.rotary_emb.inv_freq)
     layers = [module for module in rounded.model.modules() if isinstance(module, LoraLayer)]
     assert layers and not any(layer.merged for layer in layers), "weights in bfloat16 cannot take small updates up"
     assert rounded.predict(sound).probs == pytest.approx(apart, abs=0.02)
@@ -224,3 +227,12 @@ def test_rates_are_the_answers_to_the_questions_about_each_label(tiny_lm):
         predictor.predict(text="Oh no.")
     with pytest.raises(UserError, match="one distribution; ask for `predict`"):
         Predictor(tiny_model(tiny_lm), device="cpu").predict_rates(["Oh no."])
+
+
+def test_an_answer_that_overflows_is_said(tiny_lm):
+    """A GPU without bfloat16 computes in float16, whose numbers end at 65,504."""
+    predictor = Predictor(tiny_model(tiny_lm), "cpu", dtype=torch.float16)
+    with torch.no_grad():
+        predictor.model.model.decoder.layers[0].mlp.down_proj.base_layer.weight.fill_(1e5)
+    with pytest.raises(UserError, match="the model's answer is NaN in float16; load it with dtype=torch.float32"):
+        predictor.predict(text="So it goes.")

@@ -6,6 +6,7 @@ import re
 import time
 
 import pytest
+from tokenizers.processors import TemplateProcessing
 
 from shala_audio.errors import UserError
 from shala_audio.models.config import model_config_from_dict
@@ -110,6 +111,21 @@ def test_a_base_model_gets_plain_text_and_trains(tiny_lm):
     """It was refused, though any causal language model is taken."""
     plain = builder(tiny_lm, None, system_prompt="Judge.")
     assert plain.prompt(ROW, None) == "Judge.\n\nIs it so? Oh no, {not} again <b>.\nIt is:"
+
+
+def test_a_base_model_begins_with_the_token_that_it_was_trained_with(tiny_lm):
+    """Gemma, Llama and Mistral say little of use without it."""
+    model = tiny_model(tiny_lm, task=TASK)
+    model.tokenizer.chat_template = None
+    first = model.tokenizer.convert_ids_to_tokens(5)
+    model.tokenizer.add_special_tokens({"bos_token": first})
+    assert not PromptBuilder(model).prompt(ROW, None).startswith(first), "its tokenizer adds none"
+    model.tokenizer.backend_tokenizer.post_processor = TemplateProcessing(
+        single=f"{first} $A", special_tokens=[(first, 5)]
+    )
+    builder = PromptBuilder(model)
+    assert builder.prompt(ROW, None).startswith(first)
+    assert builder.token_ids([builder.prompt(ROW, None)])[0].count(5) == 1
 
 
 @pytest.mark.parametrize(

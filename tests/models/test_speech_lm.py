@@ -4,12 +4,15 @@ from dataclasses import replace
 
 import pytest
 import torch
-from transformers import AutoModelForCausalLM
+from torch.distributed.algorithms._checkpoint.checkpoint_wrapper import checkpoint_wrapper
+from transformers import AutoModelForCausalLM, AutoTokenizer, DynamicCache
 
 from shala_audio.errors import UserError
+from shala_audio.models import speech_lm
 from shala_audio.models.config import load_model_config, model_config_from_dict
 from shala_audio.models.lora import plain_parameters
 from shala_audio.models.prompts import PromptBuilder
+from shala_audio.models.readouts import label_token
 from shala_audio.models.speech_lm import SpeechLM
 from shala_audio.task import AUDIO_TOKEN
 from tests.tiny import SPEECH_TASK, label_log_probs, random_features, tiny_config, tiny_model
@@ -169,3 +172,65 @@ def test_short_rows_and_recomputed_activations_go_together(tiny_lm):
     batch = PromptBuilder(model).batch([PromptBuilder(model).prompt({"comment": "oh no"}, None)] * 2)
     label_log_probs(model, batch)[:, 0].sum().backward()
     assert any(p.grad is not None and bool(p.grad.any()) for p in model.parameters() if p.requires_grad)
+
+
+def test_nothing_but_ends_is_taken_from_the_base_models_way_to_generate(tiny_lm, tmp_path):
+    """Qwen's penalty on repetition distorted the numbers of an answer, and Gemma wrote on past the end of its turn."""
+    lm, tokenizer = AutoModelForCausalLM.from_pretrained(tiny_lm), AutoTokenizer.from_pretrained(tiny_lm)
+    lm.generation_config.update(repetition_penalty=1.3, temperature=0.3, do_sample=True, eos_token_id=[7, 9])
+    lm.save_pretrained(tmp_path / "lm")
+    tokenizer.save_pretrained(tmp_path / "lm")
+    settings = tiny_model(tmp_path / "lm").generation_config
+    assert settings.eos_token_id == sorted({7, 9, tokenizer.eos_token_id})
+    assert settings.repetition_penalty in (None, 1.0) and not settings.do_sample
+
+
+@pytest.mark.parametrize("readout", ["label_token", "slots", "verbalized"])
+def test_keys_and_values_are_kept_in_the_type_of_products_and_change_nothing(tiny_lm, readout, monkeypatch):
+    model = tiny_model(tiny_lm, readout=readout).eval()
+    builder = PromptBuilder(model)
+    batch = builder.batch(
+        [builder.prompt({"comment": text}, None) for text in ("So it goes.", "Well, that went great.")]
+    )
+    kept: set[torch.dtype] = set()
+    update = DynamicCache.update
+
+    def watched(cache, key_states, value_states, *rest, **named):
+        kept.update((key_states.dtype, value_states.dtype))
+        return update(cache, key_states, value_states, *rest, **named)
+
+    monkeypatch.setattr(DynamicCache, "update", watched)
+    monkeypatch.setattr(label_token, "WORTH_SHARING", 1)
+
+    def answer():
+        torch.manual_seed(0)
+        with torch.no_grad(), torch.autocast("cpu", torch.bfloat16):
+            return model.readout.predict(batch).probs
+
+    low = answer()
+    assert kept == {torch.bfloat16}
+    monkeypatch.setattr(speech_lm, "ProductCache", DynamicCache)
+    assert (answer() == low).all() and torch.float32 in kept
+
+
+def test_names_are_the_same_where_activations_are_computed_again_by_fsdp(tiny_lm, tmp_path):
+    """A model could not be written after its training."""
+    model = tiny_model(tiny_lm)
+    names = model.trained_names()
+    layers = model.model.decoder.layers
+    layers[0] = checkpoint_wrapper(layers[0])
+    assert model.trained_names() == names
+    model.save_pretrained(tmp_path)
+    model.load_trained(tmp_path)
+    tiny_model(tiny_lm).load_trained(tmp_path)
+
+
+def test_autocast_is_entered_where_nobody_else_does(tiny_low_lm):
+    """FSDP and DeepSpeed put none around the model: its products were summed in other types than on one GPU."""
+    model = tiny_model(tiny_low_lm).eval()
+    batch = PromptBuilder(model).batch([PromptBuilder(model).prompt({"comment": "So it goes."}, None)])
+    with torch.autocast("cpu", torch.bfloat16):
+        around = model(compute=lambda: model.readout.log_probs(batch)[0])
+    model.autocast = torch.bfloat16
+    assert torch.equal(model(compute=lambda: model.readout.log_probs(batch)[0]), around)
+    assert around.dtype == torch.float32

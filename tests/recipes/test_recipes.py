@@ -20,6 +20,7 @@ from shala_audio import recipe as recipe_module
 from shala_audio.audio.features import FeatureStore
 from shala_audio.cli.main import app
 from shala_audio.errors import UserError
+from shala_audio.io import file_sha256, read_json
 from shala_audio.manifest import read_manifest
 from shala_audio.task import load_task
 from tests.recipes.make_msp_podcast import make_msp_podcast
@@ -326,14 +327,47 @@ def test_a_corpus_in_lewidis_form_needs_one_file(recipe, tmp_path):
         (corpus / f"Mood_{split}.json").write_text(json.dumps(items))
     exp = tmp_path / "exp"
     options = ("--corpus_root", corpus, "--part", "mood", "--task", task, "--model", model, "--exp", exp)
-    conf = tmp_path / "ranked.yaml"
-    conf.write_text("direct_loss: ranked\nmax_steps: 3\nper_device_train_batch_size: 4\nlearning_rate: 1.0e-3\n")
-    run_copy(script, *options, "--config", conf, "--stop_stage", "6")
+    # Its labels are in an order, which conf/shala_ordered.yaml is for; texts with which it begins are those of another corpus.
+    run_copy(script, *options, "--stop_stage", "1")
+    (data,) = (script.parent / "data").iterdir()
+    shutil.copytree(data, tmp_path / "other")
+    run_copy(script, *options, "--pretrain", tmp_path / "other" / "manifest.jsonl", "--stage", "3", "--stop_stage", "6")
+    assert read_json(exp / "shala" / "run.json")["direct_loss"] == "ranked"
+    first = exp / "warm_start_pretrained" / "trained.safetensors"
+    assert read_json(exp / "warm_start" / "run.json")["init"] == file_sha256(first)
     table = (exp / "RESULTS.md").read_text()
     assert "| cross_entropy | micro_f1 | manhattan | wasserstein |" in table and "mood" in table
     assert "wasserstein" in (exp / "RESULTS.csv").read_text()
     refused = run_copy(script, "--corpus_root", corpus, "--model", model, "--stop_stage", "1", check=False)
     assert refused.returncode == 2 and "--part: name the corpus" in refused.stderr
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("recipe", ["lewidi"], indirect=True)
+def test_a_test_set_without_its_votes_is_predicted(recipe, tmp_path):
+    """The recipe stopped at its classifier, after all training; and without dev rows, too."""
+    _, script, model = recipe
+    corpus = tmp_path / "corpus"
+    corpus.mkdir()
+
+    def write(split, count, said):
+        texts = [{"context": "Hm.", "response": f"{split} {index}"} for index in range(count)]
+        items = {
+            str(n): {"text": text, "annotations": said(n), "annotators": "Ann1,Ann2"} for n, text in enumerate(texts)
+        }
+        (corpus / f"CSC_{split}.json").write_text(json.dumps(items))
+
+    write("train", 24, lambda n: {"Ann1": str(1 + n % 6), "Ann2": str(1 + n % 2)})
+    write("test_clear", 4, lambda n: {"Ann1": "", "Ann2": ""})
+    options = ("--corpus_root", corpus, "--part", "CSC", "--model", model, "--exp", tmp_path / "exp")
+    refused = run_copy(script, *options, "--stop_stage", "3", check=False)
+    assert refused.returncode == 2 and "no row of dev has votes" in refused.stderr
+    write("dev", 12, lambda n: {"Ann1": str(1 + n % 6), "Ann2": "1"})
+    said = run_copy(script, *options)
+    assert "the votes of test are withheld" in said.stdout
+    for system in ("prior", "linear", "shala"):
+        assert len((tmp_path / "exp" / system / "predictions.jsonl").read_text().splitlines()) == 4
+    assert (tmp_path / "exp" / "pack" / "trained.safetensors").is_file()
 
 
 @pytest.mark.parametrize("recipe", ["crema_d"], indirect=True)
@@ -406,6 +440,7 @@ def test_every_command_goes_through_a_launcher(tmp_path, monkeypatch):
 
     monkeypatch.setattr(recipe_module, "call", started_by)
     monkeypatch.setattr(recipe_module, "need", lambda *_: None)
+    monkeypatch.setattr(recipe_module, "has_votes", lambda *_: True)
     for name in ("train_cmd", "predict_cmd", "cpu_cmd"):
         monkeypatch.setenv(name, f"on_{name} shala-audio")
     given = ["--recipe", str(RECIPES / "crema_d"), "--corpus", "crema_d", "--modality", "audio", "--stop_stage", "6"]

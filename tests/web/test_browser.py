@@ -18,6 +18,7 @@ from axe_playwright_python.sync_playwright import Axe
 from playwright.sync_api import Page, Route, expect, sync_playwright
 
 from shala_audio.inference.predictor import Predictor
+from shala_audio.task import Label, Task
 from shala_audio.web import app as module
 from shala_audio.web.limits import Limits
 from tests.tiny import ASKED_TASK, tiny_model
@@ -298,4 +299,21 @@ def test_where_one_may_choose_several_labels_each_has_its_own_share(browser, tin
         expect(page.locator("#contested-part")).to_be_hidden()
         expect(page.locator("#people")).to_be_hidden()
         assert Axe().run(page).violations_count == 0
+        page.close()
+
+
+def test_the_points_of_a_scale_stand_in_their_order(browser, tiny_lm):
+    """They were sorted by their shares, and those beyond the sixth were hidden."""
+    points = tuple(Label(str(n), str(n)) for n in range(1, 8))
+    task = Task("stars", "text", points, "{{ text.comment }} How many stars?", "Stars:", ordered=True)
+    with serving(Predictor(tiny_model(tiny_lm, task=task), device="cpu")) as address:
+        page = browser.new_page()
+        page.goto(address)
+        page.fill("textarea", "So it goes.")
+        page.click("#predict")
+        expect(page.locator("#bars tr")).to_have_count(7)
+        assert page.locator("#bars th").all_inner_texts() == [point.name for point in points]
+        expect(page.locator("#all")).to_be_hidden()
+        dots = [int(title) for title in page.locator("#people i").evaluate_all("dots => dots.map(dot => dot.title)")]
+        assert len(dots) == 10 and dots == sorted(dots)
         page.close()

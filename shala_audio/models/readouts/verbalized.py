@@ -75,11 +75,6 @@ class Verbalized(Readout):
             **batch,
             max_new_tokens=self.longest_completion(),
             do_sample=False,
-            temperature=None,
-            top_p=None,
-            top_k=None,
-            pad_token_id=tokenizer.pad_token_id,
-            eos_token_id=tokenizer.eos_token_id,
         )
         completions = tokens[:, batch["input_ids"].shape[1] :]
         return tokenizer.batch_decode(completions, skip_special_tokens=True)

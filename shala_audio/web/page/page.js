@@ -12,6 +12,7 @@ const READ_BY_SERVER = /\.(wav|flac|ogg|opus|mp3|aiff?|au)$/i;
 let served, task, clip = null, answer = null, recorder = null, asking = false, busy = false, everything = false;
 
 const percent = p => (p > 0 && p < .005 ? "under 1" : Math.round(100 * p)) + " %";
+const inOrder = shares => task.ordered ? Object.entries(shares) : sorted(shares); // the points of a scale, else the likeliest first
 const sorted = probs => Object.entries(probs).sort((a, b) => b[1] - a[1]);
 const colour = label => OF_EMOTION[label.slice(0, 3).toLowerCase()] || COLOURS[task.labels.indexOf(label) % COLOURS.length];
 const minutes = s => `${Math.floor(s / 60)}:${String(Math.floor(s % 60)).padStart(2, "0")}`;
@@ -153,7 +154,8 @@ function people(probs) {
 }
 
 function showPeople() {
-  const counted = people(answer.probs), [first, second] = counted;
+  const counted = people(answer.probs), [first, second] = counted, places = label => task.labels.indexOf(label);
+  if (task.ordered) counted.sort((a, b) => places(a.label) - places(b.label));
   $("headline").textContent = answer.speech === false ? "No speech was found in it, so the answer says nothing"
     : second ? `${first.n} of ${PEOPLE} would say ${first.label}, ${second.n} ${second.label}` : `All ${PEOPLE} would say ${first.label}`;
   $("people").replaceChildren(...counted.flatMap(one => Array.from({ length: one.n }, () => {
@@ -175,9 +177,9 @@ function showRates() {
 }
 
 function showBars() {
-  const rows = sorted(answer.rates || answer.probs), body = $("bars").tBodies[0];
+  const rows = inOrder(answer.rates || answer.probs), body = $("bars").tBodies[0], few = rows.length <= SHOWN || task.ordered;
   body.replaceChildren();
-  for (const [label, p] of everything ? rows : rows.slice(0, SHOWN)) {
+  for (const [label, p] of everything || few ? rows : rows.slice(0, SHOWN)) {
     const row = body.insertRow(), bar = document.createElement("div"), head = document.createElement("th");
     head.scope = "row"; head.textContent = label;
     row.append(head);
@@ -185,7 +187,7 @@ function showBars() {
     bar.className = "bar"; bar.style.width = 100 * p + "%"; bar.style.background = colour(label);
     row.insertCell().append(bar);
   }
-  $("all").hidden = rows.length <= SHOWN;
+  $("all").hidden = few;
   $("all").textContent = everything ? `Show the first ${SHOWN}` : `Show all ${rows.length}`;
 }
 
@@ -240,7 +242,7 @@ function showTimeline(found) {
   const total = {};
   for (const moment of found.moments) for (const label of labels) total[label] = (total[label] || 0) + moment.probs[label];
   const most = sorted(total).slice(0, COLOURS.length - 1).map(([label]) => label).filter(l => total[l] > .02 * found.moments.length);
-  const shown = sorted(answer.probs).map(([label]) => label).filter(label => most.includes(label)); // as the bars stand
+  const shown = inOrder(answer.probs).map(([label]) => label).filter(label => most.includes(label)); // as the bars stand
   const wide = width / found.peaks.length, loudest = Math.max(...found.peaks) || 1;
   found.peaks.forEach((peak, i) => {
     const height = 46 * peak / loudest;
