@@ -90,12 +90,15 @@ class BehindHead(nn.Module):
 
 @torch.inference_mode()
 def check_head(lm: PreTrainedModel, name: str) -> None:
-    """Raise a UserError where a language model does something else to its logits, so that probabilities would not be its own."""
+    """Raise a UserError where a language model does something else to its embeddings or its logits (Gemma 3n has embeddings for
+    each layer), so that probabilities would not be its own."""
     ids = torch.tensor([[1, 2, 3]], device=lm.device)
-    hidden = lm.get_decoder()(input_ids=ids).last_hidden_state
+    hidden = lm.get_decoder()(inputs_embeds=lm.get_input_embeddings()(ids)).last_hidden_state
     ours = BehindHead(lm.config.get_text_config())(lm.get_output_embeddings()(hidden)).float()
     if not torch.allclose(ours, lm(input_ids=ids).logits.float(), atol=1e-3, rtol=1e-3):
-        raise UserError(f"lm {name}: {type(lm).__name__} does more to its logits than is known here; use another model")
+        raise UserError(
+            f"lm {name}: {type(lm).__name__} does more to its embeddings or logits than is known here; use another one"
+        )
 
 
 def ends_of(lm: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> list[int]:
@@ -194,16 +197,15 @@ class SpeechBackbone(nn.Module):
         activations are computed again.
         """
         spread = any(isinstance(next(part.parameters(), None), DTensor) for part in self._layers())
-        return not spread and keeps_everything(self.decoder.config) and not self._recomputes()
+        return not spread and self.keeps_everything() and not self._recomputes()
+
+    def keeps_everything(self) -> bool:
+        """Whether every layer keeps the keys and values of all tokens: none has a sliding window or a running state."""
+        return all(type(layer) is DynamicLayer for layer in DynamicCache(config=self.decoder.config).layers)
 
 
 def _is_empty(cache: Any) -> bool:
     return cache is None or (type(cache) is DynamicCache and not cache.get_seq_length())
-
-
-def keeps_everything(config: Any) -> bool:
-    """Whether every layer of a decoder keeps the keys and values of all tokens."""
-    return all(type(layer) is DynamicLayer for layer in DynamicCache(config=config).layers)
 
 
 class SpeechLM(PreTrainedModel, GenerationMixin):

@@ -24,6 +24,7 @@ from trl.trainer.utils import RepeatSampler
 from shala_audio.distribution import Floats
 from shala_audio.errors import UserError
 from shala_audio.models.lora import plain_parameters
+from shala_audio.models.readouts.base import Rollouts
 from shala_audio.models.readouts.slots import Slots
 from shala_audio.models.speech_lm import SpeechLM
 from shala_audio.training.ambiguity import AmbiguityWeights
@@ -138,22 +139,31 @@ class GrpoTrainer(SpeechTrainer, GRPOTrainer):
             found, self._drawn = self._drawn, None
             return found
         group = self.num_generations
-        batch = self.batcher.builder.batch(prompts[::group])
-        batch = self._prepare_input(batch | {name: tensor[::group] for name, tensor in self._audio.items()})
         policy = self.accelerator.unwrap_model(self.model)
         training = policy.training
         policy.eval()  # layers whose activations are computed again keep no cache in training mode
+        # Answers, no more than are learnt from at once: their keys and values are kept until they are whole.
+        at_once = max(1, self.args.per_device_train_batch_size // group) * group
         with torch.no_grad():  # also for what DDP does around it
-            drawn = self.model_wrapped(compute=lambda: self.readout.rollouts(batch, group, self.temperature))
+            parts = [self._draw(prompts, slice(at, at + at_once, group)) for at in range(0, len(prompts), at_once)]
         if training:
             policy.train_as_policy()
-        self._stated = drawn.stated
+        stated = [part.stated for part in parts if part.stated is not None]
+        self._stated = np.concatenate(stated) if stated else None
         return {
             "prompt_ids": self.batcher.builder.token_ids(prompts),
-            "completion_ids": drawn.completions,
+            "completion_ids": [one for part in parts for one in part.completions],
             "logprobs": None,
-            "env_mask": drawn.drawn,
+            "env_mask": [one for part in parts for one in part.drawn],
         }
+
+    def _draw(self, prompts: Sequence[str], part: slice) -> Rollouts:
+        batch = self.batcher.builder.batch(prompts[part])
+        batch = self._prepare_input(batch | {name: tensor[part] for name, tensor in self._audio.items()})
+        drawn: Rollouts = self.model_wrapped(
+            compute=lambda: self.readout.rollouts(batch, self.num_generations, self.temperature)
+        )
+        return drawn
 
     def _with_spread(self, inputs: list[dict[str, Any]]) -> tuple[list[dict[str, Any]], dict[str, Any]]:
         """Rows whose answers earn differently, and these answers. Rows whose answers all earn alike are replaced by others, up to

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import pytest
 import torch
-from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
+from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, Gemma3nTextConfig
 
 from shala_audio.errors import UserError
 from shala_audio.models.config import ModelConfig
 from shala_audio.models.prompts import PromptBuilder
-from shala_audio.models.speech_lm import SpeechLM
+from shala_audio.models.speech_lm import SpeechLM, check_head
 from tests.tiny import TEXT_TASK, label_log_probs, plain_log_probs
 
 SIZES = {
@@ -78,5 +78,19 @@ def test_a_model_that_does_something_unknown_is_refused(family, monkeypatch):
         return outputs
 
     monkeypatch.setattr(type(lm), "forward", sharper)
-    with pytest.raises(UserError, match="does more to its logits"):
+    with pytest.raises(UserError, match="does more to its embeddings or logits"):
         SpeechLM.build(ModelConfig(str(folder), lora_r=2, lora_alpha=4), TEXT_TASK, "label_token")
+
+
+def test_a_model_with_embeddings_for_each_layer_is_refused():
+    """It answered without them, and what it said was not its own."""
+    layers = ["sliding_attention", "full_attention"]
+    config = Gemma3nTextConfig(
+        **SIZES, vocab_size=400, vocab_size_per_layer_input=400, hidden_size_per_layer_input=8, layer_types=layers,
+        num_kv_shared_layers=0, altup_num_inputs=2, laurel_rank=4, activation_sparsity_pattern=[0.0, 0.0],
+    )  # fmt: skip
+    lm = AutoModelForCausalLM.from_config(config).eval()
+    for parameter in lm.parameters():
+        torch.nn.init.normal_(parameter, std=0.3)
+    with pytest.raises(UserError, match="lm tiny: Gemma3nForCausalLM does more to its embeddings or logits"):
+        check_head(lm, "tiny")

@@ -117,15 +117,15 @@ def test_a_base_model_begins_with_the_token_that_it_was_trained_with(tiny_lm):
     """Gemma, Llama and Mistral say little of use without it."""
     model = tiny_model(tiny_lm, task=TASK)
     model.tokenizer.chat_template = None
-    first = model.tokenizer.convert_ids_to_tokens(5)
+    first, number = "Q", model.tokenizer.convert_tokens_to_ids("Q")
     model.tokenizer.add_special_tokens({"bos_token": first})
     assert not PromptBuilder(model).prompt(ROW, None).startswith(first), "its tokenizer adds none"
     model.tokenizer.backend_tokenizer.post_processor = TemplateProcessing(
-        single=f"{first} $A", special_tokens=[(first, 5)]
+        single=f"{first} $A", special_tokens=[(first, number)]
     )
     builder = PromptBuilder(model)
     assert builder.prompt(ROW, None).startswith(first)
-    assert builder.token_ids([builder.prompt(ROW, None)])[0].count(5) == 1
+    assert builder.token_ids([builder.prompt(ROW, None)])[0].count(number) == 1
 
 
 @pytest.mark.parametrize(

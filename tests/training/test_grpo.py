@@ -403,3 +403,25 @@ def test_padding_that_would_shift_the_digits_is_refused(tiny_lm, tmp_path):
     """`slots` counted its places from the end of the padding."""
     with pytest.raises(UserError, match="pad_to_multiple_of: does not go with readout slots"):
         shala_trainer(tiny_model(tiny_lm, readout="slots"), tmp_path, pad_to_multiple_of=8)
+
+
+@pytest.mark.parametrize("readout", ["slots", "reasoned"])
+def test_no_more_answers_are_drawn_at_once_than_are_learnt_from(tiny_lm, tmp_path, readout, monkeypatch):
+    """All of a step's were, whose keys and values fill a GPU that its parts would fit."""
+    model = tiny_model(tiny_lm, readout=readout)
+    options = {"per_device_train_batch_size": 8, "gradient_accumulation_steps": 3, "num_generations": 4, "max_steps": 1}
+    trainer = shala_trainer(model, tmp_path, count=12, **options)
+    drawn, rollouts = [], model.readout.rollouts
+
+    def watched(batch, group, temperature):
+        found = rollouts(batch, group, temperature)
+        drawn.append(found.completions)
+        return found
+
+    monkeypatch.setattr(model.readout, "rollouts", watched)
+    prompts = [row["prompt"] for row in trainer.train_dataset.to_list()[:6] for _ in range(4)]
+    trainer._audio = {}
+    found = trainer.rollouts(prompts)
+    assert [len(part) for part in drawn] == [8, 8, 8]
+    assert found["completion_ids"] == [one for part in drawn for one in part] and len(found["env_mask"]) == 24
+    assert trainer._stated is None if readout == "slots" else trainer._stated.shape == (24, 3)

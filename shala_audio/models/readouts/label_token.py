@@ -101,6 +101,15 @@ class LabelTree:
                 seen[index] |= seen[parent]
         return seen
 
+    def paths(self) -> list[list[int]]:
+        """Nodes from the prompt to each node that has none behind it.
+
+        >>> LabelTree([(5, 1, 9), (5, 1, 8), (5, 2), (7, 3), (7, 4)]).paths()
+        [[0, 1], [2]]
+        """
+        ends = [index for index in range(len(self.tokens)) if index not in self.parents]
+        return [self.ancestors()[end].nonzero().flatten().tolist() for end in ends]
+
     def depths(self) -> Tensor:
         """(n,) distance of each node from the prompt's last token, 1 or more."""
         return self.ancestors().sum(dim=1)
@@ -204,6 +213,23 @@ def label_states(model: SpeechLM, tree: LabelTree, batch: dict[str, Any]) -> Ten
         tree: of its task's label words.
         batch: `input_ids`, `attention_mask` (B, L), left-padded, and features where the task has sound.
     """
+    if not tree.tokens or model.model.keeps_everything():
+        return _states(model, tree, batch, 1)
+    # What a node may see is said by a mask of all places, which layers of a sliding window or a running state take no notice
+    # of: each path through the tree is a pass of its own there.
+    found: dict[int, Tensor] = {}
+    for path in tree.paths():
+        ids = torch.tensor([tree.tokens[node] for node in path], device=batch["input_ids"].device)
+        ids = ids.expand(len(batch["input_ids"]), -1)
+        longer = {"input_ids": ids, "attention_mask": torch.ones_like(ids)}
+        longer = {name: torch.cat([batch[name], more.to(batch[name].dtype)], dim=1) for name, more in longer.items()}
+        states = _states(model, LabelTree([(0,)]), {**batch, **longer}, 1 + len(path))
+        found |= {-1: states[:, 0], **dict(zip(path, states[:, 1:].unbind(dim=1), strict=True))}
+    return torch.stack([found[node] for node in range(-1, len(tree.tokens))], dim=1)
+
+
+def _states(model: SpeechLM, tree: LabelTree, batch: dict[str, Any], kept: int) -> Tensor:
+    """Hidden states (B, kept + n, D) of the last tokens of prompts, and of the tree's n nodes."""
     batch = dict(batch)
     ids, mask = batch.pop("input_ids"), batch.pop("attention_mask")
     count = len(tree.tokens)
@@ -235,7 +261,7 @@ def label_states(model: SpeechLM, tree: LabelTree, batch: dict[str, Any]) -> Ten
         use_cache=cache is not None,
         **batch,
     )
-    hidden = outputs.last_hidden_state[:, -1 - count :]
+    hidden = outputs.last_hidden_state[:, -kept - count :]
     if backbone.audio_adapter is None or backbone.audio_adapter.summary is None:
         return hidden
     # The summary token lies among the words' embeddings: what it says of the label words goes past the layers as well.

@@ -88,9 +88,12 @@ class Verbalized(Readout):
         inputs = append_completions(batch, completions, valid)
         # Not by the model's own forward, which this is called by: autocast cannot be entered twice.
         hidden = self.model.model(**inputs, use_cache=False).last_hidden_state[:, -completions.shape[1] - 1 : -1]
-        logits = self.model.logits(hidden).float()
-        losses = torch.nn.functional.cross_entropy(logits.transpose(1, 2), completions, reduction="none")
-        return (losses * valid).sum(dim=1) / valid.sum(dim=1), None
+        # Of tokens alone, and not of what fills up shorter answers: a vocabulary of logits is large.
+        where = valid.bool()
+        logits = self.model.logits(hidden[where]).float()
+        losses = torch.zeros(valid.shape, device=logits.device)
+        losses[where] = torch.nn.functional.cross_entropy(logits, completions[where], reduction="none")
+        return losses.sum(dim=1) / valid.sum(dim=1), None
 
     def stated(self, completions: Sequence[Sequence[int]]) -> Floats:
         labels = self.model.task.label_names

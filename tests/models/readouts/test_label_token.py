@@ -6,11 +6,13 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from transformers import AutoModelForCausalLM, AutoTokenizer, Gemma3TextConfig, MistralConfig, Qwen3NextConfig
 
 from shala_audio.models.prompts import PromptBuilder
 from shala_audio.models.readouts import label_token
 from shala_audio.models.readouts.label_token import LabelTree, shared_beginning
 from shala_audio.models.speech_lm import SpeechLM
+from shala_audio.task import Label, Task
 from tests.tiny import SPEECH_TASK, label_log_probs, plain_log_probs, random_features, tiny_config, tiny_model
 
 END = 9
@@ -125,12 +127,47 @@ def test_attention_that_adds_its_mask_hides_the_same(tiny_lm, monkeypatch):
     assert torch.allclose(found[0], found[1], atol=1e-5)
 
 
-def test_a_sliding_window_shares_nothing():
-    from transformers import LlamaConfig, MistralConfig
+SMALL = {
+    "vocab_size": 400,
+    "hidden_size": 32,
+    "intermediate_size": 48,
+    "num_attention_heads": 4,
+    "num_key_value_heads": 2,
+}
+WINDOWED = {
+    "mistral": MistralConfig(**SMALL, num_hidden_layers=2, head_dim=8, sliding_window=8),
+    "gemma3_text": Gemma3TextConfig(
+        **SMALL, num_hidden_layers=2, head_dim=8, sliding_window=8, layer_types=["sliding_attention", "full_attention"]
+    ),
+    "qwen3_next": Qwen3NextConfig(
+        **SMALL, num_hidden_layers=2, head_dim=8, layer_types=["linear_attention", "full_attention"], num_experts=0,
+        linear_num_key_heads=2, linear_num_value_heads=2, linear_key_head_dim=8, linear_value_head_dim=8,
+    ),
+}  # fmt: skip
 
-    from shala_audio.models.speech_lm import keeps_everything
 
-    assert keeps_everything(LlamaConfig()) and not keeps_everything(MistralConfig(sliding_window=64))
+@pytest.mark.parametrize("kind", WINDOWED)
+def test_layers_that_do_not_keep_everything_give_the_models_own_probabilities(tiny_lm, tmp_path, kind):
+    """A mask of all places was not for them: nodes of the tree saw beyond the window, or each other and what fills up a batch."""
+    torch.manual_seed(0)
+    lm = AutoModelForCausalLM.from_config(WINDOWED[kind]).eval()
+    lm.save_pretrained(tmp_path)
+    AutoTokenizer.from_pretrained(tiny_lm).save_pretrained(tmp_path)
+    words = ("disgust", "distance", "disapproval", "joyful", "joyous")
+    labels = tuple(Label(word, word) for word in words)
+    task = Task("t", "text", labels, "{{ text.comment }}", "It is")
+    model = tiny_model(tmp_path, task=task).eval()
+    assert not model.model.keeps_everything() and len(model.readout.tree.paths()) > 1
+    builder = PromptBuilder(model)
+    prompts = [
+        builder.prompt({"comment": text}, None) for text in ("oh no", "well, that went great, as everybody says")
+    ]
+    assert len(builder.token_ids(prompts)[0]) > 8, "longer than the window"
+    with torch.no_grad():
+        found = label_log_probs(model, builder.batch(prompts))
+        for row, ids in enumerate(builder.token_ids(prompts)):
+            expected = plain_log_probs(model, ids, model.readout.words)
+            assert found[row].tolist() == pytest.approx(expected, abs=1e-4)
 
 
 def test_the_summary_token_reaches_the_label_words_past_the_layers(tiny_lm, tiny_encoder):
