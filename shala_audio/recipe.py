@@ -55,6 +55,8 @@ USAGE = """Usage: {recipe}/run.sh [options]
   --model NAME       a model in configs/models, or a YAML file (speech or text)
   --modality NAME    crema_d, msp_podcast: audio, text (the transcript alone) or audio+text (audio)
   --part NAME        chaosnli: snli, mnli or both (snli); lewidi: the corpus, such as md_agreement
+  --raters in-prompt lewidi: learn what each rater says, with other answers of that rater before the question; the mean over
+                     a text's raters is its distribution
   --encoder NAME     text: a text encoder, of the hub or a folder, that is fine-tuned as one more classifier, such as
                      roberta-base (none)
   --augmentations N  of each training clip: other speed, volume and noise (0; crema_d: 2)
@@ -140,6 +142,10 @@ class Recipe:
                 else "not with --init"
             )
             raise UserError(f"--pretrain: {why}")
+        if given.raters and self.corpus != "lewidi":
+            raise UserError(
+                f"--raters: of lewidi alone; for {self.corpus}, `shala-audio data raters` makes a row for each rater"
+            )
         if self.own_task and given.task:
             raise UserError(f"--task: {self.corpus} has one of its own, {self.own_task}")
 
@@ -173,6 +179,7 @@ class Recipe:
         if self.augmentations != given.usual_augmentations:
             other += f"_augmentations{self.augmentations}"
         other += f"_init_{_name(given.init)}" if given.init else ""
+        other += "_raters" if given.raters else ""
         other += f"_pretrain_{Path(given.pretrain).resolve().parent.name}" if given.pretrain else ""
         other += f"_{_name(given.config)}" if given.config else ""
         other += f"_train{given.seed}" if self.split_seed != given.seed else ""
@@ -198,6 +205,16 @@ class Recipe:
         """Of stage 1; or without the rows whose sound is bad."""
         usable = self.given.skip_bad and self.has_audio
         return self.data / ("usable.jsonl" if usable else "manifest.jsonl")
+
+    @property
+    def by_rater(self) -> Path:
+        """Folder of the rows of single raters, and of their task."""
+        return self.data / "raters"
+
+    @property
+    def learnt(self) -> Path:
+        """The manifest that is learnt from and predicted."""
+        return self.by_rater / "manifest.jsonl" if self.given.raters else self.manifest
 
     def corpus_root(self) -> Path:
         if self.corpus == "mini":
@@ -272,12 +289,13 @@ class Recipe:
         return ["--task", task] if task else []
 
     def train(self, out: Path, *options: Any, launcher: str = "train_cmd", manifest: Path | None = None) -> None:
-        common = ["--manifest", manifest or self.manifest, "--seed", self.given.seed, *self.feature_options]
+        common = ["--manifest", manifest or self.learnt, "--seed", self.given.seed, *self.feature_options]
         run(launcher, "train", "--output_dir", out, *common, *options)
 
     def fresh(self, out: Path, method: str, *options: Any, launcher: str = "train_cmd") -> None:
         """Train, or write, a model that starts from the base models."""
-        new = ["--task", self.task, "--modality", self.given.modality, "--model", self.model]
+        task = self.by_rater / "task.yaml" if self.given.raters else self.task
+        new = ["--task", task, "--modality", self.given.modality, "--model", self.model]
         settings: list[Any] = ["--config", self.conf("warm_start"), "--method", method, "--readout", self.given.readout]
         init = self.given.init
         if self.given.pretrain and method not in UNTRAINED:
@@ -287,8 +305,11 @@ class Recipe:
         self.train(out, *settings, *start, *options, launcher=launcher)
 
     def predict(self, folder: Path, split: str, out: Path) -> None:
-        options = ["--split", split, *self.feature_options, "--resume", "--format", "jsonl", "--out", out]
-        run("predict_cmd", "predict", folder, self.manifest, *options)
+        said = out.with_name(f"raters_{out.name}") if self.given.raters else out
+        options = ["--split", split, *self.feature_options, "--resume", "--format", "jsonl", "--out", said]
+        run("predict_cmd", "predict", folder, self.learnt, *options)
+        if self.given.raters:
+            run("cpu_cmd", "evaluate", "raters", said, self.learnt, "--out", out)
 
 
 def _methods(given: argparse.Namespace, has_audio: bool) -> list[str]:
@@ -330,6 +351,8 @@ def data(recipe: Recipe) -> None:
                 of_corpus += [f"--{name}", getattr(given, name)]
         source = ["--source", recipe.corpus_root(), "--out", recipe.data, "--seed", recipe.split_seed]
         run("cpu_cmd", "data", "prepare", recipe.corpus, *source, *of_corpus, *rows)
+    if given.raters:
+        run("cpu_cmd", "data", "raters", recipe.manifest, "--out", recipe.by_rater, "--seed", recipe.split_seed)
 
 
 def features(recipe: Recipe) -> None:
@@ -344,7 +367,7 @@ def features(recipe: Recipe) -> None:
 
 
 def warm_start(recipe: Recipe) -> None:
-    need(recipe.manifest, 1)
+    need(recipe.learnt, 1)
     if silent := [split for split in ("train", "dev") if not has_votes(recipe, split)]:
         raise UserError(
             f"{recipe.manifest}: no row of {' or '.join(silent)} has votes; a recipe learns from train and chooses on dev"
@@ -489,7 +512,7 @@ def pack(recipe: Recipe) -> None:
     shutil.rmtree(recipe.exp / "pack", ignore_errors=True)
     beside.rename(recipe.exp / "pack")
     # What `serve` shows beside an answer. It stays here: it holds the corpus's votes, and its texts.
-    run("predict_cmd", "models", "neighbours", best, recipe.manifest, *recipe.feature_options)
+    run("predict_cmd", "models", "neighbours", best, recipe.learnt, *recipe.feature_options)
     print(recipe.exp / "pack")
 
 
@@ -730,6 +753,7 @@ def parse(arguments: Sequence[str]) -> argparse.Namespace:
     parser.add_argument("--modality", default="text")
     parser.add_argument("--augmentations", "--copies", type=_whole(0))
     parser.add_argument("--skip_bad", choices=("yes",))
+    parser.add_argument("--raters", choices=("in-prompt",))
     given = parser.parse_args([_spelt(word) for word in arguments])
     if not given.recipe or not given.corpus:
         raise UserError("run a recipe's run.sh")

@@ -344,6 +344,26 @@ def test_a_corpus_in_lewidis_form_needs_one_file(recipe, tmp_path):
 
 @pytest.mark.slow
 @pytest.mark.parametrize("recipe", ["lewidi"], indirect=True)
+def test_raters_are_learnt_one_by_one_and_put_together(recipe, tmp_path):
+    _, script, model = recipe
+    corpus = tmp_path / "corpus"
+    corpus.mkdir()
+    for split, count in (("train", 24), ("dev", 12), ("test", 8)):
+        said = [{"Ann1": str(n % 2), "Ann2": str(n % 3 // 2), "Ann3": "0"} for n in range(count)]
+        items = {str(n): {"text": f"{split} {n}", "annotations": of, "hard_label": "0"} for n, of in enumerate(said)}
+        (corpus / f"MD-Agreement_{split}.json").write_text(json.dumps(items))
+    options = ("--corpus_root", corpus, "--part", "MD-Agreement", "--model", model, "--exp", tmp_path / "exp")
+    shown = run_copy(script, *options, "--method", "sft_soft", "--raters", "in-prompt")
+    assert "accuracy of 3 raters" in shown.stdout
+    found = tmp_path / "exp" / "sft_soft"
+    assert len((found / "raters_predictions.jsonl").read_text().splitlines()) == 24
+    assert len((found / "predictions.jsonl").read_text().splitlines()) == 8
+    assert "| sft_soft (label_token) |" in (tmp_path / "exp" / "RESULTS.md").read_text()
+    assert "{{ text.rater }}" in read_json(found / "shala.json")["task"]["prompt"]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("recipe", ["lewidi"], indirect=True)
 def test_a_test_set_without_its_votes_is_predicted(recipe, tmp_path):
     """The recipe stopped at its classifier, after all training; and without dev rows, too."""
     _, script, model = recipe
