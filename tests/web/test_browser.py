@@ -288,7 +288,7 @@ def test_where_one_may_choose_several_labels_each_has_its_own_share(browser, tin
     with serving(predictor) as address:
         page = browser.new_page()
         page.goto(address)
-        assert page.locator("#text-input textarea").count() == 1, "the label is none of the user's"
+        expect(page.locator("#text-input textarea")).to_have_count(1)  # the label is none of the user's
         page.fill("#text-input textarea", "Well done.")
         page.click("#predict")
         expect(page.locator("#bars tr")).to_have_count(3)
