@@ -142,6 +142,12 @@ class Recipe:
                 else "not with --init"
             )
             raise UserError(f"--pretrain: {why}")
+        if given.raters and given.pretrain:
+            raise UserError("--pretrain: not with --raters")
+        if given.raters and (weighted := [name for name in self.methods if name in ("shala", "shala_dynamic")]):
+            raise UserError(
+                f"--method {weighted[0]}: a single rater's answer is not contested; use sft_soft with --raters"
+            )
         if given.raters and self.corpus != "lewidi":
             raise UserError(
                 f"--raters: of lewidi alone; for {self.corpus}, `shala-audio data raters` makes a row for each rater"
@@ -372,6 +378,8 @@ def warm_start(recipe: Recipe) -> None:
         raise UserError(
             f"{recipe.manifest}: no row of {' or '.join(silent)} has votes; a recipe learns from train and chooses on dev"
         )
+    if recipe.given.pretrain:
+        _check_apart(Path(recipe.given.pretrain), recipe.manifest)
     for method in UNTRAINED:
         if method in recipe.runs:
             recipe.fresh(recipe.exp / method, method, launcher="predict_cmd")
@@ -450,6 +458,8 @@ def predict(recipe: Recipe, interrupted: bool = False) -> None:
             out = recipe.exp / kind / "predictions.jsonl"
             options = [*states, *baseline, "--out", out]
             run("predict_cmd", "evaluate", "baseline", kind, recipe.manifest, *options)
+    if recipe.given.raters:
+        return  # what a model says of one rater is not what is scored, and a temperature of that would not be its own
     last = recipe.runs[-1]
     with open(recipe.exp / last / "predictions_dev.jsonl", encoding="utf-8") as file:
         enough = sum(1 for _ in file) >= LEAST_DEV_ROWS
@@ -600,6 +610,16 @@ def call(command: Sequence[str]) -> None:
         raise SystemExit(done.returncode if done.returncode > 0 else 1)
 
 
+def _check_apart(other: Path, manifest: Path) -> None:
+    """Raise where the train rows of another manifest have a text of this one's dev or test rows."""
+    held_out = {tuple(row.text.items()): row for row in iterate_manifest(manifest) if row.split != "train"}
+    for row in iterate_manifest(other):
+        if row.split == "train" and (same := held_out.get(tuple(row.text.items()))):
+            raise UserError(
+                f"--pretrain {other}: its train row {row.id} has the text of {same.id}, which is of {same.split}"
+            )
+
+
 def has_votes(recipe: Recipe, split: str) -> bool:
     return any(row.split == split and row.votes for row in iterate_manifest(recipe.manifest))
 
@@ -740,7 +760,7 @@ def parse(arguments: Sequence[str]) -> argparse.Namespace:
         parser.add_argument(f"--{name}")
     parser.add_argument("--stage", type=_whole(0), default=1)
     parser.add_argument("--stop_stage", type=_whole(0), default=7)
-    parser.add_argument("--method", default="shala")
+    parser.add_argument("--method")
     parser.add_argument("--baselines", choices=("all", "none"), default="all")
     parser.add_argument("--readout", default="label_token")
     parser.add_argument("--learning_rate", type=_rates)
@@ -755,6 +775,7 @@ def parse(arguments: Sequence[str]) -> argparse.Namespace:
     parser.add_argument("--skip_bad", choices=("yes",))
     parser.add_argument("--raters", choices=("in-prompt",))
     given = parser.parse_args([_spelt(word) for word in arguments])
+    given.method = given.method or ("sft_soft" if given.raters else "shala")
     if not given.recipe or not given.corpus:
         raise UserError("run a recipe's run.sh")
     if given.modality not in ("audio", "text", "audio+text"):

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import Literal
 
 import numpy as np
 import torch
@@ -48,7 +49,7 @@ def judged_splits(rows: Sequence[Row], task: Task) -> tuple[dict[str, list[Row]]
     human = {name: human_distributions(members, task.label_names) for name, members in splits.items() if members}
     splits["test"] = [row for row in rows if row.split == "test"]
     if missing := [name for name, members in splits.items() if not members]:
-        raise UserError(f"the manifest has no rows with votes in {', '.join(missing)}")
+        raise UserError(f"the manifest has no rows of {', '.join(missing)}, of train and dev with votes")
     return splits, human
 
 
@@ -91,8 +92,9 @@ class PooledTexts:
     """
 
     def __init__(self, rows: Sequence[Row], task: Task, config: ModelConfig, device: str = "cpu") -> None:
+        held: Literal["auto"] | torch.dtype = "auto" if computes_bf16(torch.device(device).type) else torch.float32
         model, self._tokenizer, _, _ = load_language_model(
-            config.lm, "", "auto", bool(config.audio_projector), config.weights == "4bit"
+            config.lm, "", held, bool(config.audio_projector), config.weights == "4bit"
         )
         self._decoder = model.get_decoder().to(device).eval()
         depth = model.config.get_text_config().num_hidden_layers

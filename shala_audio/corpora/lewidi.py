@@ -171,4 +171,4 @@ def _text(text: Any) -> dict[str, str]:
             text = json.loads(text)
     if isinstance(text, str):
         return {"text": text}
-    return {re.sub(r"\W", "_", str(name)): str(value) for name, value in text.items() if value is not None}
+    return {re.sub(r"\W", "_", str(name)): "" if value is None else str(value) for name, value in text.items()}

@@ -144,7 +144,7 @@ def score(
     human, groups = judged.human, groups_of(judged.rows)
     result = all_measures(human, judged.predicted, draws, groups=groups, ordered=judged.ordered)
     result |= _official(judged, judged.predicted, groups, draws)
-    if all(row.extra.get("raters") for row in judged.rows):
+    if all(_names_raters(row, judged.labels) for row in judged.rows):
         result["raters_named"] = True
     result["splits"] = judged.splits
     result["labels"] = list(judged.labels)
@@ -169,6 +169,15 @@ def score(
     if draws:
         set_jsd_intervals(result, [by_row])
     return {**result, "rows": by_row}
+
+
+def _names_raters(row: Row, labels: Sequence[str]) -> bool:
+    raters = row.extra.get("raters")
+    return (
+        bool(raters)
+        and isinstance(raters, Mapping)
+        and all(set(map(str, one)) <= set(labels) for one in raters.values())
+    )
 
 
 def _official(judged: Judged, predicted: Floats, groups: Sequence[str], draws: int) -> dict[str, Any]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import logging
 from collections.abc import Callable, Container, Iterable, Iterator, Mapping, Sequence, Sized
 from itertools import chain, islice
@@ -431,15 +432,14 @@ class Predictor:
 
     @torch.inference_mode()
     def _read(self, batch: dict[str, Any]) -> Prediction:
-        with self._precision():
+        watched = contextlib.nullcontext()
+        if self.dtype == torch.float16:  # whose numbers end at 65,504
+            watched = self.model.model.register_forward_hook(_check_finite)
+        with self._precision(), watched:
             return self.model.readout.predict(batch)
 
     def _distributions(self, found: Prediction) -> list[LabelDistribution]:
         self.unparsed += found.unparsed
-        if not np.isfinite(found.probs).all():
-            raise UserError(
-                f"the model's answer is NaN in {str(self.dtype).removeprefix('torch.')}; load it with dtype=torch.float32"
-            )
         probs = found.probs if self.calibration is None else self.calibration(found.probs)
         return [
             LabelDistribution(self.task.label_names, p, numbers, self.task.ordered)
@@ -491,6 +491,14 @@ def sound_of(row: Row, root: str | Path) -> tuple[Samples, int]:
     if row.audio is None:
         raise UserError(f"row {row.id} has no sound")
     return read_row_audio(row.audio, root), SAMPLE_RATE
+
+
+def _check_finite(_: nn.Module, __: Any, outputs: Any) -> None:
+    if not bool(torch.isfinite(outputs.last_hidden_state[:, -1]).all()):
+        raise UserError(
+            "computed in float16, the model's numbers overflow; load it with dtype=torch.float32, or compute on the CPU "
+            "(CUDA_VISIBLE_DEVICES= before the command)"
+        )
 
 
 def _load(

@@ -51,11 +51,11 @@ def reckon(config: ModelConfig, rows: int = 16, tokens: int = 512) -> Memory:
     lm_config, parameters = lm.config, lm.num_parameters()
     linear = [module for module in lm.get_decoder().modules() if isinstance(module, nn.Linear)]
     products = sum(module.weight.numel() for module in linear)
-    held_low = config.weights == "auto" and lm_config.dtype == torch.bfloat16
+    low = lm_config.dtype in (torch.bfloat16, torch.float16)
+    held_low = config.weights == "auto" and low
     # Where weights are held in float32, autograd keeps a copy of those in products in two bytes.
     weights = 2.0 * parameters if held_low else 4.0 * parameters + 2.0 * products
     if config.weights == "4bit":  # with a scale for 64 weights, itself of a byte
-        low = lm_config.dtype == torch.bfloat16
         weights = 0.52 * products + (2.0 if low else 4.0) * (parameters - products)
     trained = 16.0 * config.lora_r * sum(module.in_features + module.out_features for module in linear)
     width, layers = lm_config.hidden_size, lm_config.num_hidden_layers

@@ -616,7 +616,7 @@ def load_language_model(
     Args:
         name: as in a model's configuration.
         sha256: of the weights, where they must be certain ones.
-        dtype: of the weights in memory; "auto": bfloat16 or float16 if they were published so, else float32.
+        dtype: of the weights in memory; "auto": bfloat16, and on accelerators float16, if they were published so; else float32.
         hears: whether it is an audio LLM, with an encoder and a projector of its own.
         four_bit: whether linear layers, but the head, hold their weights in four bits.
 
@@ -638,7 +638,8 @@ def load_language_model(
     try:
         if dtype == "auto":
             published = published_dtype(source)
-            dtype = published if published in (torch.bfloat16, torch.float16) else torch.float32
+            held = (torch.bfloat16, torch.float16) if torch.accelerator.is_available() else (torch.bfloat16,)
+            dtype = published if published in held else torch.float32
         if hears:
             lm, processor = load_audio_llm(source, dtype)
             tokenizer = processor.tokenizer

@@ -146,8 +146,12 @@ class SpeechBackbone(nn.Module):
             kwargs["position_ids"] = (mask.cumsum(dim=1) - 1).clamp(min=0)[:, -inputs_embeds.shape[1] :]
         # Not where gradients are summed in what is kept, which would be in that type too.
         low = torch.is_autocast_enabled(inputs_embeds.device.type) and not torch.is_grad_enabled()
-        if low and kwargs.get("use_cache") and _is_empty(kwargs.get("past_key_values")):
-            kwargs["past_key_values"] = ProductCache(config=self.decoder.config)
+        if low and kwargs.get("use_cache"):
+            cache = kwargs.get("past_key_values")
+            if cache is None:
+                kwargs["past_key_values"] = ProductCache(config=self.decoder.config)
+            elif type(cache) is DynamicCache and not cache.get_seq_length():
+                cache.__class__ = ProductCache  # the caller's own, whatever else it does
         with self._attention_of(inputs_embeds):
             return self.decoder(inputs_embeds=inputs_embeds, **kwargs)
 
@@ -201,11 +205,12 @@ class SpeechBackbone(nn.Module):
 
     def keeps_everything(self) -> bool:
         """Whether every layer keeps the keys and values of all tokens: none has a sliding window or a running state."""
-        return all(type(layer) is DynamicLayer for layer in DynamicCache(config=self.decoder.config).layers)
+        return self.sees(math.inf)
 
-
-def _is_empty(cache: Any) -> bool:
-    return cache is None or (type(cache) is DynamicCache and not cache.get_seq_length())
+    def sees(self, tokens: float) -> bool:
+        """Whether every layer sees all of so many tokens: none has a smaller window or a running state."""
+        layers = DynamicCache(config=self.decoder.config).layers
+        return all(type(layer) is DynamicLayer or tokens <= getattr(layer, "sliding_window", 0) for layer in layers)
 
 
 class SpeechLM(PreTrainedModel, GenerationMixin):
@@ -267,7 +272,7 @@ class SpeechLM(PreTrainedModel, GenerationMixin):
         # The layers that FSDP wraps; an audio LLM itself names others.
         self._no_split_modules = decoder._no_split_modules
         self.readout = READOUTS[readout](self)
-        self.autocast: torch.dtype | None = None  # where nothing around `forward` does it
+        self.autocast: tuple[str, torch.dtype] | None = None  # device and type, where nothing around `forward` does it
 
     @classmethod
     def build(
@@ -511,8 +516,8 @@ class SpeechLM(PreTrainedModel, GenerationMixin):
             compute: what is computed with this model in place of logits, and returned. Autocast, DDP, FSDP and DeepSpeed
                 hook onto `forward`, and onto nothing else, so what trains the model must come through it, once.
         """
-        if self.autocast is not None and not torch.is_autocast_enabled(self.device.type):
-            with torch.autocast(self.device.type, self.autocast):
+        if self.autocast is not None and not torch.is_autocast_enabled(self.autocast[0]):
+            with torch.autocast(*self.autocast):
                 return self.forward(
                     input_ids, attention_mask, position_ids, past_key_values, inputs_embeds, use_cache, audio_features,
                     audio_lengths, logits_to_keep, compute, **kwargs,

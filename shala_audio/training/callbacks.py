@@ -116,7 +116,7 @@ class DevEvaluation(TrainerCallback):
     def _evaluate(self, step: int) -> None:
         training = self.model.training
         args = self.trainer.args
-        dtype = torch.bfloat16 if args.bf16 else torch.float32
+        dtype = torch.bfloat16 if args.bf16 else torch.float16 if args.fp16 else torch.float32
         predictor = Predictor(self.model, str(args.device), dtype=dtype)  # puts the model into evaluation mode
         found = dict(predictor.predict_rows(self.rows, self.features))
         labels = self.model.task.label_names
@@ -229,12 +229,12 @@ def comparable(fingerprint: dict[str, Any]) -> dict[str, Any]:
 
     >>> whole = {"method": "shala", "readout": "label_token", "per_device_train_batch_size": 16}
     >>> parts = {**whole, "per_device_train_batch_size": 4, "gradient_accumulation_steps": 4, "gradient_checkpointing": True}
-    >>> comparable(whole) == comparable(parts)
-    True
+    >>> comparable(whole) == comparable(parts), comparable({**whole, "mixing": 0.5}) == comparable({**parts, "mixing": 0.5})
+    (True, False)
     """
     same = {name: value for name, value in fingerprint.items() if name != "gradient_checkpointing"}
-    # Drawn answers and concordance depend on which rows are together.
-    if draws_answers(same["method"], same["readout"]) or "attribute_weight" in same:
+    # Drawn answers, concordance and mixing depend on which rows are together.
+    if draws_answers(same["method"], same["readout"]) or {"attribute_weight", "mixing"} & same.keys():
         return same
     at_once, times = same.pop("per_device_train_batch_size", 8), same.pop("gradient_accumulation_steps", 1)
     return {**same, "rows_per_step": at_once * times}

@@ -283,7 +283,8 @@ def _losses(model: SpeechLM, rows: Sequence[Row], features: FeatureStore | None,
     objective it is 1 - jsd. What does not parse counts as uniform here, as in any prediction.
     """
     local = rows[config.process_index :: config.world_size]
-    predictor = Predictor(model, str(config.device), dtype=torch.bfloat16 if config.bf16 else torch.float32)
+    dtype = torch.bfloat16 if config.bf16 else torch.float16 if config.fp16 else torch.float32
+    predictor = Predictor(model, str(config.device), dtype=dtype)
     found = dict(gather_object(list(predictor.predict_rows(local, features))))
     model.train()
     human = human_distributions(rows, model.task.label_names)

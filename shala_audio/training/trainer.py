@@ -64,7 +64,8 @@ class SpeechTrainer(Trainer):
         self._saving = False
         super().__init__(model=model, **options)
         if self.is_fsdp_enabled or self.is_deepspeed_enabled:  # which put no autocast around the model, as DDP does
-            model.autocast = torch.bfloat16 if self.args.bf16 else torch.float16 if self.args.fp16 else None
+            low = torch.bfloat16 if self.args.bf16 else torch.float16 if self.args.fp16 else None
+            model.autocast = (self.args.device.type, low) if low is not None else None
         if self.is_fsdp_enabled and self.accelerator.is_fsdp2:
             # So products alone are low here too; FSDP's own policy would round what goes from layer to layer.
             policy = MixedPrecisionPolicy(reduce_dtype=torch.float32, cast_forward_inputs=False)

@@ -144,7 +144,7 @@ def test_names_are_read_as_they_are_written(tmp_path):
     source = write(tmp_path, "HS-Brexit", {"train": [spaced], "dev": [null]})
     rows = lewidi.prepare(source, "hs_brexit", load_task("hs_brexit")).rows
     assert set(rows[0].extra["raters"]) == {"Ann1", "Ann2"}
-    assert rows[1].extra["raters"] == {"Ann1": ["hate speech"]} and rows[1].text == {"post": "Well done."}
+    assert rows[1].extra["raters"] == {"Ann1": ["hate speech"]} and rows[1].text == {"post": "Well done.", "title": ""}
 
 
 def test_a_task_of_ones_own_may_have_the_numbers(tmp_path):

@@ -229,10 +229,12 @@ def test_rates_are_the_answers_to_the_questions_about_each_label(tiny_lm):
         Predictor(tiny_model(tiny_lm), device="cpu").predict_rates(["Oh no."])
 
 
-def test_an_answer_that_overflows_is_said(tiny_lm):
+@pytest.mark.parametrize("readout", ["label_token", "slots", "verbalized"])
+def test_an_answer_that_overflows_is_said(tiny_lm, readout):
     """A GPU without bfloat16 computes in float16, whose numbers end at 65,504."""
-    predictor = Predictor(tiny_model(tiny_lm), "cpu", dtype=torch.float16)
+    predictor = Predictor(tiny_model(tiny_lm, readout=readout), "cpu", dtype=torch.float16)
+    predictor.predict(text="So it goes.")
     with torch.no_grad():
         predictor.model.model.decoder.layers[0].mlp.down_proj.base_layer.weight.fill_(1e5)
-    with pytest.raises(UserError, match="the model's answer is NaN in float16; load it with dtype=torch.float32"):
+    with pytest.raises(UserError, match="the model's numbers overflow; load it with dtype=torch.float32"):
         predictor.predict(text="So it goes.")

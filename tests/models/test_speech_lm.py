@@ -231,6 +231,6 @@ def test_autocast_is_entered_where_nobody_else_does(tiny_low_lm):
     batch = PromptBuilder(model).batch([PromptBuilder(model).prompt({"comment": "So it goes."}, None)])
     with torch.autocast("cpu", torch.bfloat16):
         around = model(compute=lambda: model.readout.log_probs(batch)[0])
-    model.autocast = torch.bfloat16
+    model.autocast = ("cpu", torch.bfloat16)
     assert torch.equal(model(compute=lambda: model.readout.log_probs(batch)[0]), around)
     assert around.dtype == torch.float32

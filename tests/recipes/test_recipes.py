@@ -9,6 +9,7 @@ import re
 import shutil
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -21,7 +22,7 @@ from shala_audio.audio.features import FeatureStore
 from shala_audio.cli.main import app
 from shala_audio.errors import UserError
 from shala_audio.io import file_sha256, read_json
-from shala_audio.manifest import read_manifest
+from shala_audio.manifest import read_manifest, write_manifest
 from shala_audio.task import load_task
 from tests.recipes.make_msp_podcast import make_msp_podcast
 from tests.tiny import make_tiny_bert
@@ -331,6 +332,11 @@ def test_a_corpus_in_lewidis_form_needs_one_file(recipe, tmp_path):
     run_copy(script, *options, "--stop_stage", "1")
     (data,) = (script.parent / "data").iterdir()
     shutil.copytree(data, tmp_path / "other")
+    leaking = [replace(row, split="train") for row in read_manifest(data / "manifest.jsonl")]
+    write_manifest(tmp_path / "leak" / "manifest.jsonl", leaking)
+    leak = ("--pretrain", tmp_path / "leak" / "manifest.jsonl", "--stage", "3", "--stop_stage", "3")
+    refused = run_copy(script, *options, *leak, check=False)
+    assert refused.returncode == 2 and "has the text of dev-0, which is of dev" in refused.stderr
     run_copy(script, *options, "--pretrain", tmp_path / "other" / "manifest.jsonl", "--stage", "3", "--stop_stage", "6")
     assert read_json(exp / "shala" / "run.json")["direct_loss"] == "ranked"
     first = exp / "warm_start_pretrained" / "trained.safetensors"
@@ -353,7 +359,9 @@ def test_raters_are_learnt_one_by_one_and_put_together(recipe, tmp_path):
         items = {str(n): {"text": f"{split} {n}", "annotations": of, "hard_label": "0"} for n, of in enumerate(said)}
         (corpus / f"MD-Agreement_{split}.json").write_text(json.dumps(items))
     options = ("--corpus_root", corpus, "--part", "MD-Agreement", "--model", model, "--exp", tmp_path / "exp")
-    shown = run_copy(script, *options, "--method", "sft_soft", "--raters", "in-prompt")
+    refused = run_copy(script, *options, "--raters", "in-prompt", "--method", "shala", check=False)
+    assert refused.returncode == 2 and "a single rater's answer is not contested" in refused.stderr
+    shown = run_copy(script, *options, "--raters", "in-prompt")
     assert "accuracy of 3 raters" in shown.stdout
     found = tmp_path / "exp" / "sft_soft"
     assert len((found / "raters_predictions.jsonl").read_text().splitlines()) == 24

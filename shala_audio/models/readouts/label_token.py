@@ -213,10 +213,10 @@ def label_states(model: SpeechLM, tree: LabelTree, batch: dict[str, Any]) -> Ten
         tree: of its task's label words.
         batch: `input_ids`, `attention_mask` (B, L), left-padded, and features where the task has sound.
     """
-    if not tree.tokens or model.model.keeps_everything():
+    if not tree.tokens or model.model.sees(batch["input_ids"].shape[1] + len(tree.tokens)):
         return _states(model, tree, batch, 1)
-    # What a node may see is said by a mask of all places, which layers of a sliding window or a running state take no notice
-    # of: each path through the tree is a pass of its own there.
+    # What a node may see is said by a mask of all places. Layers of a running state take no notice of it, and of a window that
+    # is too small it says nothing: each path through the tree is a pass of its own there.
     found: dict[int, Tensor] = {}
     for path in tree.paths():
         ids = torch.tensor([tree.tokens[node] for node in path], device=batch["input_ids"].device)
