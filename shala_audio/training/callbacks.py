@@ -23,8 +23,9 @@ from shala_audio.inference.predictor import Predictor
 from shala_audio.io import keep_steps, read_json, write_json
 from shala_audio.manifest import Row
 from shala_audio.models.folder import TRAINED
+from shala_audio.models.readouts import READOUTS
 from shala_audio.models.speech_lm import SpeechLM
-from shala_audio.training.config import DirectConfig, GrpoConfig, draws_answers
+from shala_audio.training.config import METHODS, DirectConfig, GrpoConfig, draws_answers
 from shala_audio.votes import human_distributions
 
 log = logging.getLogger(__name__)
@@ -233,8 +234,9 @@ def comparable(fingerprint: dict[str, Any]) -> dict[str, Any]:
     (True, False)
     """
     same = {name: value for name, value in fingerprint.items() if name != "gradient_checkpointing"}
+    known = same.get("method") in METHODS and same.get("readout") in READOUTS  # not of an earlier version
     # Drawn answers, concordance and mixing depend on which rows are together.
-    if draws_answers(same["method"], same["readout"]) or {"attribute_weight", "mixing"} & same.keys():
+    if not known or draws_answers(same["method"], same["readout"]) or {"attribute_weight", "mixing"} & same.keys():
         return same
     at_once, times = same.pop("per_device_train_batch_size", 8), same.pop("gradient_accumulation_steps", 1)
     return {**same, "rows_per_step": at_once * times}
