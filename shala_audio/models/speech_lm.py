@@ -129,6 +129,10 @@ class SpeechBackbone(nn.Module):
         self.audio_adapter = audio_adapter
         self.audio_token_id = audio_token_id
         self.size = sum(parameter.numel() for parameter in decoder.parameters())
+        # How many tokens every layer sees: those of the smallest sliding window; none where a layer has a running state.
+        layers = DynamicCache(config=decoder.config).layers
+        seen = (math.inf if type(layer) is DynamicLayer else getattr(layer, "sliding_window", 0) for layer in layers)
+        self.window: float = min(seen, default=math.inf)
 
     def forward(
         self,
@@ -205,12 +209,11 @@ class SpeechBackbone(nn.Module):
 
     def keeps_everything(self) -> bool:
         """Whether every layer keeps the keys and values of all tokens: none has a sliding window or a running state."""
-        return self.sees(math.inf)
+        return self.window == math.inf
 
     def sees(self, tokens: float) -> bool:
         """Whether every layer sees all of so many tokens: none has a smaller window or a running state."""
-        layers = DynamicCache(config=self.decoder.config).layers
-        return all(type(layer) is DynamicLayer or tokens <= getattr(layer, "sliding_window", 0) for layer in layers)
+        return tokens <= self.window
 
 
 class SpeechLM(PreTrainedModel, GenerationMixin):

@@ -25,7 +25,7 @@ from shala_audio.manifest import Row
 from shala_audio.models.folder import TRAINED
 from shala_audio.models.readouts import READOUTS
 from shala_audio.models.speech_lm import SpeechLM
-from shala_audio.training.config import METHODS, DirectConfig, GrpoConfig, draws_answers
+from shala_audio.training.config import METHODS, DirectConfig, GrpoConfig, draws_answers, precision_dtype
 from shala_audio.votes import human_distributions
 
 log = logging.getLogger(__name__)
@@ -117,7 +117,7 @@ class DevEvaluation(TrainerCallback):
     def _evaluate(self, step: int) -> None:
         training = self.model.training
         args = self.trainer.args
-        dtype = torch.bfloat16 if args.bf16 else torch.float16 if args.fp16 else torch.float32
+        dtype = precision_dtype(args)
         predictor = Predictor(self.model, str(args.device), dtype=dtype)  # puts the model into evaluation mode
         found = dict(predictor.predict_rows(self.rows, self.features))
         labels = self.model.task.label_names

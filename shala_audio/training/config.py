@@ -94,6 +94,11 @@ GENERATION_SETTINGS = (
 WEIGHT_SETTINGS = ("ambiguity_lambda", "ambiguity_entropy", "ambiguity_alpha", "ambiguity_decay")
 
 
+def precision_dtype(args: TrainingArguments) -> torch.dtype:
+    """The type that products are computed in."""
+    return torch.bfloat16 if args.bf16 else torch.float16 if args.fp16 else torch.float32
+
+
 def draws_answers(method: str, readout: str) -> bool:
     """Whether a method learns from answers that are drawn, with this readout.
 

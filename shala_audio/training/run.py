@@ -36,7 +36,7 @@ from shala_audio.training.callbacks import (
     step_of,
     watched_rows,
 )
-from shala_audio.training.config import METHODS, DirectConfig, GrpoConfig
+from shala_audio.training.config import METHODS, DirectConfig, GrpoConfig, precision_dtype
 from shala_audio.training.data import Batcher, build_dataset, few_shot_examples, hard_rows, training_rows
 from shala_audio.training.direct import DirectTrainer
 from shala_audio.training.grpo import GrpoTrainer, prompts_at_once
@@ -283,8 +283,7 @@ def _losses(model: SpeechLM, rows: Sequence[Row], features: FeatureStore | None,
     objective it is 1 - jsd. What does not parse counts as uniform here, as in any prediction.
     """
     local = rows[config.process_index :: config.world_size]
-    dtype = torch.bfloat16 if config.bf16 else torch.float16 if config.fp16 else torch.float32
-    predictor = Predictor(model, str(config.device), dtype=dtype)
+    predictor = Predictor(model, str(config.device), dtype=precision_dtype(config))
     found = dict(gather_object(list(predictor.predict_rows(local, features))))
     model.train()
     human = human_distributions(rows, model.task.label_names)

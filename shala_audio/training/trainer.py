@@ -22,6 +22,7 @@ from shala_audio.io import remove_folder, replace_folder
 from shala_audio.models.speech_lm import SpeechLM
 from shala_audio.training.ambiguity import AmbiguityWeights
 from shala_audio.training.callbacks import UNFINISHED, check_loss, checkpoints
+from shala_audio.training.config import precision_dtype
 from shala_audio.training.data import Batcher, RowSampler, visit_order
 
 KEPT_EXACT = ("human", "target", "row_weight", "attributes")  # of a batch
@@ -64,8 +65,8 @@ class SpeechTrainer(Trainer):
         self._saving = False
         super().__init__(model=model, **options)
         if self.is_fsdp_enabled or self.is_deepspeed_enabled:  # which put no autocast around the model, as DDP does
-            low = torch.bfloat16 if self.args.bf16 else torch.float16 if self.args.fp16 else None
-            model.autocast = (self.args.device.type, low) if low is not None else None
+            low = precision_dtype(self.args)
+            model.autocast = (self.args.device.type, low) if low != torch.float32 else None
         if self.is_fsdp_enabled and self.accelerator.is_fsdp2:
             # So products alone are low here too; FSDP's own policy would round what goes from layer to layer.
             policy = MixedPrecisionPolicy(reduce_dtype=torch.float32, cast_forward_inputs=False)

@@ -107,8 +107,9 @@ class LabelTree:
         >>> LabelTree([(5, 1, 9), (5, 1, 8), (5, 2), (7, 3), (7, 4)]).paths()
         [[0, 1], [2]]
         """
+        seen = self.ancestors()
         ends = [index for index in range(len(self.tokens)) if index not in self.parents]
-        return [self.ancestors()[end].nonzero().flatten().tolist() for end in ends]
+        return [seen[end].nonzero().flatten().tolist() for end in ends]
 
     def depths(self) -> Tensor:
         """(n,) distance of each node from the prompt's last token, 1 or more."""
