@@ -49,7 +49,7 @@ def test_it_learns_what_a_mean_over_time_hides():
     assert [identity for identity, _ in result.predictions["dev"]] == [row.id for row in dev]
     said = np.stack([answer.probs for _, answer in result.predictions["dev"]])
     assert jsd(human, said).mean() == pytest.approx(result.dev_jsd), "of the model that was kept"
-    with pytest.raises(UserError, match="in dev"):
+    with pytest.raises(UserError, match="no rows of dev, of train and dev with votes"):
         train_attentive([row for row in rows if row.split != "dev"], TinyStore(features), SPEECH_TASK)  # type: ignore[arg-type]
 
 

@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import atexit
 import csv
+import functools
 import json
 import os
 import re
+import shlex
 import shutil
 import subprocess
 import sys
+import tempfile
 from dataclasses import replace
 from pathlib import Path
 
@@ -30,13 +34,19 @@ from tests.tiny import make_tiny_bert
 RECIPES = Path(__file__).parents[2] / "recipes"
 
 
+@functools.cache
+def launcher() -> str:
+    """What starts a recipe's commands without importing torch for each."""
+    at = Path(tempfile.mkdtemp()) / "socket"  # pytest's own folders have names too long for a socket
+    forks = [sys.executable, str(Path(__file__).with_name("forks.py"))]
+    server = subprocess.Popen([*forks, "serve", str(at)], stdout=subprocess.PIPE, text=True)
+    atexit.register(server.kill)
+    assert server.stdout is not None and server.stdout.readline() == "ready\n"
+    return shlex.join([*forks, "ask", str(at)])
+
+
 def run_recipe(name: str, *options: str | Path, check: bool = True) -> subprocess.CompletedProcess:
-    environment = {**os.environ, "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}"}
-    environment.pop("SHALA_CORPORA", None)
-    command = ["bash", str(RECIPES / name / "run.sh"), *map(str, options)]
-    done = subprocess.run(command, capture_output=True, text=True, check=False, env=environment)
-    assert not check or done.returncode == 0, done.stdout + done.stderr
-    return done
+    return run_copy(RECIPES / name / "run.sh", *options, check=check)
 
 
 def few_steps(conf: Path) -> None:
@@ -67,7 +77,9 @@ def recipe(tiny_lm, tiny_encoder, tmp_path, request):
 
 
 def run_copy(script: Path, *options: str | Path, check: bool = True) -> subprocess.CompletedProcess:
-    environment = {**os.environ, "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}"}
+    environment = dict.fromkeys(("train_cmd", "predict_cmd", "cpu_cmd"), launcher())
+    environment |= {**os.environ, "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}"}
+    environment.pop("SHALA_CORPORA", None)
     done = subprocess.run(["bash", str(script), *map(str, options)], capture_output=True, text=True, env=environment)
     assert not check or done.returncode == 0, done.stdout + done.stderr
     return done
