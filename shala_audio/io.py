@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 import yaml
+from safetensors import SafetensorError
 
 from shala_audio.errors import UserError, nearest
 
@@ -117,13 +118,6 @@ def sync_file(path: Path) -> None:
         os.close(handle)
 
 
-def sync_folder(folder: Path) -> None:
-    """Have a folder and all in it on the disk."""
-    for path in sorted(folder.rglob("*"), reverse=True):
-        sync_file(path)
-    sync_file(folder)
-
-
 def write_text(path: str | Path, text: str) -> None:
     """Write a text file beside and rename it."""
     with atomic_write(path) as beside:
@@ -170,7 +164,8 @@ def remove_folder(folder: Path) -> None:
 
 def replace_folder(written: Path, target: Path) -> None:
     """Put a folder that was written beside in a target's place, when it is on the disk."""
-    sync_folder(written)
+    for path in [*sorted(written.rglob("*"), reverse=True), written]:
+        sync_file(path)
     remove_folder(target)
     written.rename(target)
     sync_file(target.parent)
@@ -269,6 +264,12 @@ def at_commit(source: str) -> dict[str, str | None]:
     """
     name, _, commit = (source, "", "") if Path(source).exists() else source.partition("@")
     return {"pretrained_model_name_or_path": name, "revision": commit or None}
+
+
+# What `from_pretrained` raises where a model is not there, not whole, or not of a kind that it knows.
+LOADING_ERRORS = (
+    OSError, ImportError, ValueError, LookupError, TypeError, AttributeError, RuntimeError, SafetensorError,
+)  # fmt: skip
 
 
 def is_main_process() -> bool:

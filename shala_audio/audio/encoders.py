@@ -14,13 +14,12 @@ from typing import Any
 
 import numpy as np
 import torch
-from safetensors import SafetensorError
 from torch import Tensor, nn
 
 from shala_audio.audio.io import SAMPLE_RATE, Samples
 from shala_audio.devices import computes_bf16
 from shala_audio.errors import UserError, first_line
-from shala_audio.io import at_commit
+from shala_audio.io import LOADING_ERRORS, at_commit
 
 
 class EncoderLayers(nn.Module):
@@ -284,16 +283,7 @@ def load_encoder(source: str, layers: Sequence[int], device: str = "cpu") -> Aud
             encoder = WhisperEncoder(model if alone else model.encoder, extractor, layers)
         else:
             encoder = WaveEncoder(_weights(AutoModel, source), extractor.do_normalize, layers)
-    except (
-        OSError,
-        ImportError,
-        ValueError,
-        LookupError,
-        TypeError,
-        AttributeError,
-        RuntimeError,
-        SafetensorError,
-    ) as error:
+    except LOADING_ERRORS as error:
         raise UserError(f"encoder {source}: cannot be loaded ({first_line(error)})") from None
     return encoder.eval().requires_grad_(False).to(device)
 

@@ -14,7 +14,6 @@ from typing import Any
 
 import numpy as np
 import torch
-from safetensors import SafetensorError
 from torch import Tensor
 from torch.nn import functional as F
 from tqdm import tqdm
@@ -30,7 +29,7 @@ from shala_audio.baselines.linear import Fitted, judged_splits, named_prediction
 from shala_audio.devices import computes_bf16
 from shala_audio.distribution import Floats, jsd
 from shala_audio.errors import UserError, first_line
-from shala_audio.io import at_commit
+from shala_audio.io import LOADING_ERRORS, at_commit
 from shala_audio.manifest import Row
 from shala_audio.task import Task
 from shala_audio.training.data import visit_order
@@ -110,7 +109,7 @@ def _load(name: str, labels: int) -> tuple[PreTrainedModel, PreTrainedTokenizerB
         model = AutoModelForSequenceClassification.from_pretrained(
             **at_commit(name), trust_remote_code=False, **options
         )
-    except (OSError, ImportError, ValueError, LookupError, TypeError, RuntimeError, SafetensorError) as error:
+    except LOADING_ERRORS as error:
         raise UserError(f"{name}: no sequence classifier can be made of it ({first_line(error)})") from None
     if tokenizer.pad_token is None:
         tokenizer.pad_token = tokenizer.eos_token

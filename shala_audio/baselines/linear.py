@@ -57,11 +57,11 @@ def named_predictions(
     splits: Mapping[str, Sequence[Row]], probs: Mapping[str, Floats], labels: tuple[str, ...]
 ) -> dict[str, list[tuple[str, LabelDistribution]]]:
     """Ids and distributions of the rows of each split that `probs` has (rows, K) of."""
-    answers = {name: LabelDistribution.of_rows(labels, found) for name, found in probs.items()}
-    return {
-        name: [(row.id, answer) for row, answer in zip(splits[name], found, strict=True)]
-        for name, found in answers.items()
-    }
+    named = {}
+    for name, found in probs.items():
+        identities = [row.id for row in splits[name]]
+        named[name] = list(zip(identities, LabelDistribution.of_rows(labels, found), strict=True))
+    return named
 
 
 class PooledClips:

@@ -2,32 +2,26 @@
 
 from __future__ import annotations
 
-import os
-import sys
-from collections.abc import Callable, Iterable, Iterator
-from itertools import islice
-from typing import TYPE_CHECKING
-
-from shala_audio.cli.shards import Shard
-from shala_audio.errors import UserError
-
-if TYPE_CHECKING:
-    from shala_audio.manifest import Row
 import csv
 import json
+import os
+import sys
 from collections import deque
-from collections.abc import Container
+from collections.abc import Callable, Container, Iterable, Iterator
 from datetime import timedelta
-from itertools import chain
+from itertools import chain, islice
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from shala_audio.cli.resuming import Progress, identity
-from shala_audio.cli.shards import launched_shard, parse_shard
+from shala_audio.cli.shards import Shard, launched_shard, parse_shard
 from shala_audio.distribution import LabelDistribution, LabelRates
-from shala_audio.errors import not_one_of
+from shala_audio.errors import UserError, not_one_of
+
+if TYPE_CHECKING:
+    from shala_audio.manifest import Row
 
 
 class ManifestRows:

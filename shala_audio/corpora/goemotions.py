@@ -7,6 +7,7 @@ more raters chose; each counts as one equal share, which is less than what the r
 
 from __future__ import annotations
 
+import zlib
 from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
@@ -106,9 +107,10 @@ def _from_raters(files: Sequence[Path], splits: Path) -> Prepared:
         first: dict[str, str] = {}
         for identity in sorted(choices):
             first.setdefault(plain[identity], identity)
-        split_of = {
-            identity: ("train", "dev", "test")[max(0, _bucket(first[plain[identity]]) - 7)] for identity in choices
-        }
+        split_of = {}
+        for identity in choices:
+            bucket = zlib.crc32(first[plain[identity]].encode()) % 10
+            split_of[identity] = ("train", "dev", "test")[max(0, bucket - 7)]
     rows = [
         Row(
             identity,
@@ -134,9 +136,3 @@ def _from_raters(files: Sequence[Path], splits: Path) -> Prepared:
 def _is_chosen(cell: str) -> bool:
     """Of 0 and 1, or as other programs save them: 0.0, False."""
     return cell.strip().lower() == "true" if cell.strip().lower() in ("true", "false") else bool(float(cell))
-
-
-def _bucket(identity: str) -> int:
-    import zlib
-
-    return zlib.crc32(identity.encode()) % 10

@@ -1,15 +1,13 @@
 """`mini`: a synthetic corpus, made in seconds, with simulated listeners whose true distribution is known.
 
-Every utterance has a latent arousal and valence in [-1, 1]. The sound follows them (`shala_audio.corpora.mini`), and so
-does the text. A listener hears the point with noise and answers with the nearest of four prototypes; the true
-distribution is the share of an endless crowd of such listeners, computed with many fixed draws, and the votes in the
-manifest are those of a few of them. The true distribution stands in `extra["true"]`: the human agreement bound is known.
+Every utterance has a latent arousal and valence in [-1, 1], which its sound and its text follow. A listener hears the point with
+noise and answers with the nearest of four prototypes; the true distribution is the share of an endless crowd of such listeners,
+computed with many fixed draws, and the votes in the manifest are those of a few of them. The true distribution stands in
+`extra["true"]`: the human agreement bound is known.
 
-Speech-like sound from a pulse and noise source and formant filters, driven by arousal and valence.
-
-High arousal: higher and livelier pitch, more energy, faster syllables, a flatter (tenser) voice. High valence: rising
-pitch within the phrase, brighter formants, a smooth voice; low valence: falling pitch and a rough voice (jitter). The
-directions follow the summary of Juslin and Laukka (2003), "Communication of emotions in vocal expression", Table 7.
+The sound is a pulse and noise source through formant filters. High arousal: higher and livelier pitch, more energy, faster
+syllables, a flatter (tenser) voice. High valence: rising pitch within the phrase, brighter formants, a smooth voice; low valence:
+falling pitch and a rough voice (jitter). So Juslin and Laukka (2003), "Communication of emotions in vocal expression", Table 7.
 """
 
 from __future__ import annotations

@@ -1,19 +1,11 @@
 """MSP-Podcast: turns of podcasts, each judged by five raters or more (DOI 10.1109/TAFFC.2017.2736999).
 
-Releases 1.6 to 2.0. Votes are the raters' primary choices; with `secondary` a share of each rater's one vote goes to the
-secondary choices. Turns without a plurality ("X") are kept: they are the ambiguous ones.
+Releases 1.6 to 2.0, in every form that their files have. Votes are the raters' primary choices; with `secondary` a share of each
+rater's one vote goes to the secondary choices. Turns without a plurality ("X") are kept: they are the ambiguous ones.
 
-The files of MSP-Podcast's labels as they lie there: lines, CSV, JSON and the numbers in them, read forgivingly.
-
-What each rater of MSP-Podcast chose, in every form that releases 1.6 to 2.0 have, read into the same records.
-
-`labels_detailed.csv` (one row a rater in 1.6 and 2.0, an `EmoDetail` string from 1.7 to 1.12), else
-`labels_detailed.json`, else `labels.txt`.
-
-What a release of MSP-Podcast says of each turn as a whole, in every form that releases 1.6 to 2.0 have.
-
-`labels_consensus.csv` or `.json` (before 1.10 spelt `concensus`), else the first lines of `labels.txt`, with
-`Partition.txt` and `Speaker_ids.txt` beside them.
+Raters: `labels_detailed.csv` (a row for each rater in 1.6 and 2.0, an `EmoDetail` string from 1.7 to 1.12), else
+`labels_detailed.json`, else `labels.txt`. Turns: `labels_consensus.csv` or `.json` (before 1.10 spelt `concensus`), else the first
+lines of `labels.txt`, with `Partition.txt` and `Speaker_ids.txt` beside them.
 """
 
 from __future__ import annotations

@@ -22,7 +22,7 @@ import numpy as np
 
 from shala_audio.distribution import NATS_PER_BIT_ROOT, Floats, jsd
 from shala_audio.evaluation.metrics import TIE, all_measures
-from shala_audio.evaluation.stats import DRAWS
+from shala_audio.evaluation.stats import DRAWS, percentiles
 
 SAMPLED_ROWS = 20_000  # small corpora are sampled several times over, until so many rows have been
 
@@ -114,9 +114,8 @@ def split_half_distance(counts: Floats, draws: int = DRAWS, seed: int = 0) -> tu
             return None
         distances.append(jsd(*halves))
     mean = np.mean(distances, axis=0)  # of each row, over the ways to part its raters
-    found: dict[str, Any] = {"value": float(mean.mean()), "low": None, "high": None}
-    if draws and len(mean) > 1:
-        sampled = [float(mean[rng.integers(len(mean), size=len(mean))].mean()) for _ in range(draws)]
-        found["low"], found["high"] = map(float, np.percentile(sampled, [2.5, 97.5]))
+    draws = draws if len(mean) > 1 else 0
+    sampled = [float(mean[rng.integers(len(mean), size=len(mean))].mean()) for _ in range(draws)]
+    found = percentiles(float(mean.mean()), sampled)
     in_nats = {end: None if value is None else value * NATS_PER_BIT_ROOT for end, value in found.items()}
     return {"n": len(mean), "jsd": found, "jsd_nats": in_nats}, mean

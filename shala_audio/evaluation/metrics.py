@@ -2,11 +2,7 @@
 
 Everything that can be computed once for each row is; a bootstrap draw is then a vector of how often each row was drawn, and
 every measure a weighted sum of what was computed: no row is copied, and memory does not grow with the draws. What depends on
-votes and plurality labels alone is summed over kinds of rows, which are few, and not over rows.
-
-Rank statistics of values that are given as groups of equal ones, with how many there are of each. No torch.
-
-Agreement about attributes such as arousal, by Lin's concordance. No torch.
+votes and plurality labels alone, and every statistic of ranks, is summed over kinds of rows or groups of equal values, which are few.
 """
 
 from __future__ import annotations

@@ -31,12 +31,8 @@ def write_predictions(path: str | Path, predictions: Iterable[tuple[str, LabelDi
                 stated = (distribution.attributes.get(name) for name in names)  # nothing where it is not stated
                 writer.writerow([identity, *map(float, distribution.probs), *stated])
         else:
-            file.writelines(prediction_line(identity, distribution) + "\n" for identity, distribution in predictions)
-
-
-def prediction_line(identity: str, distribution: LabelDistribution) -> str:
-    """One prediction as JSON."""
-    return json.dumps({"id": identity, **distribution.to_record()}, ensure_ascii=False)
+            for identity, distribution in predictions:
+                file.write(json.dumps({"id": identity, **distribution.to_record()}, ensure_ascii=False) + "\n")
 
 
 def read_attributes(path: str | Path, names: Sequence[str]) -> Floats:
@@ -87,21 +83,15 @@ def read_predictions(path: str | Path, labels: Sequence[str]) -> tuple[list[str]
     read = _read_csv if Path(path).suffix.lower() == ".csv" else _read_jsonl
     named = by_id(path)
     found = _read_by_id(*named, labels) if named else read(Path(path), labels)
-    identities: list[str] = []
-    values: list[list[float]] = []
-    places: list[str] = []
+    by_identity: dict[str, tuple[str, list[float]]] = {}
     for where, identity, probs in found:
-        places.append(where)
-        identities.append(identity)
-        values.append(probs)
-    if not identities:
+        if identity in by_identity:
+            raise UserError(f"{where}: id {identity!r} appears twice")
+        by_identity[identity] = where, probs
+    if not by_identity:
         raise UserError(f"{path}: holds no prediction")
-    if len(set(identities)) < len(identities):
-        seen: set[str] = set()
-        for where, identity in zip(places, identities, strict=True):
-            if identity in seen:
-                raise UserError(f"{where}: id {identity!r} appears twice")
-            seen.add(identity)
+    identities = list(by_identity)
+    places, values = zip(*by_identity.values(), strict=True)
     table = np.array(values, dtype=np.float64)
     total = table.sum(axis=1)
     wrong = ~np.isfinite(table).all(axis=1) | (table < 0).any(axis=1) | ~(np.abs(total - 1) <= 0.01)

@@ -1,14 +1,8 @@
-"""What the runs of a table were: cost, commands, hashes, versions, and what was tried on dev.
+"""Tables of measures in Markdown, CSV and LaTeX, with paired tests, and what each run was: cost, commands, hashes, versions.
 
-Tables of measures in Markdown, CSV and LaTeX.
-
-One system of a table against every other: paired tests on the rows that both were judged on.
-
-Systems after a temperature of their own that brings jsd down on dev: a table, and the tests among them.
-
-The expected divergence, and often the distance, is least for an answer sharper than the mean of what may be. A loss of that
-kind teaches sharpness, cross-entropy does not, and one number fitted on dev gives it to either: so systems are compared after
-that, too.
+Systems stand there a second time, with a temperature of their own that brings jsd down on dev. The expected divergence, and often
+the distance, is least for an answer sharper than the mean of what may be. A loss of that kind teaches sharpness, cross-entropy does
+not, and one number fitted on dev gives it to either.
 """
 
 from __future__ import annotations
@@ -197,14 +191,7 @@ def _in_words(ours: System, against: Sequence[tuple[System, Paired, float]]) -> 
 
 
 KIND = "temperature_jsd"
-COLUMNS = {
-    "jsd": "jsd",
-    "jsd_nats": "jsd_nats",
-    "kl": "kl",
-    "low": "least contested third",
-    "middle": "middle third",
-    "high": "most contested third",
-}
+COLUMNS = {name: HEADS.get(name, name).removeprefix("jsd, ") for name in ("jsd", "jsd_nats", "kl", *THIRDS)}
 
 
 def apart(systems: Sequence[System]) -> tuple[list[System], list[System]]:

@@ -411,7 +411,8 @@ class Predictor:
         self, features: Sequence[Tensor | None], texts: Sequence[Mapping[str, str]]
     ) -> list[LabelDistribution]:
         """What the model says of each input of a batch."""
-        return self._batch(self.inputs([clip for clip in features if clip is not None] or None, texts))
+        inputs = self.inputs([clip for clip in features if clip is not None] or None, texts)
+        return self._distributions(self._read(inputs))
 
     def inputs(self, features: Sequence[Tensor] | None, texts: Sequence[Mapping[str, str]]) -> dict[str, Tensor]:
         """A batch for the model: prompts (B, L), left-padded, and features of the sound where there is any."""
@@ -425,10 +426,6 @@ class Predictor:
         """(B, D) float32: the language model's last state of each prompt, from which the answer follows."""
         with self._precision():
             return label_states(self.model, NO_TREE, inputs)[:, 0].float().cpu().numpy()
-
-    def _batch(self, batch: dict[str, Any]) -> list[LabelDistribution]:
-        """B distributions by the model's readout, with the attributes that it states."""
-        return self._distributions(self._read(batch))
 
     @torch.inference_mode()
     def _read(self, batch: dict[str, Any]) -> Prediction:
@@ -504,22 +501,9 @@ def _check_finite(_: nn.Module, __: Any, outputs: Any) -> None:
 def _load(
     folder: Path, calibration: str | None, device: str, dtype: torch.dtype | None
 ) -> tuple[Path, SpeechLM, Calibration | None, torch.dtype, AudioEncoder | None]:
-    """The folder that holds the model, the model, its calibration, the type that products are computed in, and its encoder.
-
-    Args:
-        folder, calibration, device, dtype: as of `Predictor.from_pretrained`.
-
-    Raises:
-        UserError: there is no model, or no such calibration.
-    """
-    inside = next(
-        (
-            place
-            for place in (folder, *(folder / name for name in ("shala", "shala_exact", "pack")))
-            if _holds_model(place)
-        ),
-        None,
-    )
+    """The folder that holds the model, the model, its calibration, the type that products are computed in, and its encoder."""
+    places = (folder, *(folder / name for name in ("shala", "shala_exact", "pack")))
+    inside = next((place for place in places if (place / SETTINGS).is_file()), None)
     if inside is None:
         raise UserError(f"{folder}: holds no model ({SETTINGS} is missing)")
     on_cpu = torch.device(device).type == "cpu"
@@ -551,7 +535,3 @@ def _is_worth_low(folder: Path) -> bool:
     if "audio_lm" in of_model:
         return is_published_low(str(of_model["audio_lm"]))
     return is_large(str(of_model.get("lm", "")))
-
-
-def _holds_model(folder: Path) -> bool:
-    return (folder / SETTINGS).is_file()

@@ -99,15 +99,15 @@ class QFormerProjector(nn.Module):
     """(B, T, D) frames to (B, ceil(T / stack), width): in windows of `WINDOW_TOKENS` · stack frames, learnt queries attend to
     the frames, each query becoming one token; the tokens of frames beyond a clip's end are cut off."""
 
-    def __init__(self, encoder_width: int, stack: int, hidden_width: int, lm_width: int, heads: int = 4) -> None:
+    def __init__(self, encoder_width: int, stack: int, hidden_width: int, lm_width: int) -> None:
         super().__init__()
-        self.window, self.heads = WINDOW_TOKENS * stack, heads
+        self.window = WINDOW_TOKENS * stack
         self.norm = nn.LayerNorm(encoder_width)
         self.linear_in = nn.Linear(encoder_width, hidden_width)
         self.positions = nn.Parameter(0.02 * torch.randn(self.window, hidden_width))
         self.queries = nn.Parameter(0.02 * torch.randn(WINDOW_TOKENS, hidden_width))
         layer = nn.TransformerDecoderLayer(
-            hidden_width, heads, 2 * hidden_width, dropout=0.0, activation="gelu", batch_first=True, norm_first=True
+            hidden_width, 4, 2 * hidden_width, dropout=0.0, activation="gelu", batch_first=True, norm_first=True
         )
         self.layers = nn.TransformerDecoder(layer, num_layers=2)
         self.linear_out = nn.Linear(hidden_width, lm_width)

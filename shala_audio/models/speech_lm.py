@@ -205,11 +205,7 @@ class SpeechBackbone(nn.Module):
         activations are computed again.
         """
         spread = any(isinstance(next(part.parameters(), None), DTensor) for part in self._layers())
-        return not spread and self.keeps_everything() and not self._recomputes()
-
-    def keeps_everything(self) -> bool:
-        """Whether every layer keeps the keys and values of all tokens: none has a sliding window or a running state."""
-        return self.window == math.inf
+        return not spread and self.sees(math.inf) and not self._recomputes()
 
     def sees(self, tokens: float) -> bool:
         """Whether every layer sees all of so many tokens: none has a smaller window or a running state."""

@@ -136,10 +136,10 @@ class DevEvaluation(TrainerCallback):
 
     def _show(self, step: int, predictor: Predictor, human: Any, predicted: Any) -> None:
         labels, readout = self.model.task.label_names, self.model.readout
-        written: list[str | None] = [None] * SAMPLED_ROWS
         rows = self.rows[:SAMPLED_ROWS]
         states = None if self.features is None else [self.features[row.id] for row in rows]
-        written = list(readout.answers(predictor.inputs(states, [row.text for row in rows])) or written)
+        answers = readout.answers(predictor.inputs(states, [row.text for row in rows]))
+        written: Sequence[str | None] = answers or [None] * SAMPLED_ROWS
         table = ["| row | raters | model |", "|---|---|---|"]
         with open(self.path, "a", encoding="utf-8") as file:
             for row, people, found, answer in zip(self.rows, human, predicted, written, strict=False):
@@ -290,19 +290,6 @@ class GradientGuard(TrainerCallback):
                     f"step {state.global_step + 1}: no gradient has reached the {part} for {STEPS_WITHOUT_GRADIENT} steps; "
                     "it would learn nothing"
                 )
-
-
-def check_loss(loss: Tensor, step: int) -> None:
-    """Stop at a loss that is NaN or infinite, which transformers would leave out of its averages in silence.
-
-    Raises:
-        Stopped: naming the step.
-    """
-    if not bool(torch.isfinite(loss)):
-        raise Stopped(
-            f"step {step}: the loss is {float(loss)}; use a lower learning_rate, a longer warm-up (warmup_steps) or bf16 "
-            "false, and look at the rows' votes"
-        )
 
 
 def _norm(parameters: list[torch.nn.Parameter]) -> float:

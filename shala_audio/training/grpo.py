@@ -24,8 +24,9 @@ from trl.trainer.utils import RepeatSampler
 from shala_audio.distribution import Floats
 from shala_audio.errors import UserError
 from shala_audio.models.lora import plain_parameters
-from shala_audio.models.readouts.base import Rollouts
+from shala_audio.models.readouts.base import Rollouts, append_completions
 from shala_audio.models.readouts.slots import Slots
+from shala_audio.models.readouts.verbalized import Verbalized
 from shala_audio.models.speech_lm import SpeechLM
 from shala_audio.training.ambiguity import AmbiguityWeights
 from shala_audio.training.callbacks import CheckpointMoments, ZeroVarianceGroups
@@ -69,7 +70,7 @@ class GrpoTrainer(SpeechTrainer, GRPOTrainer):
         self._drawn: dict[str, Any] | None = None  # answers that are there already
         # Answers after thoughts have a gradient of their own.
         self.answers_learn = model.readout.thinks and METHODS[args.method].learns == "shala"
-        if model.readout.writes_freely:  # no longer answer can be valid
+        if isinstance(model.readout, Verbalized):  # no longer answer can be valid
             longest, given = model.readout.longest_completion(), args.max_completion_length
             as_in_trl = given == GrpoConfig.__dataclass_fields__["max_completion_length"].default
             args.max_completion_length = longest if as_in_trl else min(given, longest)
@@ -118,7 +119,8 @@ class GrpoTrainer(SpeechTrainer, GRPOTrainer):
         output = super()._generate_and_score_completions(inputs)
         if self.model.training:
             assert self._rewards is not None
-            rewards = self.local(self._rewards, len(inputs))
+            start = self.accelerator.process_index * len(inputs)  # rewards are gathered from all processes
+            rewards = self._rewards[start : start + len(inputs)]
             weights = self.weigh(self._rows, 1 - rewards.clamp(0, 1), at_once=True)
             output["advantages"] = output["advantages"] * weights
             if self.args.advantage == "all_digits":  # which needs no spread between answers
@@ -245,11 +247,14 @@ class GrpoTrainer(SpeechTrainer, GRPOTrainer):
             loss = loss + self._answer_loss(model, inputs)
         return loss
 
+    def _answered(self, inputs: dict[str, Any]) -> dict[str, Any]:
+        """The batch of prompts with the answers that were drawn."""
+        prompts = {"input_ids": inputs["prompt_ids"], "attention_mask": inputs["prompt_mask"], **self._audio}
+        return append_completions(prompts, inputs["completion_ids"], inputs["completion_mask"])
+
     def _answer_loss(self, model: Any, inputs: dict[str, Any]) -> Tensor:
         """SHALA's direct objective of the answers after drawn thoughts."""
-        ids = torch.cat([inputs["prompt_ids"], inputs["completion_ids"]], dim=1)
-        mask = torch.cat([inputs["prompt_mask"], inputs["completion_mask"]], dim=1)
-        batch = {"input_ids": ids, "attention_mask": mask, **self._audio}
+        batch = self._answered(inputs)
         log_q, _ = model(compute=lambda: self.readout.log_probs(batch))
         weighted = inputs["row_weight"] * js_divergence(inputs["human"], log_q)
         return weighted.mean() / self.current_gradient_accumulation_steps
@@ -260,9 +265,7 @@ class GrpoTrainer(SpeechTrainer, GRPOTrainer):
         No noise comes from which digit was drawn, and no baseline is needed: the probabilities of a place sum to 1, so what is
         the same for all ten has no gradient. What later digits would have become after another one is left out.
         """
-        ids = torch.cat([inputs["prompt_ids"], inputs["completion_ids"]], dim=1)
-        mask = torch.cat([inputs["prompt_mask"], inputs["completion_mask"]], dim=1)
-        batch = {"input_ids": ids, "attention_mask": mask, **self._audio}
+        batch = self._answered(inputs)
         readout = self.readout
         assert isinstance(readout, Slots)
         log_probs, _ = model(compute=lambda: readout.digit_log_probs(batch, self.temperature, self._rows))

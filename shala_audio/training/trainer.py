@@ -17,11 +17,11 @@ from torch.distributed.fsdp import MixedPrecisionPolicy
 from transformers import Trainer
 
 from shala_audio.distribution import Floats
-from shala_audio.errors import UserError
+from shala_audio.errors import Stopped, UserError
 from shala_audio.io import remove_folder, replace_folder
 from shala_audio.models.speech_lm import SpeechLM
 from shala_audio.training.ambiguity import AmbiguityWeights
-from shala_audio.training.callbacks import UNFINISHED, check_loss, checkpoints
+from shala_audio.training.callbacks import UNFINISHED, checkpoints
 from shala_audio.training.config import precision_dtype
 from shala_audio.training.data import Batcher, RowSampler, visit_order
 
@@ -123,11 +123,6 @@ class SpeechTrainer(Trainer):
             self._averages[name].append(value)
         return torch.tensor(weights[rows.tolist()], dtype=torch.float32, device=rows.device)
 
-    def local(self, gathered: Tensor, count: int) -> Tensor:
-        """This process's `count` rows of what was gathered from all."""
-        start = self.accelerator.process_index * count
-        return gathered[start : start + count]
-
     def create_optimizer(self, model: Any = None) -> torch.optim.Optimizer:
         if self.optimizer is None:  # type: ignore[has-type]
             model = model or self.model
@@ -153,7 +148,11 @@ class SpeechTrainer(Trainer):
 
     def training_step(self, *arguments: Any, **options: Any) -> Tensor:
         loss = super().training_step(*arguments, **options)
-        check_loss(loss.detach(), self.state.global_step + 1)
+        if not bool(torch.isfinite(loss)):  # which transformers would leave out of its averages in silence
+            raise Stopped(
+                f"step {self.state.global_step + 1}: the loss is {float(loss)}; use a lower learning_rate, a longer warm-up "
+                "(warmup_steps) or bf16 false, and look at the rows' votes"
+            )
         return loss
 
     def log(self, logs: dict[str, float], *times: Any) -> None:

@@ -102,10 +102,6 @@ class Readout(ABC):
     def stated(self, completions: Sequence[Sequence[int]]) -> Floats:
         """Distributions (n, K) that n drawn answers state, from their tokens; a row of NaN where one states none."""
 
-    def longest_completion(self) -> int:
-        """Tokens of the longest answer that can state a distribution, and some to spare."""
-        return 256
-
     def rollouts(self, batch: dict[str, Any], group: int, temperature: float) -> Rollouts:
         """Draw `group` answers to each of B prompts, at a temperature that logits are divided by."""
         raise NotImplementedError(f"{self.name} is drawn by generation")

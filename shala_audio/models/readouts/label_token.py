@@ -18,7 +18,14 @@ from torch import Tensor
 
 from shala_audio.distribution import Floats
 from shala_audio.errors import UserError
-from shala_audio.models.readouts.base import Prediction, Readout, Rollouts, check_probs, distinct_prompts
+from shala_audio.models.readouts.base import (
+    Prediction,
+    Readout,
+    Rollouts,
+    append_completions,
+    check_probs,
+    distinct_prompts,
+)  # fmt: skip
 
 if TYPE_CHECKING:
     from shala_audio.models.speech_lm import SpeechLM
@@ -144,7 +151,7 @@ class LabelToken(Readout):
 
     def write(self, p: Floats) -> str:
         """The likeliest label's word."""
-        return f"{self.answer_start} {self.model.task.labels[int(np.argmax(p))].word}"
+        return f"{self.model.task.answer} {self.model.task.labels[int(np.argmax(p))].word}"
 
     def log_probs(self, batch: dict[str, Any]) -> tuple[Tensor, Tensor | None]:
         hidden = label_states(self.model, self.tree, batch)
@@ -222,9 +229,7 @@ def label_states(model: SpeechLM, tree: LabelTree, batch: dict[str, Any]) -> Ten
     for path in tree.paths():
         ids = torch.tensor([tree.tokens[node] for node in path], device=batch["input_ids"].device)
         ids = ids.expand(len(batch["input_ids"]), -1)
-        longer = {"input_ids": ids, "attention_mask": torch.ones_like(ids)}
-        longer = {name: torch.cat([batch[name], more.to(batch[name].dtype)], dim=1) for name, more in longer.items()}
-        states = _states(model, LabelTree([(0,)]), {**batch, **longer}, 1 + len(path))
+        states = _states(model, LabelTree([(0,)]), append_completions(batch, ids), 1 + len(path))
         found |= {-1: states[:, 0], **dict(zip(path, states[:, 1:].unbind(dim=1), strict=True))}
     return torch.stack([found[node] for node in range(-1, len(tree.tokens))], dim=1)
 

@@ -10,7 +10,6 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
 import torch
 from torch import Tensor
 
@@ -46,10 +45,6 @@ class Reasoned(LabelToken):
     @property
     def answer_start(self) -> str:
         return ""
-
-    def write(self, p: Floats) -> str:
-        """The likeliest label's word, without a thought."""
-        return f"{self.model.task.answer} {self.model.task.labels[int(np.argmax(p))].word}"
 
     def answers(self, batch: dict[str, Any]) -> list[str]:
         """Greedy thoughts."""

@@ -91,9 +91,6 @@ class Slots(Readout):
         log_probs, _ = self.digit_log_probs(append_completions(batch, self.completion(digits)))
         return -log_probs.gather(2, digits.flatten(1)[..., None]).mean(dim=(1, 2)), None
 
-    def longest_completion(self) -> int:
-        return len(self.drawn)
-
     def rollouts(self, batch: dict[str, Any], group: int, temperature: float) -> Rollouts:
         digits, _ = self.fill(batch, group, temperature)
         completions = self.completion(digits).tolist()

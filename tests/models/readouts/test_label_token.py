@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import math
 from dataclasses import replace
 
 import pytest
@@ -157,7 +158,7 @@ def test_layers_that_do_not_keep_everything_give_the_models_own_probabilities(ti
     labels = tuple(Label(word, word) for word in words)
     task = Task("t", "text", labels, "{{ text.comment }}", "It is")
     model = tiny_model(tmp_path, task=task).eval()
-    assert not model.model.keeps_everything() and len(model.readout.tree.paths()) > 1
+    assert not model.model.sees(math.inf) and len(model.readout.tree.paths()) > 1
     assert model.model.sees(8) == (kind != "qwen3_next") and not model.model.sees(9)
     builder = PromptBuilder(model)
     prompts = [
