@@ -28,12 +28,29 @@ CARD = Path(__file__).with_name("default_card.md")
 FIELDS = FOLDER / "card.json"  # numbers of the card, for the part that is not made anew
 
 
-def shrink(source: Path, target: Path) -> float:
-    """Copy a trained model with its weights in half precision; return its size in MB."""
+def keep_rank(state: dict[str, torch.Tensor], settings: dict[str, Any], rank: int) -> None:
+    """In the place of each LoRA, the nearest of a lower rank (Eckart and Young 1936)."""
+    for name in [name for name in state if ".lora_A." in name]:
+        other = name.replace(".lora_A.", ".lora_B.")
+        rows, right = torch.linalg.qr(state[name].float().T)  # (in, r), (r, r)
+        columns, left = torch.linalg.qr(state[other].float())  # (out, r), (r, r)
+        u, values, v = torch.linalg.svd(left @ right.T)
+        root = values[:rank].sqrt()
+        state[name] = root[:, None] * (v[:rank] @ rows.T)
+        state[other] = columns @ u[:, :rank] * root
+    model = settings["model"]
+    model |= {"lora_alpha": model["lora_alpha"] * rank // model["lora_r"], "lora_r": rank}
+
+
+def shrink(source: Path, target: Path, rank: int | None = None) -> float:
+    """Copy a trained model with its weights in half precision, and LoRA of a lower rank if one is given; return its size in MB."""
     target.mkdir(parents=True, exist_ok=True)
     settings = read_json(source / SETTINGS)
     if encoder := settings["model"]["encoder"]:
         settings["encoder_sha256"] = base_sha256(encoder)
+    state = load_file(source / TRAINED)
+    if rank is not None:
+        keep_rank(state, settings, rank)
     write_json(target / SETTINGS, settings)
     for name, content in hub_files(task_from_dict(settings["task"], str(source / SETTINGS))).items():
         write_json(target / name, content)
@@ -42,7 +59,7 @@ def shrink(source: Path, target: Path) -> float:
         settings["task"]["modality"] != "text" and (source / FILE).is_file()
     ):  # GoEmotions' comments are not ours to show
         shutil.copy(source / FILE, target)
-    state = {name: value.to(torch.float16) for name, value in load_file(source / TRAINED).items()}
+    state = {name: value.to(torch.float16).contiguous() for name, value in state.items()}
     with atomic_write(target / TRAINED) as beside:
         save_file(state, beside, metadata={"format": "pt"})
     return (target / TRAINED).stat().st_size / 1e6

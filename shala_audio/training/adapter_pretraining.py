@@ -10,14 +10,19 @@ already much like the word to it.
 from __future__ import annotations
 
 import math
+import zlib
+from pathlib import Path
 from typing import Any
 
 import torch
 from datasets import Dataset
+from safetensors import safe_open
+from safetensors.torch import save_file
 from torch import Tensor, nn
 from torch.nn import functional as F
 from tqdm import tqdm
 
+from shala_audio.io import atomic_write
 from shala_audio.models.audio_adapter import AudioAdapter, valid_frames
 from shala_audio.models.speech_lm import SpeechLM
 from shala_audio.training.config import DirectConfig
@@ -25,6 +30,8 @@ from shala_audio.training.data import Batcher, curriculum_ranks, visit_order
 from shala_audio.training.trainer import part_learning_rates
 
 BATCH = 32  # clips
+KEPT_EVERY = 50  # steps; some minutes on a CPU
+PRETRAINED = "adapter_pretraining.safetensors"  # in the run's folder until it ends
 
 
 def word_embeddings(model: SpeechLM, output: bool = False) -> Tensor:
@@ -47,7 +54,9 @@ def pooled_logits(adapter: AudioAdapter, audio: dict[str, Tensor], words: Tensor
     return [mean @ words.T, *(summary @ rows.T for summary in summaries)]
 
 
-def pretrain_adapter(model: SpeechLM, dataset: Dataset, batcher: Batcher, config: DirectConfig) -> list[float]:
+def pretrain_adapter(
+    model: SpeechLM, dataset: Dataset, batcher: Batcher, config: DirectConfig, kept: Path | None = None, run: str = ""
+) -> list[float]:
     """Train the audio adapter alone; return the mean loss of every pass, in nats.
 
     Args:
@@ -56,6 +65,8 @@ def pretrain_adapter(model: SpeechLM, dataset: Dataset, batcher: Batcher, config
         batcher: finds their features.
         config: `adapter_epochs` passes, at `adapter_learning_rate` and `encoder_learning_rate`, which are reached after a
             tenth of the steps and then fall to nothing; `seed` of the order of rows; `curriculum` of the first pass.
+        kept: file of what was learnt so far, written every `KEPT_EVERY` steps and at the end; with `resume`, gone on from.
+        run: says whose it is; that of another run is not looked at.
     """
     adapter = model.model.audio_adapter
     assert adapter is not None
@@ -73,34 +84,69 @@ def pretrain_adapter(model: SpeechLM, dataset: Dataset, batcher: Batcher, config
     batches = -(-len(dataset) // BATCH)
     steps = config.adapter_epochs * batches
     warm = max(1, steps // 10)
-
-    def share(step: int) -> float:
-        return min((step + 1) / warm, (1 + math.cos(math.pi * max(0, step - warm) / max(1, steps - warm))) / 2)
-
-    schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, share)
-    losses = []
+    losses = _restored(kept, run, parameters, optimizer) if kept is not None and config.resume else []  # of each step
+    done = len(losses)
     adapter.train()
-    with tqdm(total=steps, unit="step", desc="adapter", disable=None) as bar:
-        for epoch in range(config.adapter_epochs):
-            batcher.epoch = epoch
-            total = 0.0
-            order = visit_order(dataset["length"], BATCH, config.seed, epoch, ranks)
-            for start in range(0, len(order), BATCH):
-                indices = order[start : start + BATCH]
-                rows: list[dict[str, Any]] = [dataset[int(index)] for index in indices]
-                audio, target, weight = batcher.learnt(batcher.augmented(rows))
-                audio = {name: tensor.to(device) for name, tensor in audio.items()}
-                with torch.autocast(device.type, torch.bfloat16, enabled=bool(config.bf16)):
-                    logits = pooled_logits(adapter, audio, words, rows_of_head)
-                target, weight = target.to(device), weight.to(device)
-                of_places = [F.cross_entropy(each.float() + bias, target, reduction="none") for each in logits]
-                loss = (weight * torch.stack(of_places)).mean()
-                optimizer.zero_grad()
-                loss.backward()
-                nn.utils.clip_grad_norm_(parameters, 1.0)
-                optimizer.step()
-                schedule.step()
-                total += loss.item() * len(rows)
-                bar.update()
-            losses.append(total / len(dataset))
+    with tqdm(total=steps, initial=done, unit="step", desc="adapter", disable=None) as bar:
+        for step in range(done, steps):
+            batcher.epoch, number = divmod(step, batches)
+            if number == 0 or step == done:
+                order = visit_order(dataset["length"], BATCH, config.seed, batcher.epoch, ranks)
+            # Masked frames are drawn anew at each step, and the same ones where a run goes on.
+            torch.manual_seed(zlib.crc32(f"{config.seed} {step}".encode()))
+            share = min((step + 1) / warm, (1 + math.cos(math.pi * max(0, step - warm) / max(1, steps - warm))) / 2)
+            for group, (_, rate) in zip(optimizer.param_groups, groups, strict=True):
+                group["lr"] = share * rate
+            indices = order[number * BATCH : (number + 1) * BATCH]
+            rows: list[dict[str, Any]] = [dataset[int(index)] for index in indices]
+            audio, target, weight = batcher.learnt(batcher.augmented(rows))
+            audio = {name: tensor.to(device) for name, tensor in audio.items()}
+            with torch.autocast(device.type, torch.bfloat16, enabled=bool(config.bf16)):
+                logits = pooled_logits(adapter, audio, words, rows_of_head)
+            target, weight = target.to(device), weight.to(device)
+            of_places = [F.cross_entropy(each.float() + bias, target, reduction="none") for each in logits]
+            loss = (weight * torch.stack(of_places)).mean()
+            optimizer.zero_grad()
+            loss.backward()
+            nn.utils.clip_grad_norm_(parameters, 1.0)
+            optimizer.step()
+            losses.append(loss.item() * len(rows))
+            bar.update()
+            if (
+                kept is not None
+                and config.process_index == 0
+                and (len(losses) % KEPT_EVERY == 0 or len(losses) == steps)
+            ):
+                _keep(kept, run, parameters, optimizer, losses)
+    return [sum(losses[at : at + batches]) / len(dataset) for at in range(0, steps, batches)]
+
+
+def _keep(
+    kept: Path, run: str, parameters: list[nn.Parameter], optimizer: torch.optim.Optimizer, losses: list[float]
+) -> None:
+    """Write parameters and their moments (Adam), with the losses of the steps that were done."""
+    state = {"losses": torch.tensor(losses, dtype=torch.float64)}
+    for number, parameter in enumerate(parameters):
+        state[f"{number}.value"] = parameter.detach().contiguous()
+        state |= {f"{number}.{name}": value.contiguous() for name, value in optimizer.state[parameter].items()}
+    with atomic_write(kept) as beside:
+        save_file(state, beside, metadata={"run": run})
+
+
+def _restored(kept: Path, run: str, parameters: list[nn.Parameter], optimizer: torch.optim.Optimizer) -> list[float]:
+    """The losses of the steps that were done, whose parameters and moments are put back; none where nothing of this run was kept."""
+    if not kept.is_file():
+        return []
+    with safe_open(kept, "pt") as file:
+        if file.metadata()["run"] != run:
+            return []
+        state = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118  it is no dictionary
+    losses: list[float] = state.pop("losses").tolist()
+    for name, value in state.items():
+        number, _, what = name.partition(".")
+        parameter = parameters[int(number)]
+        if what == "value":
+            parameter.data.copy_(value)
+        else:  # AdamW counts steps on the CPU
+            optimizer.state[parameter][what] = value if what == "step" else value.to(parameter.device)
     return losses

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import hashlib
+import json
 import logging
 import time
 from collections.abc import Mapping, Sequence
@@ -23,7 +25,7 @@ from shala_audio.manifest import Row, read_manifest
 from shala_audio.models.config import load_model_config
 from shala_audio.models.speech_lm import Dtype, SpeechLM
 from shala_audio.task import load_task
-from shala_audio.training.adapter_pretraining import pretrain_adapter
+from shala_audio.training.adapter_pretraining import PRETRAINED, pretrain_adapter
 from shala_audio.training.ambiguity import AmbiguityWeights
 from shala_audio.training.callbacks import (
     UNFINISHED,
@@ -31,6 +33,7 @@ from shala_audio.training.callbacks import (
     GradientGuard,
     JsonLog,
     checkpoints,
+    comparable,
     is_finished,
     resolve_resume_checkpoint,
     step_of,
@@ -99,6 +102,7 @@ def train(config: Config) -> Path:
     write_card(out)
     for folder in (*checkpoints(out), out / UNFINISHED):  # last of all: from here on, nothing needs to be resumed
         remove_folder(folder)
+    (out / PRETRAINED).unlink(missing_ok=True)
     return out
 
 
@@ -164,9 +168,11 @@ def _fit(model: SpeechLM, config: Config) -> tuple[bool, dict[str, Any] | None] 
     elif supervised and fresh_adapter and config.adapter_epochs:
         assert isinstance(config, DirectConfig)
         model.to(config.device)  # no trainer has moved it yet
+        kept = out / PRETRAINED if config.save_strategy != "no" else None
+        of = hashlib.sha256(json.dumps(comparable(run), sort_keys=True, default=str).encode()).hexdigest()
         losses = pretrain_adapter(
-            model, dataset, batcher, config
-        )  # a small part of the work: each process does all of it
+            model, dataset, batcher, config, kept, of
+        )  # a small part: each process does all of it
         say("adapter: loss %.3f in the first pass, %.3f in the last", losses[0], losses[-1])
     weights = None
     if not supervised:

@@ -1,19 +1,25 @@
 from __future__ import annotations
 
+import runpy
 import time
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 from threading import Lock
 
 import numpy as np
 import pytest
 import soundfile
+import torch
 
 import shala_audio
 from shala_audio.errors import UserError
 from shala_audio.inference import default
 from shala_audio.inference import predictor as predictor_module
+from shala_audio.inference.hub import LARGE, find_model
 from shala_audio.inference.predictor import Predictor
+from shala_audio.io import read_json
 from shala_audio.manifest import Audio, Row
+from shala_audio.models.folder import CARD, SETTINGS, TRAINED
 from shala_audio.models.pretrained import is_pulled
 from tests.tiny import tiny_model
 
@@ -89,3 +95,31 @@ def test_the_default_model_answers(tmp_path):
 def test_the_default_model_is_small():
     size = sum(path.stat().st_size for path in default.FOLDER.rglob("*.safetensors"))
     assert 0 < size < 16e6
+
+
+@pytest.mark.parametrize("name", LARGE)
+def test_the_large_ones_come_with_their_base_and_card(name):
+    """Of some MB each, for a base that is named with its weights' sha256 and fetched when it is wanted."""
+    folder = find_model(name)
+    settings = read_json(folder / SETTINGS)
+    assert settings["model"]["lm"] == "qwen2.5-coder-1.5b-instruct" and len(settings["lm_sha256"]) == 64
+    assert (folder / TRAINED).stat().st_size < 10e6
+    score = read_json(folder / "score.json")
+    assert f"{score['jsd']['value']:.3f}" in (folder / CARD).read_text(encoding="utf-8")
+
+
+def test_a_lower_rank_keeps_what_was_learnt_most():
+    """The nearest product of that rank, by torch's own decomposition of the whole update."""
+    keep_rank = runpy.run_path(str(Path(__file__).parents[2] / "scripts" / "make_default.py"))["keep_rank"]
+    torch.manual_seed(0)
+    a, b = torch.randn(6, 20), torch.randn(30, 6)
+    for rank in (6, 2):
+        state = {"x.lora_A.default.weight": a, "x.lora_B.default.weight": b, "other": torch.ones(2)}
+        settings = {"model": {"lora_r": 6, "lora_alpha": 12}}
+        keep_rank(state, settings, rank)
+        u, values, v = torch.linalg.svd(b @ a, full_matrices=False)
+        nearest = u[:, :rank] * values[:rank] @ v[:rank]
+        torch.testing.assert_close(
+            state["x.lora_B.default.weight"] @ state["x.lora_A.default.weight"], nearest, atol=1e-4, rtol=1e-4
+        )
+        assert settings["model"] == {"lora_r": rank, "lora_alpha": 2 * rank} and state["other"].tolist() == [1, 1]

@@ -6,6 +6,7 @@ from scipy.spatial.distance import jensenshannon
 
 from shala_audio.models.readouts.base import append_completions
 from shala_audio.models.readouts.verbalized import pad_right, write_answer
+from shala_audio.training import adapter_pretraining
 from shala_audio.training.adapter_pretraining import pretrain_adapter
 from shala_audio.training.losses import js_divergence
 from shala_audio.training.trainer import part_learning_rates
@@ -69,6 +70,45 @@ def test_adapter_pretraining_learns_and_touches_nothing_else(tiny_lm, tiny_encod
     assert losses[-1] < losses[0] - 0.1
     changed = {name for name, p in model.named_parameters() if not torch.equal(p, before[name])}
     assert changed and all(".audio_adapter." in name for name in changed)
+
+
+def test_adapter_pretraining_goes_on_where_it_was_stopped(tiny_lm, tiny_encoder, tmp_path, monkeypatch):
+    """It began anew, and took a quarter of an hour again. What is kept of another run is not gone on from."""
+    monkeypatch.setattr(adapter_pretraining, "KEPT_EVERY", 2)
+    settings = {"method": "warm_start", "adapter_epochs": 5, "adapter_learning_rate": 1e-2, "resume": True}
+    kept = tmp_path / "kept.safetensors"
+
+    def learn(run: str = "a") -> tuple[list[float], list[torch.Tensor]]:
+        torch.manual_seed(0)
+        model = tiny_model(tiny_lm, tiny_encoder)
+        trainer = supervised_trainer(model, tmp_path)
+        adapter = model.model.audio_adapter
+        adapter.augment = True
+        losses = pretrain_adapter(
+            model, trainer.train_dataset, trainer.batcher, config(tmp_path, **settings), kept, run
+        )
+        return losses, [parameter.detach().clone() for parameter in adapter.parameters()]
+
+    whole_losses, whole = learn()
+    kept.unlink()
+    steps = iter(range(100))
+
+    def stopped(*arguments):
+        if next(steps) == 3:
+            raise KeyboardInterrupt
+        return visit(*arguments)
+
+    visit = adapter_pretraining.pooled_logits
+    monkeypatch.setattr(adapter_pretraining, "pooled_logits", stopped)
+    with pytest.raises(KeyboardInterrupt):
+        learn()
+    monkeypatch.setattr(adapter_pretraining, "pooled_logits", visit)
+    kept_then = kept.read_bytes()
+    losses, found = learn()
+    assert losses == pytest.approx(whole_losses) and all(map(torch.equal, found, whole))
+    kept.write_bytes(kept_then)
+    losses, found = learn("b")
+    assert losses == pytest.approx(whole_losses) and all(map(torch.equal, found, whole)), "from its beginning"
 
 
 def test_padding_on_the_right():
