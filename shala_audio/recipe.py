@@ -26,7 +26,7 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 from shala_audio.corpora.lewidi import part_name
-from shala_audio.errors import UserError
+from shala_audio.errors import Stopped, UserError
 from shala_audio.io import CONFIGS, file_sha256, read_json, read_yaml, write_text
 from shala_audio.manifest import iterate_manifest
 from shala_audio.task import load_task
@@ -236,9 +236,11 @@ class Recipe:
         return root
 
     def conf(self, name: str) -> Path:
-        """Settings of a stage: for this readout, this model or labels in an order if there are any, else for all."""
+        """Settings of a stage: for this readout of this model, the readout, the model or labels in an order if there are any, else
+        for all."""
         ordered = ["ordered"] if load_task(self.task).ordered else []
-        own = [f"{name}_{kind}" for kind in (self.given.readout, _name(self.model), *ordered)]
+        readout, model = self.given.readout, _name(self.model)
+        own = [f"{name}_{kind}" for kind in (f"{readout}_{model}", readout, model, *ordered)]
         files = [self.folder / "conf" / f"{settings}.yaml" for settings in (*own, name)]
         return next((file for file in files if file.is_file()), files[-1])
 
@@ -606,6 +608,11 @@ def call(command: Sequence[str]) -> None:
         raise UserError(
             f"{command[0]}: {(error.strerror or str(error)).lower()}; cmd.sh names what starts commands"
         ) from None
+    if done.returncode in (-9, 137):
+        raise Stopped(
+            "the command was killed, most likely because the memory was full: take fewer rows at once "
+            "(per_device_train_batch_size in the settings), or a smaller model"
+        )
     if done.returncode:
         raise SystemExit(done.returncode if done.returncode > 0 else 1)
 

@@ -531,7 +531,8 @@ def _load(
 
 def _is_worth_low(folder: Path) -> bool:
     """Whether a CPU shall compute a model in bfloat16: a large one, or an audio LLM whose features were made so (`load_encoder`)."""
-    of_model = read_json(folder / SETTINGS).get("model", {})
+    settings = read_json(folder / SETTINGS)
+    of_model = settings.get("model", {})
     if "audio_lm" in of_model:
         return is_published_low(str(of_model["audio_lm"]))
-    return is_large(str(of_model.get("lm", "")))
+    return is_large(str(of_model.get("lm", "")), settings.get("lm_sha256") or "")

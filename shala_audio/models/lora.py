@@ -32,7 +32,13 @@ def add_lora(module: nn.Module, r: int, alpha: int, targets: list[str] | None = 
         targets: names of the layers; None: all linear ones, but neither routers nor experts that are one array.
     """
     if targets is None:
-        targets = [name for name, layer in module.named_modules() if isinstance(layer, (nn.Linear, Conv1D))]
+        targets = [
+            name
+            for name, layer in module.named_modules()
+            if isinstance(layer, (nn.Linear, Conv1D))
+            and name.rpartition(".")[2] not in ("router", "gate", "shared_expert_gate")
+            and "Router" not in type(layer).__name__
+        ]
     inject_adapter_in_model(LoraConfig(r=r, lora_alpha=alpha, target_modules=targets), module)
     for layer in module.modules():
         if isinstance(layer, LoraLayer):

