@@ -22,6 +22,7 @@ import numpy as np
 import torch
 
 from shala_audio.audio.augment import over_telephone
+from shala_audio.audio.encoders import load_encoder
 from shala_audio.audio.features import FeatureStore
 from shala_audio.audio.io import SAMPLE_RATE, Samples, read_sound
 from shala_audio.baselines.linear import PooledClips, fit, train_linear
@@ -30,6 +31,7 @@ from shala_audio.evaluation.stats import mean_interval
 from shala_audio.inference import default
 from shala_audio.inference.predictor import Predictor
 from shala_audio.manifest import read_manifest
+from shala_audio.models.pretrained import locate
 from shala_audio.task import load_task
 from shala_audio.votes import human_distributions
 
@@ -64,11 +66,15 @@ def linear(manifest: Path, features: Path, predictor: Predictor, sounds: Sequenc
     mean, spread = x.mean(dim=0), x.std(dim=0) + 1e-6
     target = torch.tensor(human_distributions(train, task.label_names), dtype=torch.float32)
     weight, bias = fit((x - mean) / spread, target, fitted.chosen["penalty"])
+    config = predictor.model.model_config  # the model's own encoder has its trained layers in it
+    encoder = load_encoder(
+        locate(str(config.encoder), sha256=predictor.model.encoder_sha256), store.encoder["layers"], predictor.device
+    )
     found = []
     for members in sounds:
         pooled = []
         for sound in members:
-            states = predictor.encoder.encode([sound])[0][layer]
+            states = encoder.encode([sound])[0][layer]
             pooled.append(torch.cat([states.mean(dim=0), states.std(dim=0, correction=0)]))
         found.append((((torch.stack(pooled) - mean) / spread) @ weight.T + bias).double().softmax(dim=-1).numpy())
     return found

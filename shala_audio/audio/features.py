@@ -232,7 +232,7 @@ def write_features(
             write_json(out / "encoder.json", identity)
     known = current_entries(out)
     done = Encoded()
-    keys = _sound_keys(rows, root)
+    keys = sound_keys(rows, root)
     wanted: list[tuple[Row, int]] = []
     moved: list[dict[str, Any]] = []
     for row in rows:
@@ -282,7 +282,7 @@ def _write_shard(out: Path, features: dict[str, Tensor], lines: list[dict[str, A
     return len(features)
 
 
-def _sound_keys(rows: Sequence[Row], root: Path) -> dict[str, str]:
+def sound_keys(rows: Sequence[Row], root: Path) -> dict[str, str]:
     """What each row's features depend on beside the encoder: the file's content and the segment of it; "" where there is no
     reading the file, of which `_batches` says more. A file is read once for all its rows."""
     with ThreadPoolExecutor() as pool:

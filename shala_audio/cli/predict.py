@@ -290,6 +290,8 @@ def predict(
     manifests = [name for name in inputs or [] if name.endswith(".jsonl")]
     if manifests and fields:
         raise UserError("--text: rows of a manifest have their own text; give it with sound files, or alone")
+    if transcribe and window is not None:
+        raise UserError("--transcribe: of whole sound files, without --window")
     if transcribe and (fields or manifests):
         raise UserError("--transcribe: of sound files without --text; of a manifest, `shala-audio data transcribe`")
     if channel is not None and len(manifests) == len(inputs or []):
@@ -322,10 +324,11 @@ def predict(
         for name in inputs or []:
             if not os.path.lexists(name):
                 raise UserError(f"{name}: no such file")  # before the model is loaded
-    folder = default.part(sound=_have_sound(inputs or [])) if model == "default" else model
+    sound = _have_sound(inputs or [])
+    folder, *others = (default.part(sound) if name == "default" else name for name in (model, *(ensemble or ())))
     predictor: Predictor
-    if ensemble:
-        predictor = Ensemble.from_folders([folder, *ensemble], calibration, _device(launched), batch_size=batch_size)
+    if others:
+        predictor = Ensemble.from_folders([folder, *others], calibration, _device(launched), batch_size=batch_size)
     else:
         predictor = Predictor.from_pretrained(folder, calibration, _device(launched), batch_size=batch_size)
     predictor.note = no_note  # of clips, by their names, below
@@ -468,7 +471,7 @@ def _words(predictor: Any) -> Callable[[str, Any], dict[str, str]]:
     def heard(name: str, samples: Any) -> dict[str, str]:
         said = transcriber.transcribe([samples])[0]
         noted(name)(f"heard ({said.language}): {said.text or 'no words'}")
-        return {names[0]: said.text}
+        return {names[0]: said.text} if said.text else {}  # as of rows of training of which nothing was heard
 
     return heard
 

@@ -57,7 +57,8 @@ class Ensemble(Predictor):
 def _frozen(predictor: Predictor) -> Any:
     """What decides the features of a clip."""
     config = predictor.model.model_config
-    return config.cached_layers(), config.trim_db, predictor.model.encoder_sha256 or config.encoder
+    weights = predictor.model.encoder_sha256 or config.encoder
+    return config.cached_layers(), config.encoder_trained_layers, config.trim_db, weights
 
 
 def _mean(answers: Sequence[LabelDistribution]) -> LabelDistribution:

@@ -28,6 +28,7 @@ from shala_audio.inference.hub import find_model, push
 from shala_audio.inference.windows import Moment, average, window_bounds
 from shala_audio.io import read_json
 from shala_audio.manifest import Row
+from shala_audio.models.audio_adapter import AudioAdapter
 from shala_audio.models.folder import SETTINGS
 from shala_audio.models.lora import merge_adapters
 from shala_audio.models.pretrained import is_large, is_published_low, locate
@@ -405,6 +406,9 @@ class Predictor:
                     raise UserError(f"task {self.task.name} takes text, not sound")
                 where = locate(config.encoder, sha256=self.model.encoder_sha256)
                 self._encoder = load_encoder(where, config.cached_layers(), self.device)
+            adapter = self.model.model.audio_adapter
+            if isinstance(adapter, AudioAdapter):
+                self._encoder.layers = [adapter.cached[number] for number in adapter.read]  # no layer runs for nothing
             return self._encoder.to(self.device)
 
     def _answers(

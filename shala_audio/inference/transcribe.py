@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 from tqdm import tqdm
 
-from shala_audio.audio.features import segment_of
+from shala_audio.audio.features import sound_keys
 from shala_audio.audio.io import SAMPLE_RATE, Samples, read_row_audio
 from shala_audio.devices import default_device
 from shala_audio.errors import UserError, first_line
@@ -25,7 +25,9 @@ from shala_audio.models.pretrained import WHISPER_ASR, locate
 WINDOW = 30.0  # seconds that Whisper reads at once; longer sound is cut
 MOST_TOKENS = 200  # of a window
 BATCH = 8  # clips, or windows, at once
-SILENT = 0.6  # probability of no speech from which on nothing is written down, as Whisper's own programs have it
+# Nothing is written down above this probability of no speech, where the words' mean log-probability is below the other: as
+# Whisper's own programs have it.
+SILENT, UNSURE = 0.6, -1.0
 
 
 @dataclass(frozen=True)
@@ -117,11 +119,14 @@ class Transcriber:
         tail = torch.tensor([self.task, self.no_times], device=self.device).expand(len(clips), -1)
         tokens = torch.cat([first, spoken[:, None], tail], dim=1)
         cache, given = None, tokens
+        total, count = torch.zeros(len(clips), device=self.device), torch.zeros(len(clips), device=self.device)
         done = torch.zeros(len(clips), dtype=torch.bool, device=self.device)
         for _ in range(MOST_TOKENS):
             logits, cache = self._next(given, states, cache)
             logits[:, self.end + 1 :] = -torch.inf  # words alone, and the end
-            best = logits.argmax(dim=-1).masked_fill(done, self.end)
+            log_prob, best = logits.log_softmax(dim=-1).max(dim=-1)
+            total, count = total + log_prob.masked_fill(done, 0.0), count + ~done
+            best = best.masked_fill(done, self.end)
             done = done | (best == self.end)
             tokens = torch.cat([tokens, best[:, None]], dim=1)
             given = best[:, None]
@@ -129,9 +134,10 @@ class Transcriber:
                 break
         texts = self.tokenizer.batch_decode(tokens[:, 4:], skip_special_tokens=True)
         codes = {number: name for name, number in self.languages.items()}
+        nothing = ((silent > SILENT) & (total / count < UNSURE)).tolist()
         return [
-            Transcript("" if share > SILENT else " ".join(text.split()), codes[int(number)], float(share))
-            for text, number, share in zip(texts, spoken.tolist(), silent.tolist(), strict=True)
+            Transcript("" if none else " ".join(text.split()), codes[int(number)], float(share))
+            for text, number, share, none in zip(texts, spoken.tolist(), silent.tolist(), nothing, strict=True)
         ]
 
     def _next(self, tokens: Tensor, states: Tensor, cache: Any) -> tuple[Tensor, Any]:
@@ -157,7 +163,7 @@ def transcribe_rows(
         UserError: sound cannot be read, or the model cannot be loaded.
     """
     wanted = [row for row in rows if row.audio is not None and not row.text.get(field)]
-    keys = {row.id: f"{segment_of(row)} {source} {language or ''}" for row in wanted}
+    keys = {identity: f"{key} {source} {language or ''}" for identity, key in sound_keys(wanted, root).items()}
     known: dict[str, str] = {}
     if heard.is_file():
         for line in heard.read_bytes().split(b"\n"):

@@ -233,7 +233,9 @@ class AudioAdapter(nn.Module):
         dtype, kind = self.layer_logits.dtype, features.device.type
         if torch.is_autocast_enabled(kind):
             dtype = torch.get_autocast_dtype(kind)  # of sums between the layers as well, not only of products
-        features = features[:, self.read].to(dtype)
+        if features.shape[1] > len(self.read):  # of the cache, which has more
+            features = features[:, self.read]
+        features = features.to(dtype)
         if self.training and self.augment:
             features = mask_features(features, lengths)
         layers = (self.cached[number] for number in self.read)

@@ -9,6 +9,7 @@ already much like the word to it.
 
 from __future__ import annotations
 
+import logging
 import math
 import zlib
 from pathlib import Path
@@ -22,12 +23,15 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from tqdm import tqdm
 
+from shala_audio.errors import Stopped
 from shala_audio.io import atomic_write
 from shala_audio.models.audio_adapter import AudioAdapter, valid_frames
 from shala_audio.models.speech_lm import SpeechLM
 from shala_audio.training.config import DirectConfig
 from shala_audio.training.data import Batcher, curriculum_ranks, visit_order
 from shala_audio.training.trainer import part_learning_rates
+
+log = logging.getLogger(__name__)
 
 BATCH = 32  # clips
 KEPT_EVERY = 50  # steps; some minutes on a CPU
@@ -84,7 +88,9 @@ def pretrain_adapter(
     batches = -(-len(dataset) // BATCH)
     steps = config.adapter_epochs * batches
     warm = max(1, steps // 10)
-    losses = _restored(kept, run, parameters, optimizer) if kept is not None and config.resume else []  # of each step
+    together = min(BATCH, config.per_device_train_batch_size)  # clips; a step is the same whatever fits
+    goes_on = kept is not None and config.resume and is_of(kept, run)
+    losses = _restored(kept, parameters, optimizer) if goes_on and kept is not None else []  # of each step
     done = len(losses)
     adapter.train()
     with tqdm(total=steps, initial=done, unit="step", desc="adapter", disable=None) as bar:
@@ -99,18 +105,25 @@ def pretrain_adapter(
                 group["lr"] = share * rate
             indices = order[number * BATCH : (number + 1) * BATCH]
             rows: list[dict[str, Any]] = [dataset[int(index)] for index in indices]
-            audio, target, weight = batcher.learnt(batcher.augmented(rows))
-            audio = {name: tensor.to(device) for name, tensor in audio.items()}
-            with torch.autocast(device.type, torch.bfloat16, enabled=bool(config.bf16)):
-                logits = pooled_logits(adapter, audio, words, rows_of_head)
-            target, weight = target.to(device), weight.to(device)
-            of_places = [F.cross_entropy(each.float() + bias, target, reduction="none") for each in logits]
-            loss = (weight * torch.stack(of_places)).mean()
             optimizer.zero_grad()
-            loss.backward()
+            total = 0.0
+            for at in range(0, len(rows), together):
+                audio, target, weight = batcher.learnt(batcher.augmented(rows[at : at + together]))
+                audio = {name: tensor.to(device) for name, tensor in audio.items()}
+                with torch.autocast(device.type, torch.bfloat16, enabled=bool(config.bf16)):
+                    logits = pooled_logits(adapter, audio, words, rows_of_head)
+                target, weight = target.to(device), weight.to(device)
+                of_places = [F.cross_entropy(each.float() + bias, target, reduction="none") for each in logits]
+                loss = (weight * torch.stack(of_places)).mean(dim=0).sum()
+                (loss / len(rows)).backward()
+                total += loss.item()
+            if not math.isfinite(total):
+                raise Stopped(
+                    f"adapter pretraining, step {step + 1}: the loss is {total}; use a lower adapter_learning_rate, or bf16 false"
+                )
             nn.utils.clip_grad_norm_(parameters, 1.0)
             optimizer.step()
-            losses.append(loss.item() * len(rows))
+            losses.append(total)
             bar.update()
             if (
                 kept is not None
@@ -118,6 +131,8 @@ def pretrain_adapter(
                 and (len(losses) % KEPT_EVERY == 0 or len(losses) == steps)
             ):
                 _keep(kept, run, parameters, optimizer, losses)
+            if number + 1 == batches and config.process_index == 0:
+                log.info("adapter: pass %d, loss %.3f", batcher.epoch + 1, sum(losses[-batches:]) / len(dataset))
     return [sum(losses[at : at + batches]) / len(dataset) for at in range(0, steps, batches)]
 
 
@@ -133,13 +148,17 @@ def _keep(
         save_file(state, beside, metadata={"run": run})
 
 
-def _restored(kept: Path, run: str, parameters: list[nn.Parameter], optimizer: torch.optim.Optimizer) -> list[float]:
-    """The losses of the steps that were done, whose parameters and moments are put back; none where nothing of this run was kept."""
+def is_of(kept: Path, run: str) -> bool:
+    """Whether there is a file of what was learnt in this run."""
     if not kept.is_file():
-        return []
+        return False
     with safe_open(kept, "pt") as file:
-        if file.metadata()["run"] != run:
-            return []
+        return bool(file.metadata()["run"] == run)
+
+
+def _restored(kept: Path, parameters: list[nn.Parameter], optimizer: torch.optim.Optimizer) -> list[float]:
+    """The losses of the steps that were done, whose parameters and moments are put back."""
+    with safe_open(kept, "pt") as file:
         state = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118  it is no dictionary
     losses: list[float] = state.pop("losses").tolist()
     for name, value in state.items():

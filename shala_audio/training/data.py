@@ -228,9 +228,12 @@ class Batcher:
         if self.targets is not None:
             p, weight = self.targets.of(np.array([row["row"] for row in rows]), self.epoch or 0)
         if self.mixing and audio:
-            rng = np.random.default_rng([self.epoch or 0, *(row["row"] for row in rows)])
-            mixed, p = mix(audio["audio_features"], audio["audio_lengths"], p, self.mixing, rng)
-            audio = {**audio, "audio_features": mixed}
+            seed = self.targets.seed if self.targets is not None else 0
+            rng = np.random.default_rng([seed, self.epoch or 0, *(row["row"] for row in rows)])
+            weighted = weight[:, None] * p
+            mixed, weighted = mix(audio["audio_features"], audio["audio_lengths"], weighted, self.mixing, rng)
+            weight = weighted.sum(dim=1)
+            audio, p = {**audio, "audio_features": mixed}, weighted / weight[:, None]
         return audio, p, weight
 
     def __call__(self, rows: Sequence[dict[str, Any]]) -> dict[str, Any]:

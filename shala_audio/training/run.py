@@ -25,7 +25,7 @@ from shala_audio.manifest import Row, read_manifest
 from shala_audio.models.config import load_model_config
 from shala_audio.models.speech_lm import Dtype, SpeechLM
 from shala_audio.task import load_task
-from shala_audio.training.adapter_pretraining import PRETRAINED, pretrain_adapter
+from shala_audio.training.adapter_pretraining import PRETRAINED, is_of, pretrain_adapter
 from shala_audio.training.ambiguity import AmbiguityWeights
 from shala_audio.training.callbacks import (
     UNFINISHED,
@@ -161,7 +161,12 @@ def _fit(model: SpeechLM, config: Config) -> tuple[bool, dict[str, Any] | None] 
         say("save_strategy is no: an interrupted run will begin anew; with steps and save_steps it is resumed")
     if config.resume and checkpoint is None and is_finished(out, run):
         return None
+    if config.process_index == 0 and checkpoint is None:
+        (out / "training.json").unlink(missing_ok=True)  # which says that an earlier run is finished
+        remove_folder(out / UNFINISHED)
+        write_json(out / "run.json", run)
     supervised = METHODS[config.method].learns == "supervised"
+    goes_on = False
     fresh_adapter = features is not None and not config.init and checkpoint is None
     if supervised and fresh_adapter and config.adapter_epochs and model.model_config.audio_projector:
         say("adapter_epochs: nothing to learn first, the audio LLM's projector is trained already")
@@ -170,10 +175,8 @@ def _fit(model: SpeechLM, config: Config) -> tuple[bool, dict[str, Any] | None] 
         model.to(config.device)  # no trainer has moved it yet
         kept = out / PRETRAINED if config.save_strategy != "no" else None
         of = hashlib.sha256(json.dumps(comparable(run), sort_keys=True, default=str).encode()).hexdigest()
-        losses = pretrain_adapter(
-            model, dataset, batcher, config, kept, of
-        )  # a small part: each process does all of it
-        say("adapter: loss %.3f in the first pass, %.3f in the last", losses[0], losses[-1])
+        goes_on = kept is not None and config.resume and is_of(kept, of)
+        pretrain_adapter(model, dataset, batcher, config, kept, of)  # a small part: each process does all of it
     weights = None
     if not supervised:
         weights = AmbiguityWeights(vote_counts(rows, model.task.label_names), config.ambiguity_settings())
@@ -192,10 +195,6 @@ def _fit(model: SpeechLM, config: Config) -> tuple[bool, dict[str, Any] | None] 
         say("dynamic weights: first, what the model predicts of all %d training rows", len(rows))
         weights.begin(_losses(model, rows, features, config))
     if config.process_index == 0:
-        if checkpoint is None:
-            (out / "training.json").unlink(missing_ok=True)  # which says that an earlier run is finished
-            remove_folder(out / UNFINISHED)
-            write_json(out / "run.json", run)
         trainer.add_callback(JsonLog(out / "log.jsonl", step_of(checkpoint)))
         if config.dev_evaluations and (trainer.is_fsdp_enabled or trainer.is_deepspeed_enabled):
             say("dev_evaluations: none, since FSDP or DeepSpeed spreads the model; predict the dev split afterwards")
@@ -216,7 +215,7 @@ def _fit(model: SpeechLM, config: Config) -> tuple[bool, dict[str, Any] | None] 
     if config.process_index == 0:
         after = dict(model.named_parameters()) if state is None else state
         _check_learnt(before, after, trainer)
-    return checkpoint is not None, state
+    return goes_on or checkpoint is not None, state
 
 
 def _features(model: SpeechLM, config: Config) -> FeatureStore | None:

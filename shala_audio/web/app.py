@@ -108,7 +108,7 @@ class Served:
                     samples = None if clip is None else _read(clip, self.limits.seconds)
                     if self.transcriber is not None and samples is not None:
                         heard = self.transcriber.transcribe([samples])[0].text
-                        fields = {**{name: heard for name in self.transcribed}, **fields}
+                        fields = {**{name: heard for name in self.transcribed if heard}, **fields}
                 except UserError as error:
                     wrong[number] = error.with_traceback(None)
                     continue

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -13,9 +14,10 @@ import shala_audio
 from shala_audio.errors import UserError
 from shala_audio.inference.ensemble import Ensemble
 from shala_audio.inference.predictor import Predictor
+from shala_audio.models.speech_lm import SpeechLM
 from shala_audio.task import Label, Task
 from tests.cli.test_cli import invoke
-from tests.tiny import tiny_model
+from tests.tiny import SPEECH_TASK, tiny_config, tiny_model
 
 OTHER = Task("other", "text", (Label("up", "up"), Label("down", "down")), "Mood of: {{ text.comment }}", "It is")
 
@@ -52,6 +54,15 @@ def test_models_that_do_not_go_together(folders):
         Ensemble.from_folders([folders / "0"])
     with pytest.raises(UserError, match="other: is of task other with other labels"):
         Ensemble.from_folders([folders / "0", folders / "other"])
+
+
+def test_members_with_other_trained_layers_do_not_go_together(tiny_lm, tiny_encoder, tmp_path):
+    """Both have layers 1 and 2 in the cache; the one's trained layer would have been run for the other."""
+    for name, mixed, trained in (("a", (1, 2), 0), ("b", (2,), 1)):
+        config = replace(tiny_config(tiny_lm, tiny_encoder), encoder_layers=mixed, encoder_trained_layers=trained)
+        SpeechLM.build(config, SPEECH_TASK, "label_token").save_pretrained(tmp_path / name)
+    with pytest.raises(UserError, match="has another frozen encoder, or other layers of it"):
+        Ensemble.from_folders([tmp_path / "a", tmp_path / "b"])
 
 
 def test_the_examples_are_sound():

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import io
 import itertools
+from dataclasses import replace
 from itertools import chain
 
 import numpy as np
@@ -19,7 +20,8 @@ from shala_audio.evaluation.calibration import Calibration
 from shala_audio.inference.predictor import BATCHES_HELD, Predictor
 from shala_audio.io import write_json
 from shala_audio.manifest import Audio, Row, write_manifest
-from tests.tiny import ASKED_TASK, LABELS, tiny_model
+from shala_audio.models.speech_lm import SpeechLM
+from tests.tiny import ASKED_TASK, LABELS, SPEECH_TASK, tiny_config, tiny_model
 
 
 @pytest.fixture(scope="module")
@@ -66,7 +68,7 @@ def test_a_path_an_open_file_and_an_array_are_the_same(speech, clips):
     assert model.predict((samples, rate)).probs == pytest.approx(expected, abs=1e-4)
 
 
-def test_long_sound_is_predict_partsd_to_its_end(speech):
+def test_long_sound_is_encoded_to_its_end(speech):
     model = speech()
     rng = np.random.default_rng(0)
     first, second = (0.2 * rng.standard_normal(30 * 16_000), 0.2 * np.sin(np.arange(10 * 16_000) / 9))
@@ -93,7 +95,7 @@ def test_inputs_are_read_when_their_turn_comes(speech, clips, monkeypatch):
         assert one.probs == pytest.approx(other.probs)
 
 
-def test_a_window_beyond_what_is_predict_partsd_at_once_is_refused_by_name(speech, clips):
+def test_a_window_beyond_what_is_encoded_at_once_is_refused_by_name(speech, clips):
     with pytest.raises(UserError, match="window 60 s: 30 s at most"):
         speech().timeline(clips / "1.wav", window=60.0, hop=2.0)
 
@@ -123,8 +125,13 @@ def test_timeline(speech, clips):
     assert moments[-1].end == pytest.approx(1.1)
 
 
-def test_rows_from_sound_and_from_the_cache_are_the_same(speech, clips, tiny_encoder, tmp_path):
-    model = speech()
+@pytest.mark.parametrize("trained", [0, 1])
+def test_rows_from_sound_and_from_the_cache_are_the_same(tiny_lm, clips, tiny_encoder, tmp_path, trained):
+    """Where layers were trained, of sound only those below them are computed: the cache has all."""
+    config = replace(tiny_config(tiny_lm, tiny_encoder), encoder_trained_layers=trained)
+    SpeechLM.build(config, SPEECH_TASK, "label_token").save_pretrained(tmp_path / "model")
+    model = Predictor.from_pretrained(tmp_path / "model", device="cpu")
+    assert model.encoder.layers == ([1] if trained else [1, 2])
     rows = [Row(f"r{index}", "tiny_speech", "test", audio=Audio(f"{index}.wav")) for index in range(3)]
     identity = model.model.model_config.encoder_identity()
     write_features(rows, clips, load_encoder(str(tiny_encoder), [1, 2]), identity, tmp_path / "features")
@@ -197,9 +204,7 @@ def test_rows_of_a_stream_are_held_a_few_at_a_time(tiny_lm, tmp_path):
     assert len(set(names)) == 200 and taken == 2 * BATCHES_HELD * 2
 
 
-def test_features_of_other_weights_than_the_model_predict_partss_with_are_refused(
-    speech, clips, tiny_encoder, tmp_path
-):
+def test_features_of_other_weights_than_the_model_encodes_with_are_refused(speech, clips, tiny_encoder, tmp_path):
     """The encoder's name may stand for other weights here than where the model was trained."""
     rows = [Row(f"r{index}", "tiny_speech", "test", audio=Audio(f"{index}.wav")) for index in range(3)]
     write_manifest(tmp_path / "m.jsonl", rows)

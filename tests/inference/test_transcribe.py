@@ -19,7 +19,7 @@ from transformers import (
 import shala_audio
 from shala_audio.audio.io import read_sound
 from shala_audio.errors import UserError
-from shala_audio.inference.transcribe import Transcriber
+from shala_audio.inference.transcribe import Transcriber, transcribe_rows
 from shala_audio.manifest import Audio, Row, read_manifest, write_manifest
 from shala_audio.models.pretrained import is_pulled
 from tests.cli.test_cli import invoke
@@ -127,9 +127,34 @@ def test_rows_get_transcripts_and_an_interrupted_job_goes_on(tiny_whisper, tmp_p
     invoke("data", "transcribe", tmp_path / "m.jsonl", *options)
     assert {row.id: row.text.get("transcript", "") for row in read_manifest(tmp_path / "heard.jsonl")} == found
     heard = (tmp_path / "heard.jsonl.heard").read_bytes().splitlines()
-    assert len(heard) == 4 and json.loads(heard[3]) == json.loads(lines[2]), (
-        "one clip was heard again, in a line of its own"
-    )
+    assert len(heard) == 4, "one clip was heard again, in a line of its own"
+    again, before = json.loads(heard[3]), json.loads(lines[2])
+    assert again.pop("no_speech") == pytest.approx(before.pop("no_speech"), rel=1e-4) and again == before
+
+
+def test_a_clip_under_a_name_that_was_heard_is_heard_anew(tiny_whisper, tmp_path, monkeypatch):
+    """Another recording in the old one's place kept the old one's words."""
+    monkeypatch.setattr("shala_audio.inference.transcribe.MOST_TOKENS", 4)
+    monkeypatch.setattr("shala_audio.inference.transcribe.SILENT", 2.0)
+    rows = [Row("r", "t", "predict", audio=Audio("a.wav"))]
+    texts = []
+    for seed in (0, 3, 0):
+        soundfile.write(tmp_path / "a.wav", noise(0.5, seed), 16_000)
+        (row,) = transcribe_rows(rows, tmp_path, tmp_path / "heard", str(tiny_whisper), None, "transcript")
+        texts.append(row.text["transcript"])
+    assert texts[0] == texts[2] != texts[1]
+    assert len((tmp_path / "heard").read_bytes().splitlines()) == 2
+
+
+def test_nothing_is_written_down_where_there_is_no_speech_and_the_words_are_unsure(tiny_whisper, monkeypatch):
+    """Words that the model was sure of were dropped."""
+    monkeypatch.setattr("shala_audio.inference.transcribe.MOST_TOKENS", 4)
+    texts = {}
+    for silent, unsure in ((2.0, 0.0), (-1.0, 0.0), (-1.0, -99.0), (2.0, -99.0)):
+        monkeypatch.setattr("shala_audio.inference.transcribe.SILENT", silent)
+        monkeypatch.setattr("shala_audio.inference.transcribe.UNSURE", unsure)
+        texts[silent, unsure] = Transcriber(str(tiny_whisper), "cpu").transcribe([noise(0.5)])[0].text
+    assert texts[-1.0, 0.0] == "" and texts[2.0, 0.0] == texts[-1.0, -99.0] == texts[2.0, -99.0] != ""
 
 
 @pytest.mark.slow

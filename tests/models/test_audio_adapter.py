@@ -151,6 +151,6 @@ def test_a_cache_of_one_layer_gives_the_same_answer(tiny_lm, tiny_encoder, tmp_p
         model = SpeechLM.build(config, SPEECH_TASK, "label_token")
         model.save_pretrained(tmp_path / str(keep))
         predictor = Predictor.from_pretrained(tmp_path / str(keep))
-        assert predictor.encode([clip])[0].shape[0] == (3 if keep else 1)
+        assert predictor.encode([clip])[0].shape[0] == 1, "what is not read is not computed"
         answers.append(predictor.predict((clip, 16_000)).probs)
     np.testing.assert_allclose(answers[0], answers[1], atol=1e-6)

@@ -4,6 +4,7 @@ import pytest
 import torch
 from scipy.spatial.distance import jensenshannon
 
+from shala_audio.errors import Stopped
 from shala_audio.models.readouts.base import append_completions
 from shala_audio.models.readouts.verbalized import pad_right, write_answer
 from shala_audio.training import adapter_pretraining
@@ -70,6 +71,31 @@ def test_adapter_pretraining_learns_and_touches_nothing_else(tiny_lm, tiny_encod
     assert losses[-1] < losses[0] - 0.1
     changed = {name for name, p in model.named_parameters() if not torch.equal(p, before[name])}
     assert changed and all(".audio_adapter." in name for name in changed)
+
+
+def test_adapter_pretraining_is_the_same_however_many_clips_fit(tiny_lm, tiny_encoder, tmp_path):
+    """A smaller batch did not help where memory was full."""
+    found = []
+    for together in (32, 3):
+        model = tiny_model(tiny_lm, tiny_encoder)
+        trainer = supervised_trainer(model, tmp_path)
+        settings = {"method": "warm_start", "adapter_epochs": 2, "adapter_learning_rate": 1e-2}
+        settings |= {"per_device_train_batch_size": together}
+        losses = pretrain_adapter(model, trainer.train_dataset, trainer.batcher, config(tmp_path, **settings))
+        found.append((losses, [parameter.detach() for parameter in model.model.audio_adapter.parameters()]))
+    assert found[0][0] == pytest.approx(found[1][0], rel=1e-4)
+    for one, other in zip(found[0][1], found[1][1], strict=True):
+        torch.testing.assert_close(one, other, atol=2e-4, rtol=1e-3)
+
+
+def test_adapter_pretraining_stops_at_a_loss_that_is_no_number(tiny_lm, tiny_encoder, tmp_path):
+    model = tiny_model(tiny_lm, tiny_encoder)
+    trainer = supervised_trainer(model, tmp_path)
+    model.model.audio_adapter.layer_logits.data.fill_(torch.nan)
+    with pytest.raises(Stopped, match="adapter pretraining, step 1: the loss is nan"):
+        pretrain_adapter(
+            model, trainer.train_dataset, trainer.batcher, config(tmp_path, method="warm_start", adapter_epochs=1)
+        )
 
 
 def test_adapter_pretraining_goes_on_where_it_was_stopped(tiny_lm, tiny_encoder, tmp_path, monkeypatch):
