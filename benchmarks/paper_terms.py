@@ -30,7 +30,8 @@ def main() -> None:
                 if row["measure"] in ("jsd", "macro_f1"):
                     found[row["system"]][row["measure"]] = float(row["value"])
         for readout in READOUTS:
-            start, end = (found.get(f"{system} ({readout})") for system in ("zero_shot", "shala"))
+            start = found.get(f"zero_shot ({readout})")
+            end = found.get(f"shala ({readout})") or found.get(f"shala_static ({readout})")
             if start and end:
                 gain = 100 * (end["jsd"] / start["jsd"] - 1)
                 distances = [f"{start['jsd']:.3f}", f"{end['jsd']:.3f}", f"{gain:+.1f}"]

@@ -78,7 +78,7 @@ def markdown(rows: Rows, columns: Sequence[str] | None = None) -> str:
 def as_csv(rows: Rows) -> str:
     """Every measure with its interval (or deviation over seeds), one line a system and measure. `groups`: how many speakers
     or premises the interval is over; where it is empty, the interval is over rows."""
-    columns = (*closeness(rows), "total_variation")
+    columns = (*closeness(rows), "total_variation", "js_divergence", "multilabel_f1")
     out = io.StringIO()
     writer = csv.writer(out, lineterminator="\n")
     writer.writerow(["system", "n", "measure", "value", "low", "high", "sd", "groups"])

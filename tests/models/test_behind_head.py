@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import numpy as np
 import pytest
 import torch
 from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, Gemma3nTextConfig
@@ -67,7 +68,8 @@ def test_probabilities_are_the_models_own_and_lora_learns(family):
     words = [list(word) for word in model.readout.words]
     with torch.no_grad():
         found = label_log_probs(model, batch)[0].tolist()
-        assert found == pytest.approx(plain_log_probs(lm, batch["input_ids"][0].tolist(), words), abs=1e-5)
+        own = plain_log_probs(lm, batch["input_ids"][0].tolist(), words)
+        assert found == pytest.approx(own, abs=1e-5) and np.exp(found) == pytest.approx(np.exp(own), abs=1e-6)
         torch.testing.assert_close(model(**batch).logits, lm(**batch).logits, atol=1e-5, rtol=1e-5)
     label_log_probs(model, batch)[0, 0].backward()
     trained = [p for p in model.parameters() if p.requires_grad]
