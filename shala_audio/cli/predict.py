@@ -192,11 +192,14 @@ def timelines(
     channel: int | None,
 ) -> Iterator[Prediction]:
     from shala_audio.audio.io import SAMPLE_RATE, read_sound
+    from shala_audio.audio.speech import speech_remark
     from shala_audio.inference.windows import plot_timeline
 
     for name in names:
         try:
             samples = read_sound(name, channel=channel, note=noted(name))
+            if remark := speech_remark(samples):
+                noted(name)(remark)
             moments = predictor.timeline((samples, SAMPLE_RATE), window, hop)
             if picture is not None:
                 plot_timeline(moments, samples, picture)

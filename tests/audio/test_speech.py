@@ -44,5 +44,6 @@ def test_predict_says_that_there_is_no_speech(tiny_lm, tiny_encoder, tmp_path):
     tiny_model(tiny_lm, tiny_encoder).save_pretrained(tmp_path / "model")
     soundfile.write(tmp_path / "noise.wav", NO_SPEECH["white noise"], 16_000)
     command = ["predict", str(tmp_path / "model"), str(tmp_path / "noise.wav"), shala_audio.example()]
-    told = CliRunner().invoke(app, command, catch_exceptions=False).stderr
-    assert "noise.wav: no speech was found in it, so the answer says nothing" in told and "clear.ogg" not in told
+    for more in ([], ["--window", "1"]):
+        told = CliRunner().invoke(app, [*command, *more], catch_exceptions=False).stderr
+        assert "noise.wav: no speech was found in it, so the answer says nothing" in told and "clear.ogg" not in told

@@ -230,6 +230,8 @@ def test_manifests_are_predicted_row_by_row(experiment, tmp_path):
     for more in (("--window", "1"), ("--window", "1", "--text", "transcript=so")):
         with pytest.raises(UserError, match="--window makes a timeline of sound files"):
             invoke("predict", experiment / "model", *([manifest] if len(more) == 2 else []), *more)
+    with pytest.raises(UserError, match="--transcribe: of whole sound files, without --window"):
+        invoke("predict", experiment / "model", tmp_path / "long.wav", "--window", "1", "--transcribe")
 
 
 @pytest.mark.parametrize("name", BROKEN)
