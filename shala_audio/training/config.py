@@ -358,7 +358,7 @@ class GrpoConfig(SpeechConfig, GRPOConfig):
     advantage: str = field(
         default="group",
         metadata={
-            "help": "group: of each answer against its prompt's others (GRPO); all_digits (readout slots): the reward of every "
+            "help": "group: of each answer against its prompt's others (GRPO); all_digits (slots, verbalized): the reward of every "
             "digit at every place, the rest of the answer held."
         },
     )
@@ -387,10 +387,14 @@ class GrpoConfig(SpeechConfig, GRPOConfig):
             raise not_one_of("advantage", self.advantage, ("group", "all_digits"))
         if not 0 <= self.group_reward <= 1:
             raise UserError(f"group_reward is {self.group_reward}; use 0 to 1")
-        if self.advantage == "all_digits" and self.readout != "slots":
-            raise UserError(f"advantage all_digits: for readout slots, not {self.readout}")
+        if self.advantage == "all_digits" and self.readout not in ("slots", "verbalized"):
+            raise UserError(
+                f"advantage all_digits: for readouts that write digits, slots and verbalized, not {self.readout}"
+            )
         if self.advantage == "group" and self.group_reward:
             raise UserError("group_reward: has no part in advantage group; add --advantage all_digits")
+        if self.group_reward and self.readout != "slots":
+            raise UserError(f"group_reward: for readout slots, whose answers all state something, not {self.readout}")
         if self.beta != 0:
             raise UserError("beta: no reference model is kept, so a KL term cannot be computed; leave it at 0")
         if self.scale_rewards not in ("group", "batch", "none"):

@@ -124,7 +124,11 @@ class GrpoTrainer(SpeechTrainer, GRPOTrainer):
             weights = self.weigh(self._rows, 1 - rewards.clamp(0, 1), at_once=True)
             output["advantages"] = output["advantages"] * weights
             if self.args.advantage == "all_digits":  # which needs no spread between answers
-                output["every_digit"] = self._every_digit(output["completion_ids"], inputs) * weights[:, None, None]
+                places, found = self._every_digit(output["completion_ids"], output["completion_mask"], inputs)
+                output["every_digit"] = found * weights[:, None, None]
+                output["digit_places"] = places
+                # What is no digit, as in free answers, learns by GRPO.
+                output["advantages"] = output["advantages"][:, None] * ~places
             elif self.answers_learn:  # whatever the thoughts earn
                 output["human"] = torch.tensor([row["human"] for row in inputs], device=weights.device)
                 output["row_weight"] = weights
@@ -225,26 +229,39 @@ class GrpoTrainer(SpeechTrainer, GRPOTrainer):
         self._rewards = rewards[:, 0]  # one reward function, all processes; kept for the running losses
         return rewards
 
-    def _every_digit(self, completions: Tensor, inputs: list[dict[str, Any]]) -> Tensor:
-        """(n, 2 K, 10) rewards of all digits at all places of this process's answers."""
-        assert isinstance(self.readout, Slots)
-        digits = self.readout.digits(completions.tolist())
+    def _every_digit(self, completions: Tensor, mask: Tensor, inputs: list[dict[str, Any]]) -> tuple[Tensor, Tensor]:
+        """Where the digits of this process's answers stand, (n, C), and what all ten earn there: of `slots` (n, 2 K, 10), of free
+        answers (n, C, 10)."""
         human = np.array([row["human"] for row in inputs])
-        found = every_digit(self.args.reward, human, digits, self.num_generations, self.args.group_reward)
-        return torch.tensor(found, dtype=torch.float32, device=completions.device)
+        places = torch.zeros_like(mask, dtype=torch.bool)
+        if isinstance(self.readout, Slots):
+            digits = self.readout.digits(completions.tolist())
+            of_slots = every_digit(self.args.reward, human, digits, self.num_generations, self.args.group_reward)
+            return places, torch.tensor(of_slots, dtype=torch.float32, device=completions.device)
+        assert isinstance(self.readout, Verbalized)
+        answers = [row[: int(count)].tolist() for row, count in zip(completions, mask.sum(dim=1), strict=True)]
+        where, stated = self.readout.every_digit(answers)
+        rewards = torch.zeros(*mask.shape, 10, device=completions.device)
+        for (number, place), others in zip(where, stated, strict=True):
+            found = earned(self.args.reward, np.tile(human[number], (10, 1)), others, self.args.invalid_reward)
+            places[number, place], rewards[number, place] = True, torch.tensor(found, dtype=torch.float32)
+        return places, rewards
 
     # Loss -------------------------------------------------------------------------------------------------------------
 
     def _compute_loss(self, model: Any, inputs: dict[str, Any]) -> Tensor:
         self._audio = {name: inputs[name] for name in ("audio_features", "audio_lengths") if name in inputs}
         self._rows = inputs["row"]
-        if "every_digit" in inputs:
+        if "every_digit" in inputs and isinstance(self.readout, Slots):
             return self._all_digits_loss(model, inputs)
         self.nothing_to_learn = not inputs["advantages"].any()
         loss = super()._compute_loss(model, inputs)
         if self.answers_learn:
             self.nothing_to_learn &= not inputs["row_weight"].any()
             loss = loss + self._answer_loss(model, inputs)
+        if "every_digit" in inputs:
+            self.nothing_to_learn &= not inputs["every_digit"].any()
+            loss = loss + self._all_digits_loss(model, inputs)
         return loss
 
     def _answered(self, inputs: dict[str, Any]) -> dict[str, Any]:
@@ -265,15 +282,19 @@ class GrpoTrainer(SpeechTrainer, GRPOTrainer):
         No noise comes from which digit was drawn, and no baseline is needed: the probabilities of a place sum to 1, so what is
         the same for all ten has no gradient. What later digits would have become after another one is left out.
         """
-        batch = self._answered(inputs)
-        readout = self.readout
-        assert isinstance(readout, Slots)
-        log_probs, _ = model(compute=lambda: readout.digit_log_probs(batch, self.temperature, self._rows))
-        rewards = inputs["every_digit"]
-        self.nothing_to_learn = not (rewards - rewards.mean(dim=-1, keepdim=True)).any()
+        batch, readout, rewards = self._answered(inputs), self.readout, inputs["every_digit"]
+        if isinstance(readout, Slots):
+            log_probs, _ = model(compute=lambda: readout.digit_log_probs(batch, self.temperature, self._rows))
+            self.nothing_to_learn = not (rewards - rewards.mean(dim=-1, keepdim=True)).any()
+        else:
+            assert isinstance(readout, Verbalized)
+            places = inputs["digit_places"]
+            log_probs = model(compute=lambda: readout.digit_log_probs(batch, places, self.temperature))
+            rewards = rewards[places]
         expected = (log_probs.exp() * rewards).sum(dim=-1)
-        self._averages["expected_reward"].append(self.accelerator.gather(expected.detach()).mean().item())
-        return -expected.sum(dim=1).mean() / self.current_gradient_accumulation_steps
+        mean = expected.detach().sum() / max(1, expected.numel())
+        self._averages["expected_reward"].append(self.accelerator.gather(mean).mean().item())
+        return -expected.sum() / len(batch["input_ids"]) / self.current_gradient_accumulation_steps
 
     def _get_per_token_logps_and_entropies(
         self, model: Any, input_ids: Tensor, attention_mask: Tensor, logits_to_keep: int, *rest: Any, **options: Any

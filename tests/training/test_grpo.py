@@ -11,7 +11,9 @@ from scipy.spatial.distance import jensenshannon
 from transformers import AutoModelForCausalLM, AutoTokenizer
 from trl import GRPOConfig, GRPOTrainer
 
+from shala_audio.distribution import jsd
 from shala_audio.errors import Stopped, UserError
+from shala_audio.models.readouts.verbalized import pad_right, parse_answer
 from shala_audio.training.callbacks import ZeroVarianceGroups
 from shala_audio.training.config import GrpoConfig
 from shala_audio.training.rewards import every_digit
@@ -362,6 +364,57 @@ def test_all_digits_are_learnt_from_without_a_spread_between_answers(tiny_lm, tm
     trainer.train()
     earned = [entry["expected_reward"] for entry in trainer.state.log_history if "expected_reward" in entry]
     assert np.mean(earned[-5:]) > np.mean(earned[:5]) + 0.02
+
+
+def test_every_digit_of_a_written_answer_is_judged(tiny_lm, tmp_path, monkeypatch):
+    """The gradient is that of GRPO outside the digits, and of the expected reward at each digit, written out."""
+    written = ['{"anger": 70, "disgust": 5}', '{"disapproval": 9}', "no idea, 5", '{"anger": 10, "disapproval": 90}']
+    model = tiny_model(tiny_lm, readout="verbalized")
+    options = {"ambiguity": "static", "num_generations": 2, "per_device_train_batch_size": 4}
+    trainer = shala_trainer(model, tmp_path, advantage="all_digits", **options)
+    tokens = [model.tokenizer(text, add_special_tokens=False)["input_ids"] for text in written]
+    tokens, mask = pad_right([[*row, model.tokenizer.eos_token_id] for row in tokens], torch.device("cpu"))
+    tokens = tokens.masked_fill(mask == 0, model.tokenizer.eos_token_id)
+    monkeypatch.setattr(model, "generate", lambda input_ids, **_: torch.cat([input_ids, tokens], dim=1))
+    rows = [dict(trainer.train_dataset[index // 2]) for index in range(4)]
+    trainer.current_gradient_accumulation_steps = 1
+    inputs = trainer._generate_and_score_completions(rows)
+    places = inputs["digit_places"]
+    decoded = [
+        [model.tokenizer.decode(int(token)) for token in row[where]] for row, where in zip(tokens, places, strict=True)
+    ]
+    assert decoded == [["7", "0", "5"], ["9"], [], ["1", "0", "9", "0"]], "of valid answers"
+    assert not inputs["advantages"][places].any() and inputs["advantages"][2].any(), "the rest is GRPO's"
+    loss = trainer._compute_loss(model, inputs)
+    ids = torch.cat([inputs["prompt_ids"], inputs["completion_ids"]], dim=1)
+    seen = torch.cat([inputs["prompt_mask"], inputs["completion_mask"]], dim=1)
+    logits = model(input_ids=ids, attention_mask=seen).logits[:, -tokens.shape[1] - 1 : -1]
+    digit_ids = [model.tokenizer(str(digit), add_special_tokens=False)["input_ids"][0] for digit in range(10)]
+    weights = trainer.weights.all()[[row["row"] for row in rows]]
+    expected = 0.0
+    for number, place in places.nonzero().tolist():
+        probs = logits[number, place, digit_ids].softmax(dim=-1)
+        for digit in range(10):
+            other = tokens[number].clone()
+            other[place] = digit_ids[digit]
+            stated = parse_answer(model.tokenizer.decode(other, skip_special_tokens=True), model.task.label_names)
+            reward = 0.0 if stated is None else 1 - jsd(np.array(rows[number]["human"]), stated)
+            expected = expected - weights[number] * probs[digit] * reward / 4
+    del inputs["every_digit"]
+    rest = trainer._compute_loss(model, inputs)
+    assert (loss - rest).item() == pytest.approx(expected.item(), rel=1e-4)
+    parameter = next(p for name, p in model.named_parameters() if "lora_B" in name)
+    gradient, wanted = (
+        torch.autograd.grad(value, parameter, retain_graph=True)[0] for value in (loss - rest, expected)
+    )
+    torch.testing.assert_close(gradient, wanted, atol=1e-5, rtol=1e-3)
+
+
+def test_digits_that_share_tokens_are_refused(tiny_lm, tmp_path, monkeypatch):
+    model = tiny_model(tiny_lm, readout="verbalized")
+    monkeypatch.setattr(model, "tokenizer", lambda text, **_: {"input_ids": [len(text)]})
+    with pytest.raises(UserError, match="has no token for each digit"):
+        _ = model.readout.digit_ids
 
 
 def test_rows_whose_answers_all_earn_alike_are_replaced(tiny_lm, tmp_path):

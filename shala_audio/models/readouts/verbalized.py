@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence
+from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -99,6 +100,44 @@ class Verbalized(Readout):
     def stated(self, completions: Sequence[Sequence[int]]) -> Floats:
         labels = self.model.task.label_names
         return parse_answers(self.model.tokenizer.batch_decode(completions, skip_special_tokens=True), labels)
+
+    @cached_property
+    def digit_ids(self) -> Tensor:
+        """(10,) tokens of the digits.
+
+        Raises:
+            UserError: the tokenizer has not one for each, or puts several into one.
+        """
+        tokens = [self.model.tokenizer(str(digit), add_special_tokens=False)["input_ids"][-1:] for digit in range(10)]
+        together = self.model.tokenizer("0123456789", add_special_tokens=False)["input_ids"]
+        if together[-10:] != [token for one in tokens for token in one] or len({*together[-10:]}) != 10:
+            raise UserError("advantage all_digits: this tokenizer has no token for each digit; use advantage group")
+        return torch.tensor(together[-10:])
+
+    def every_digit(self, completions: Sequence[Sequence[int]]) -> tuple[list[tuple[int, int]], Floats]:
+        """Where the digits of valid answers stand, as (answer, place), P of them; and the distributions (P, 10, K) that the
+        answers state with each of the ten digits there, NaN where with that they state none."""
+        digits = self.digit_ids.tolist()
+        valid = ~np.isnan(self.stated(completions)[:, 0])
+        places = [
+            (number, place)
+            for number, tokens in enumerate(completions)
+            for place, token in enumerate(tokens)
+            if valid[number] and token in digits
+        ]
+        others = [
+            [*completions[number][:place], digit, *completions[number][place + 1 :]]
+            for number, place in places
+            for digit in digits
+        ]
+        labels = len(self.model.task.labels)
+        return places, self.stated(others).reshape(-1, 10, labels) if others else np.empty((0, 10, labels))
+
+    def digit_log_probs(self, batch: dict[str, Any], places: Tensor, temperature: float) -> Tensor:
+        """(P, 10) log-probabilities among the ten digits at places (B, C) of completions that end B rows."""
+        hidden = self.model.model(**batch, use_cache=False).last_hidden_state[:, -places.shape[1] - 1 : -1]
+        logits = self.model.token_logits(hidden[places], self.digit_ids.to(places.device))
+        return (logits / temperature).log_softmax(dim=-1)
 
     def longest_completion(self) -> int:
         labels = self.model.task.label_names
