@@ -84,13 +84,8 @@ OLD_SETTINGS = {  # names of earlier versions, still taken
     "patience_without_signal": "zero_variance_patience",
     "watch_dev": "dev_evaluations",
 }
-GENERATION_SETTINGS = (
-    "top_p",
-    "top_k",
-    "min_p",
-    "invalid_reward",
-    "max_completion_length",
-)  # of answers written freely
+# Of answers written freely.
+GENERATION_SETTINGS = ("top_p", "top_k", "min_p", "invalid_reward", "brevity_reward", "max_completion_length")
 WEIGHT_SETTINGS = ("ambiguity_lambda", "ambiguity_entropy", "ambiguity_alpha", "ambiguity_decay")
 
 
@@ -355,6 +350,10 @@ class GrpoConfig(SpeechConfig, GRPOConfig):
 
     reward: str = field(default="jsd", metadata={"help": f"Of drawn answers: {', '.join(REWARDS)}."})
     invalid_reward: float = field(default=0.0, metadata={"help": "What an answer that does not parse earns."})
+    brevity_reward: float = field(
+        default=0.0,
+        metadata={"help": "Readout verbalized: share of a valid answer's reward that is for being short, 0 to 0.5."},
+    )
     advantage: str = field(
         default="group",
         metadata={
@@ -385,6 +384,8 @@ class GrpoConfig(SpeechConfig, GRPOConfig):
             raise not_one_of("reward", self.reward, REWARDS)
         if self.advantage not in ("group", "all_digits"):
             raise not_one_of("advantage", self.advantage, ("group", "all_digits"))
+        if not 0 <= self.brevity_reward <= 0.5:  # it must not outweigh the distance
+            raise UserError(f"brevity_reward is {self.brevity_reward}; use 0 to 0.5")
         if not 0 <= self.group_reward <= 1:
             raise UserError(f"group_reward is {self.group_reward}; use 0 to 1")
         if self.advantage == "all_digits" and self.readout not in ("slots", "verbalized"):

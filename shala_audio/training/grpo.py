@@ -219,7 +219,12 @@ class GrpoTrainer(SpeechTrainer, GRPOTrainer):
             stated = self.readout.stated(completion_ids) if self._stated is None else self._stated
             if self.readout.writes_freely and self.model.training:
                 self._averages["valid"].append(float(np.mean(~np.isnan(stated[:, 0]))))
-            return earned(args.reward, np.asarray(human), stated, args.invalid_reward).tolist()
+            found = earned(args.reward, np.asarray(human), stated, args.invalid_reward)
+            if args.brevity_reward:
+                short = 1 - np.array([len(ids) for ids in completion_ids]) / args.max_completion_length
+                mixed = (1 - args.brevity_reward) * found + args.brevity_reward * short
+                found = np.where(np.isnan(stated).any(axis=-1), args.invalid_reward, mixed)
+            return found.tolist()
 
         reward.__name__ = f"{args.reward}_to_raters"  # TRL logs it under this name
         return reward

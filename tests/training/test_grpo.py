@@ -410,6 +410,19 @@ def test_every_digit_of_a_written_answer_is_judged(tiny_lm, tmp_path, monkeypatc
     torch.testing.assert_close(gradient, wanted, atol=1e-5, rtol=1e-3)
 
 
+def test_of_two_valid_answers_the_shorter_one_earns_more(tiny_lm, tmp_path):
+    model = tiny_model(tiny_lm, readout="verbalized")
+    trainer = shala_trainer(model, tmp_path, brevity_reward=0.2, invalid_reward=-0.5)
+    texts = ['{"anger": 100}', '{"anger": 100, "disgust": 0, "disapproval": 0}', "no idea"]
+    tokens = [model.tokenizer(text, add_special_tokens=False)["input_ids"] for text in texts]
+    found = trainer.reward_funcs[0](completion_ids=tokens, human=[[1.0, 0.0, 0.0]] * 3)
+    longest = trainer.args.max_completion_length
+    expected = [0.8 + 0.2 * (1 - len(ids) / longest) for ids in tokens[:2]]
+    assert found == pytest.approx([*expected, -0.5]) and found[0] > found[1]
+    with pytest.raises(UserError, match="brevity_reward is 0.6; use 0 to 0.5"):
+        config(tmp_path, readout="verbalized", brevity_reward=0.6)
+
+
 def test_digits_that_share_tokens_are_refused(tiny_lm, tmp_path, monkeypatch):
     model = tiny_model(tiny_lm, readout="verbalized")
     monkeypatch.setattr(model, "tokenizer", lambda text, **_: {"input_ids": [len(text)]})
