@@ -3,7 +3,7 @@
 A recipe starts some ten commands, and each would import them anew, which takes longer than what it does with tiny models. The
 command runs in a process of its own, with its own streams, folder and environment, by the program's entry point.
 
-    python forks.py serve SOCKET         imports, says "ready", and goes on until it is killed
+    python forks.py serve SOCKET         imports, says "ready", and goes on until its input ends with who started it
     python forks.py ask SOCKET WORDS...  `shala-audio WORDS...`, with its exit status
 """
 
@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import json
 import os
+import select
 import signal
 import socket
 import sys
@@ -27,7 +28,7 @@ def serve(path: str) -> None:
         listener.bind(path)
         listener.listen()
         print("ready", flush=True)
-        while True:
+        while listener in select.select([listener, sys.stdin], [], [])[0]:
             asked, _ = listener.accept()
             if os.fork() == 0:
                 os._exit(answer(asked))

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import atexit
 import csv
 import functools
 import json
@@ -32,6 +31,7 @@ from tests.recipes.make_msp_podcast import make_msp_podcast
 from tests.tiny import make_tiny_bert
 
 RECIPES = Path(__file__).parents[2] / "recipes"
+SERVERS: list[subprocess.Popen[str]] = []
 
 
 @functools.cache
@@ -39,8 +39,8 @@ def launcher() -> str:
     """What starts a recipe's commands without importing torch for each."""
     at = Path(tempfile.mkdtemp()) / "socket"  # pytest's own folders have names too long for a socket
     forks = [sys.executable, str(Path(__file__).with_name("forks.py"))]
-    server = subprocess.Popen([*forks, "serve", str(at)], stdout=subprocess.PIPE, text=True)
-    atexit.register(server.kill)
+    server = subprocess.Popen([*forks, "serve", str(at)], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+    SERVERS.append(server)  # which ends when its input is closed, with this process
     assert server.stdout is not None and server.stdout.readline() == "ready\n"
     return shlex.join([*forks, "ask", str(at)])
 
