@@ -610,7 +610,7 @@ def call(command: Sequence[str]) -> None:
         ) from None
     if done.returncode in (-9, 137):
         raise Stopped(
-            "the command was killed, most likely because the memory was full: take fewer rows at once "
+            "the command was killed, as it is where the memory is full: take fewer rows at once "
             "(per_device_train_batch_size in the settings), or a smaller model"
         )
     if done.returncode:

@@ -71,7 +71,7 @@ def doctor(
     for name in DEFAULT_MODELS:
         print(
             f"ok       {name} is in the cache"
-            if is_pulled(name)
+            if is_pulled(name) or is_pulled(f"{name}@wheel")
             else f"absent   {name}: shala-audio models pull {name}"
         )
     print(f"cache    {cache_folder()}")

@@ -102,7 +102,7 @@ def _disk(error: Exception) -> str:
 def _memory(error: Exception) -> str:
     """What did not fit, and what to do."""
     return (
-        f"{first_line(error).split('. GPU')[0] or 'the memory is full'}: take fewer rows at once (predict: --batch-size; train: "
+        f"{first_line(error).split('. GPU')[0]}: take fewer rows at once (predict: --batch-size; train: "
         "--per_device_train_batch_size, with --gradient_accumulation_steps, or --gradient_checkpointing true), take a "
         "model with `weights: 4bit`, or end other processes that hold it; what was written before is whole"
     )
@@ -137,8 +137,8 @@ def main() -> None:
         print(f"shala-audio: stopped: {stop}", file=sys.stderr)
         sys.exit(1)
     except Exception as error:
-        kind = type(error).__name__  # torch's own is of a GPU
-        if kind in ("OutOfMemoryError", "MemoryError") or any(words in str(error) for words in FULL):
+        full = isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError"  # torch's, of a GPU
+        if full or any(words in str(error) for words in FULL):
             reason = _memory(error)
         # The libraries that write weights and tables say it in words of their own.
         elif getattr(error, "errno", None) in DISK or any(words in str(error) for words in DISK_IN_WORDS):

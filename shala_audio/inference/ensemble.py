@@ -13,6 +13,7 @@ from torch import Tensor
 from shala_audio.distribution import LabelDistribution
 from shala_audio.errors import UserError
 from shala_audio.inference.predictor import Predictor
+from shala_audio.models.audio_adapter import AudioAdapter
 
 
 class Ensemble(Predictor):
@@ -57,8 +58,9 @@ class Ensemble(Predictor):
 def _frozen(predictor: Predictor) -> Any:
     """What decides the features of a clip."""
     config = predictor.model.model_config
-    weights = predictor.model.encoder_sha256 or config.encoder
-    return config.cached_layers(), config.encoder_trained_layers, config.trim_db, weights
+    adapter = predictor.model.model.audio_adapter
+    read = adapter.layers_read if isinstance(adapter, AudioAdapter) else None
+    return read, config.cached_layers(), config.trim_db, predictor.model.encoder_sha256 or config.encoder
 
 
 def _mean(answers: Sequence[LabelDistribution]) -> LabelDistribution:

@@ -408,7 +408,7 @@ class Predictor:
                 self._encoder = load_encoder(where, config.cached_layers(), self.device)
             adapter = self.model.model.audio_adapter
             if isinstance(adapter, AudioAdapter):
-                self._encoder.layers = [adapter.cached[number] for number in adapter.read]  # no layer runs for nothing
+                self._encoder.layers = adapter.layers_read  # no layer runs for nothing
             return self._encoder.to(self.device)
 
     def _answers(

@@ -111,7 +111,7 @@ class Transcriber:
         states = self.model.model.encoder(mel["input_features"].to(self.device)).last_hidden_state
         first = torch.full((len(clips), 1), self.start, device=self.device)
         probs = self._next(first, states, None)[0].softmax(dim=-1)
-        silent = probs[:, self.nothing] if self.nothing is not None else torch.zeros(len(clips))
+        silent = probs[:, self.nothing] if self.nothing is not None else torch.zeros(len(clips), device=self.device)
         numbers = list(self.languages.values())
         spoken = torch.tensor([numbers[best] for best in probs[:, numbers].argmax(dim=-1).tolist()], device=self.device)
         if self.language is not None:

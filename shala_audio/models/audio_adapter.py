@@ -217,6 +217,7 @@ class AudioAdapter(nn.Module):
                 self.top.layers.requires_grad_(True)
         # The trained layers' own input is read, and not what the cache holds of them before training.
         self.read = [n for n, layer in enumerate(self.cached) if self.top is None or layer <= self.top.start]
+        self.layers_read = [self.cached[n] for n in self.read]
         self.layer_logits = nn.Parameter(torch.zeros(len(self.mixed)))
         width = FBANK_WIDTH if self.convolution is not None else encoder.width
         self.projector = build_projector(config.projector, width, config.frame_stack, config.projector_width, lm_width)
@@ -238,8 +239,7 @@ class AudioAdapter(nn.Module):
         features = features.to(dtype)
         if self.training and self.augment:
             features = mask_features(features, lengths)
-        layers = (self.cached[number] for number in self.read)
-        states = dict(zip(layers, features.unbind(dim=1), strict=True))
+        states = dict(zip(self.layers_read, features.unbind(dim=1), strict=True))
         if self.top is not None:
             start = self.top.start
             states |= dict(enumerate(self.top(states[start], lengths), start=start + 1))

@@ -36,7 +36,7 @@ def add_lora(module: nn.Module, r: int, alpha: int, targets: list[str] | None = 
             name
             for name, layer in module.named_modules()
             if isinstance(layer, (nn.Linear, Conv1D))
-            and name.rpartition(".")[2] not in ("router", "gate", "shared_expert_gate")
+            and {"router", "gate", "shared_expert_gate"}.isdisjoint(name.split("."))
             and "Router" not in type(layer).__name__
         ]
     inject_adapter_in_model(LoraConfig(r=r, lora_alpha=alpha, target_modules=targets), module)

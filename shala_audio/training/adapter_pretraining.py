@@ -9,21 +9,24 @@ already much like the word to it.
 
 from __future__ import annotations
 
+import hashlib
+import json
 import logging
 import math
 import zlib
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import torch
 from datasets import Dataset
 from safetensors import safe_open
-from safetensors.torch import save_file
+from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 from torch.nn import functional as F
 from tqdm import tqdm
 
-from shala_audio.errors import Stopped
+from shala_audio.errors import Stopped, UserError
 from shala_audio.io import atomic_write
 from shala_audio.models.audio_adapter import AudioAdapter, valid_frames
 from shala_audio.models.speech_lm import SpeechLM
@@ -35,7 +38,6 @@ log = logging.getLogger(__name__)
 
 BATCH = 32  # clips
 KEPT_EVERY = 50  # steps; some minutes on a CPU
-PRETRAINED = "adapter_pretraining.safetensors"  # in the run's folder until it ends
 
 
 def word_embeddings(model: SpeechLM, output: bool = False) -> Tensor:
@@ -58,8 +60,64 @@ def pooled_logits(adapter: AudioAdapter, audio: dict[str, Tensor], words: Tensor
     return [mean @ words.T, *(summary @ rows.T for summary in summaries)]
 
 
+class Kept:
+    """A file of what was learnt so far, in a run's folder until it ends.
+
+    Args:
+        out: the run's folder.
+        run: what it depends on; that of another one is not gone on from.
+    """
+
+    def __init__(self, out: Path, run: Mapping[str, Any]) -> None:
+        self.path = out / "adapter_pretraining.safetensors"
+        self.run = hashlib.sha256(json.dumps(run, sort_keys=True, default=str).encode()).hexdigest()
+
+    def check(self, resume: bool) -> bool:
+        """Whether there is something to go on from.
+
+        Raises:
+            UserError: there is, but of another run, or it is not to be resumed.
+        """
+        if not self.path.is_file():
+            return False
+        if not resume:
+            raise UserError(
+                f"{self.path}: of a run that was interrupted; --resume continues it, or remove it to start afresh"
+            )
+        with safe_open(self.path, "pt") as file:
+            if file.metadata()["run"] != self.run:
+                raise UserError(
+                    f"{self.path}: of a run with other settings; remove it to start afresh, or use the settings it had"
+                )
+        return True
+
+    def write(self, parameters: list[nn.Parameter], optimizer: torch.optim.Optimizer, losses: list[float]) -> None:
+        """Keep parameters and their moments (Adam), with the losses of the steps that were done."""
+        state = {"losses": torch.tensor(losses, dtype=torch.float64)}
+        for number, parameter in enumerate(parameters):
+            state[f"{number}.value"] = parameter.detach().contiguous()
+            state |= {f"{number}.{name}": value.contiguous() for name, value in optimizer.state[parameter].items()}
+        with atomic_write(self.path) as beside:
+            save_file(state, beside, metadata={"run": self.run})
+
+    def restore(self, parameters: list[nn.Parameter], optimizer: torch.optim.Optimizer) -> list[float]:
+        """Put parameters and moments back; return the losses of the steps that were done, none where there is no file."""
+        if not self.path.is_file():
+            return []
+        state = load_file(self.path)
+        losses: list[float] = state.pop("losses").tolist()
+        for name, value in state.items():
+            number, _, what = name.partition(".")
+            parameter = parameters[int(number)]
+            if what == "value":
+                parameter.data.copy_(value)
+            else:  # AdamW counts steps on the CPU
+                optimizer.state[parameter][what] = value if what == "step" else value.to(parameter.device)
+        return losses
+
+
 def pretrain_adapter(
-    model: SpeechLM, dataset: Dataset, batcher: Batcher, config: DirectConfig, kept: Path | None = None, run: str = ""
+    model: SpeechLM, dataset: Dataset, batcher: Batcher, config: DirectConfig, kept: Kept | None = None
 ) -> list[float]:
     """Train the audio adapter alone; return the mean loss of every pass, in nats.
 
@@ -69,8 +127,10 @@ def pretrain_adapter(
         batcher: finds their features.
         config: `adapter_epochs` passes, at `adapter_learning_rate` and `encoder_learning_rate`, which are reached after a
             tenth of the steps and then fall to nothing; `seed` of the order of rows; `curriculum` of the first pass.
-        kept: file of what was learnt so far, written every `KEPT_EVERY` steps and at the end; with `resume`, gone on from.
-        run: says whose it is; that of another run is not looked at.
+        kept: what was learnt so far, which is gone on from, and is written every `KEPT_EVERY` steps and at the end.
+
+    Raises:
+        Stopped: the loss is NaN or infinite.
     """
     adapter = model.model.audio_adapter
     assert adapter is not None
@@ -88,9 +148,9 @@ def pretrain_adapter(
     batches = -(-len(dataset) // BATCH)
     steps = config.adapter_epochs * batches
     warm = max(1, steps // 10)
-    together = min(BATCH, config.per_device_train_batch_size)  # clips; a step is the same whatever fits
-    goes_on = kept is not None and config.resume and is_of(kept, run)
-    losses = _restored(kept, parameters, optimizer) if goes_on and kept is not None else []  # of each step
+    # Clips at once. A step is of BATCH however many fit, but mixes and masks them by the part.
+    together = min(BATCH, config.per_device_train_batch_size)
+    losses = [] if kept is None else kept.restore(parameters, optimizer)  # of each step
     done = len(losses)
     adapter.train()
     with tqdm(total=steps, initial=done, unit="step", desc="adapter", disable=None) as bar:
@@ -119,7 +179,8 @@ def pretrain_adapter(
                 total += loss.item()
             if not math.isfinite(total):
                 raise Stopped(
-                    f"adapter pretraining, step {step + 1}: the loss is {total}; use a lower adapter_learning_rate, or bf16 false"
+                    f"adapter pretraining, step {step + 1}: the loss is {total / len(rows)}; use a lower "
+                    "adapter_learning_rate, or bf16 false"
                 )
             nn.utils.clip_grad_norm_(parameters, 1.0)
             optimizer.step()
@@ -130,42 +191,7 @@ def pretrain_adapter(
                 and config.process_index == 0
                 and (len(losses) % KEPT_EVERY == 0 or len(losses) == steps)
             ):
-                _keep(kept, run, parameters, optimizer, losses)
+                kept.write(parameters, optimizer, losses)
             if number + 1 == batches and config.process_index == 0:
                 log.info("adapter: pass %d, loss %.3f", batcher.epoch + 1, sum(losses[-batches:]) / len(dataset))
     return [sum(losses[at : at + batches]) / len(dataset) for at in range(0, steps, batches)]
-
-
-def _keep(
-    kept: Path, run: str, parameters: list[nn.Parameter], optimizer: torch.optim.Optimizer, losses: list[float]
-) -> None:
-    """Write parameters and their moments (Adam), with the losses of the steps that were done."""
-    state = {"losses": torch.tensor(losses, dtype=torch.float64)}
-    for number, parameter in enumerate(parameters):
-        state[f"{number}.value"] = parameter.detach().contiguous()
-        state |= {f"{number}.{name}": value.contiguous() for name, value in optimizer.state[parameter].items()}
-    with atomic_write(kept) as beside:
-        save_file(state, beside, metadata={"run": run})
-
-
-def is_of(kept: Path, run: str) -> bool:
-    """Whether there is a file of what was learnt in this run."""
-    if not kept.is_file():
-        return False
-    with safe_open(kept, "pt") as file:
-        return bool(file.metadata()["run"] == run)
-
-
-def _restored(kept: Path, parameters: list[nn.Parameter], optimizer: torch.optim.Optimizer) -> list[float]:
-    """The losses of the steps that were done, whose parameters and moments are put back."""
-    with safe_open(kept, "pt") as file:
-        state = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118  it is no dictionary
-    losses: list[float] = state.pop("losses").tolist()
-    for name, value in state.items():
-        number, _, what = name.partition(".")
-        parameter = parameters[int(number)]
-        if what == "value":
-            parameter.data.copy_(value)
-        else:  # AdamW counts steps on the CPU
-            optimizer.state[parameter][what] = value if what == "step" else value.to(parameter.device)
-    return losses

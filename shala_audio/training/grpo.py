@@ -67,6 +67,7 @@ class GrpoTrainer(SpeechTrainer, GRPOTrainer):
         self._rows: Tensor | None = None
         self._rewards: Tensor | None = None
         self._stated: Floats | None = None
+        self._shorter: Floats | None = None  # what a valid answer would earn more, were brevity all
         self._drawn: dict[str, Any] | None = None  # answers that are there already
         # Answers after thoughts have a gradient of their own.
         self.answers_learn = model.readout.thinks and METHODS[args.method].learns == "shala"
@@ -126,9 +127,11 @@ class GrpoTrainer(SpeechTrainer, GRPOTrainer):
             if self.args.advantage == "all_digits":  # which needs no spread between answers
                 places, found = self._every_digit(output["completion_ids"], output["completion_mask"], inputs)
                 output["every_digit"] = found * weights[:, None, None]
-                output["digit_places"] = places
-                # What is no digit, as in free answers, learns by GRPO.
-                output["advantages"] = output["advantages"][:, None] * ~places
+                if places is not None:  # of free answers, whose other tokens learn by GRPO
+                    output["digit_places"] = places
+                    output["advantages"] = output["advantages"][:, None] * ~places
+                    if not places.any():
+                        self.zero_variance.see(self._rewards.view(-1, self.num_generations), self.state.global_step + 1)
             elif self.answers_learn:  # whatever the thoughts earn
                 output["human"] = torch.tensor([row["human"] for row in inputs], device=weights.device)
                 output["row_weight"] = weights
@@ -220,10 +223,8 @@ class GrpoTrainer(SpeechTrainer, GRPOTrainer):
             if self.readout.writes_freely and self.model.training:
                 self._averages["valid"].append(float(np.mean(~np.isnan(stated[:, 0]))))
             found = earned(args.reward, np.asarray(human), stated, args.invalid_reward)
-            if args.brevity_reward:
-                short = 1 - np.array([len(ids) for ids in completion_ids]) / args.max_completion_length
-                mixed = (1 - args.brevity_reward) * found + args.brevity_reward * short
-                found = np.where(np.isnan(stated).any(axis=-1), args.invalid_reward, mixed)
+            short = 1 - np.array([len(ids) for ids in completion_ids]) / args.max_completion_length
+            self._shorter = np.where(np.isnan(stated).any(axis=-1), 0.0, short - found)
             return found.tolist()
 
         reward.__name__ = f"{args.reward}_to_raters"  # TRL logs it under this name
@@ -232,25 +233,34 @@ class GrpoTrainer(SpeechTrainer, GRPOTrainer):
     def _calculate_rewards(self, inputs: Any, prompts: Any, completions: Any, completion_ids_list: Any) -> Tensor:
         rewards = super()._calculate_rewards(inputs, prompts, completions, completion_ids_list)
         self._rewards = rewards[:, 0]  # one reward function, all processes; kept for the running losses
+        if self.readout.writes_freely and self.args.brevity_reward:
+            assert self._shorter is not None
+            shorter = torch.tensor(self._shorter, dtype=rewards.dtype, device=rewards.device)
+            rewards = rewards + self.args.brevity_reward * self.accelerator.gather(shorter)[:, None]
         return rewards
 
-    def _every_digit(self, completions: Tensor, mask: Tensor, inputs: list[dict[str, Any]]) -> tuple[Tensor, Tensor]:
-        """Where the digits of this process's answers stand, (n, C), and what all ten earn there: of `slots` (n, 2 K, 10), of free
-        answers (n, C, 10)."""
+    def _every_digit(
+        self, completions: Tensor, mask: Tensor, inputs: list[dict[str, Any]]
+    ) -> tuple[Tensor | None, Tensor]:
+        """What all ten digits earn at the places of this process's answers: of `slots` (n, 2 K, 10); of free answers (n, C, 10),
+        and before that which of their tokens (n, C) are digits on which the reward depends."""
         human = np.array([row["human"] for row in inputs])
-        places = torch.zeros_like(mask, dtype=torch.bool)
-        if isinstance(self.readout, Slots):
-            digits = self.readout.digits(completions.tolist())
-            of_slots = every_digit(self.args.reward, human, digits, self.num_generations, self.args.group_reward)
-            return places, torch.tensor(of_slots, dtype=torch.float32, device=completions.device)
-        assert isinstance(self.readout, Verbalized)
+        readout = self.readout
+        if isinstance(readout, Slots):
+            digits = readout.digits(completions.tolist())
+            found = every_digit(self.args.reward, human, digits, self.num_generations, self.args.group_reward)
+            return None, torch.tensor(found, dtype=torch.float32, device=completions.device)
+        assert isinstance(readout, Verbalized)
         answers = [row[: int(count)].tolist() for row, count in zip(completions, mask.sum(dim=1), strict=True)]
-        where, stated = self.readout.every_digit(answers)
-        rewards = torch.zeros(*mask.shape, 10, device=completions.device)
-        for (number, place), others in zip(where, stated, strict=True):
-            found = earned(self.args.reward, np.tile(human[number], (10, 1)), others, self.args.invalid_reward)
-            places[number, place], rewards[number, place] = True, torch.tensor(found, dtype=torch.float32)
-        return places, rewards
+        where, stated = readout.every_digit(answers)
+        people = human[[number for number, _ in where for _ in range(10)]].reshape(-1, human.shape[1])
+        found = earned(self.args.reward, people, stated.reshape(people.shape), self.args.invalid_reward).reshape(-1, 10)
+        matters = np.ptp(found, axis=1) > 1e-9
+        numbers, at = np.array(where, dtype=int).reshape(-1, 2)[matters].T
+        places, rewards = torch.zeros(mask.shape, dtype=torch.bool), torch.zeros(*mask.shape, 10)
+        places[numbers, at] = True
+        rewards[numbers, at] = torch.tensor(found[matters], dtype=torch.float32)
+        return places.to(mask.device), rewards.to(mask.device)
 
     # Loss -------------------------------------------------------------------------------------------------------------
 
@@ -265,7 +275,7 @@ class GrpoTrainer(SpeechTrainer, GRPOTrainer):
             self.nothing_to_learn &= not inputs["row_weight"].any()
             loss = loss + self._answer_loss(model, inputs)
         if "every_digit" in inputs:
-            self.nothing_to_learn &= not inputs["every_digit"].any()
+            self.nothing_to_learn &= not inputs["digit_places"].any()
             loss = loss + self._all_digits_loss(model, inputs)
         return loss
 
@@ -370,6 +380,10 @@ def _check(args: GrpoConfig, rows: int, model: SpeechLM) -> None:
         raise UserError(
             "dynamic_sampling: is for readouts that draw their answers themselves, advantage group and one process"
         )
+    if args.advantage == "all_digits" and isinstance(readout, Verbalized):
+        _ = readout.digit_ids  # which not every tokenizer has
+        if args.world_size > 1:
+            raise UserError("advantage all_digits: with readout verbalized in one process alone; use advantage group")
     if readout.thinks and args.mask_truncated_completions:
         raise UserError(f"mask_truncated_completions: does not go with readout {readout.name}")
     if args.pad_to_multiple_of and (readout.thinks or isinstance(readout, Slots)):

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
-import json
 import logging
 import time
 from collections.abc import Mapping, Sequence
@@ -25,7 +23,7 @@ from shala_audio.manifest import Row, read_manifest
 from shala_audio.models.config import load_model_config
 from shala_audio.models.speech_lm import Dtype, SpeechLM
 from shala_audio.task import load_task
-from shala_audio.training.adapter_pretraining import PRETRAINED, is_of, pretrain_adapter
+from shala_audio.training.adapter_pretraining import Kept, pretrain_adapter
 from shala_audio.training.ambiguity import AmbiguityWeights
 from shala_audio.training.callbacks import (
     UNFINISHED,
@@ -102,7 +100,7 @@ def train(config: Config) -> Path:
     write_card(out)
     for folder in (*checkpoints(out), out / UNFINISHED):  # last of all: from here on, nothing needs to be resumed
         remove_folder(folder)
-    (out / PRETRAINED).unlink(missing_ok=True)
+    Kept(out, {}).path.unlink(missing_ok=True)
     return out
 
 
@@ -161,22 +159,7 @@ def _fit(model: SpeechLM, config: Config) -> tuple[bool, dict[str, Any] | None] 
         say("save_strategy is no: an interrupted run will begin anew; with steps and save_steps it is resumed")
     if config.resume and checkpoint is None and is_finished(out, run):
         return None
-    if config.process_index == 0 and checkpoint is None:
-        (out / "training.json").unlink(missing_ok=True)  # which says that an earlier run is finished
-        remove_folder(out / UNFINISHED)
-        write_json(out / "run.json", run)
     supervised = METHODS[config.method].learns == "supervised"
-    goes_on = False
-    fresh_adapter = features is not None and not config.init and checkpoint is None
-    if supervised and fresh_adapter and config.adapter_epochs and model.model_config.audio_projector:
-        say("adapter_epochs: nothing to learn first, the audio LLM's projector is trained already")
-    elif supervised and fresh_adapter and config.adapter_epochs:
-        assert isinstance(config, DirectConfig)
-        model.to(config.device)  # no trainer has moved it yet
-        kept = out / PRETRAINED if config.save_strategy != "no" else None
-        of = hashlib.sha256(json.dumps(comparable(run), sort_keys=True, default=str).encode()).hexdigest()
-        goes_on = kept is not None and config.resume and is_of(kept, of)
-        pretrain_adapter(model, dataset, batcher, config, kept, of)  # a small part: each process does all of it
     weights = None
     if not supervised:
         weights = AmbiguityWeights(vote_counts(rows, model.task.label_names), config.ambiguity_settings())
@@ -194,6 +177,20 @@ def _fit(model: SpeechLM, config: Config) -> tuple[bool, dict[str, Any] | None] 
     if weights is not None and config.ambiguity == "dynamic" and checkpoint is None:
         say("dynamic weights: first, what the model predicts of all %d training rows", len(rows))
         weights.begin(_losses(model, rows, features, config))
+    if config.process_index == 0 and checkpoint is None:
+        (out / "training.json").unlink(missing_ok=True)  # which says that an earlier run is finished
+        remove_folder(out / UNFINISHED)
+        write_json(out / "run.json", run)
+    goes_on = False
+    fresh_adapter = features is not None and not config.init and checkpoint is None
+    if supervised and fresh_adapter and config.adapter_epochs and model.model_config.audio_projector:
+        say("adapter_epochs: nothing to learn first, the audio LLM's projector is trained already")
+    elif supervised and fresh_adapter and config.adapter_epochs:
+        assert isinstance(config, DirectConfig)
+        model.to(config.device)  # which the trainer does later
+        kept = None if config.save_strategy == "no" else Kept(out, comparable(run))
+        goes_on = kept is not None and kept.check(bool(config.resume))
+        pretrain_adapter(model, dataset, batcher, config, kept)  # a small part: each process does all of it
     if config.process_index == 0:
         trainer.add_callback(JsonLog(out / "log.jsonl", step_of(checkpoint)))
         if config.dev_evaluations and (trainer.is_fsdp_enabled or trainer.is_deepspeed_enabled):

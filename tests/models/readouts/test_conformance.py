@@ -11,7 +11,7 @@ from shala_audio.models.prompts import PromptBuilder
 from shala_audio.models.readouts import READOUTS
 from shala_audio.models.readouts.base import append_completions, distinct_prompts
 from shala_audio.models.readouts.reasoned import Reasoned
-from shala_audio.models.readouts.verbalized import Verbalized, pad_right
+from shala_audio.models.readouts.verbalized import pad_right
 from tests.tiny import random_features, tiny_model
 
 HUMAN = np.array([[0.6, 0.4, 0.0], [0.1, 0.2, 0.7]])
@@ -144,15 +144,6 @@ def test_answers_to_one_prompt_share_it_without_another_result(model):
     shared, _ = model.readout.drawn_log_probs(inputs, count, 0.7, torch.tensor([1, 1, 1, 0, 0, 0]))
     alone, _ = model.readout.drawn_log_probs(inputs, count, 0.7, torch.arange(6))
     torch.testing.assert_close(shared, alone, atol=1e-5, rtol=1e-4)
-
-
-def test_the_longest_completion_holds_every_answer(model):
-    if not isinstance(model.readout, Verbalized):
-        return
-    for people in (np.array([0.34, 0.33, 0.33]), np.eye(3)[2]):
-        written = model.readout.write(people).removeprefix(model.readout.answer_start)
-        tokens = model.tokenizer(written, add_special_tokens=False)["input_ids"]
-        assert len(tokens) + 1 <= model.readout.longest_completion()
 
 
 def test_distinct_prompts_stand_first():

@@ -90,3 +90,14 @@ def test_padding_takes_no_position(tiny_lm, tmp_path):
     together = model.readout.supervised_losses(builder.batch(prompts), human)[0]
     alone = [model.readout.supervised_losses(builder.batch([prompts[row]]), human[row : row + 1])[0] for row in (0, 1)]
     torch.testing.assert_close(together, torch.cat(alone), atol=1e-4, rtol=1e-4)
+
+
+def test_the_longest_completion_holds_every_answer_as_people_lay_json_out(tiny_lm):
+    readout = tiny_model(tiny_lm, readout="verbalized").readout
+    for people in (np.array([0.34, 0.33, 0.33]), np.eye(3)[2]):
+        said = json.loads(readout.write(people))
+        fenced = f"```json\n{json.dumps({name: f'{value}.5%' for name, value in said.items()}, indent=2)}\n```"
+        for written in (readout.write(people), fenced):
+            assert parse_answer(written, readout.model.task.label_names) is not None
+            tokens = readout.model.tokenizer(written, add_special_tokens=False)["input_ids"]
+            assert len(tokens) + 1 <= readout.longest_completion()
