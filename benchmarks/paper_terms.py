@@ -28,7 +28,8 @@ def main() -> None:
         with open(table, encoding="utf-8") as file:
             for row in csv.DictReader(file):
                 if row["measure"] in ("jsd", "macro_f1"):
-                    found[row["system"]][row["measure"]] = float(row["value"])
+                    system = row["system"].partition(" [")[0]  # of several runs of a name, the first
+                    found[system].setdefault(row["measure"], float(row["value"]))
         for readout in READOUTS:
             start = found.get(f"zero_shot ({readout})")
             end = found.get(f"shala ({readout})") or found.get(f"shala_static ({readout})")
