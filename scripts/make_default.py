@@ -32,10 +32,11 @@ CARD = Path(__file__).with_name("default_card.md")
 LARGE_CARD = Path(__file__).with_name("large_card.md")
 RANK = 4  # of LoRA in the large models
 RECIPES = Path(__file__).parents[1] / "recipes"
-# Of each large model what it does, the corpus, where the small model's score on the same rows stands, and limits.
+# Of each large model what it does, how it learnt, the corpus, where the small model's score on the same rows stands, and limits.
 IN_WORDS = {
     "default-1.5b": (
         "How many people would choose each of GoEmotions' 28 labels for a comment.",
+        "SHALA's direct objective, one pass",
         "GoEmotions: 1,919 comments of Reddit, in English, with aggregated labels, Apache-2.0",
         lambda: read_json(part(sound=False) / "score.json")["jsd"],
         "Labels are aggregated (two raters or more chose them), so the model learnt less of their disagreement than there was. "
@@ -43,6 +44,7 @@ IN_WORDS = {
     ),
     "default-1.5b-nli": (
         "How many people would say that a premise entails a hypothesis, contradicts it, or neither.",
+        "soft labels, one pass: on dev nearer to the raters than SHALA",
         "ChaosNLI, its SNLI part: 1,135 pairs with 100 votes each, CC BY-NC 4.0",
         lambda: small_on_snli(),
         "Pairs are of SNLI's captions, chosen because people disagreed about them: of other pairs they disagree less. "
@@ -108,11 +110,11 @@ def small_on_snli() -> dict[str, float]:
 
 def large_card(name: str, source: Path) -> None:
     """Write the card of a large model, whose score on the test split lies beside it."""
-    what, corpus, small, limits = IN_WORDS[name]
+    what, how, corpus, small, limits = IN_WORDS[name]
     folder = LARGE[name]
     score, before = read_json(folder / "score.json"), read_json(source / "score.json")
     fields = {
-        "name": name, "what": what, "corpus": corpus, "rank": RANK, "limits": limits, "n": score["n"],
+        "name": name, "what": what, "how": how, "corpus": corpus, "rank": RANK, "limits": limits, "n": score["n"],
         "size": f"{(folder / TRAINED).stat().st_size / 1e6:.1f}", "jsd": number(score["jsd"]), "before": number(before["jsd"]),
         "prior": number(score["prior"]["jsd"]), "small": number(small()), "accuracy": number(score["accuracy"]),
     }  # fmt: skip

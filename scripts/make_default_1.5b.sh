@@ -5,14 +5,14 @@ set -euo pipefail
 chaosnli=${1:?name the folder of ChaosNLI} goemotions=${2:?name the folder of GoEmotions}
 recipe=recipes/chaosnli
 . $recipe/path.sh
-options="--model text_1.5b --method shala --baselines none --stop_stage 6 --exp large"
+options="--model text_1.5b --baselines none --stop_stage 6 --exp large"
 
-recipes/chaosnli/run.sh --corpus_root "$chaosnli" $options
-recipes/goemotions/run.sh --corpus_root "$goemotions" --max_rows 2400 $options
+recipes/chaosnli/run.sh --corpus_root "$chaosnli" --method sft_soft $options
+recipes/goemotions/run.sh --corpus_root "$goemotions" --method shala --max_rows 2400 $options
 
-for pair in default-1.5b:goemotions:seed0_max2400 default-1.5b-nli:chaosnli:seed0_snli; do
-  IFS=: read -r name corpus data <<< "$pair"
-  exp=recipes/$corpus/exp/large/shala manifest=recipes/$corpus/data/$data/manifest.jsonl
+for model in default-1.5b:goemotions:seed0_max2400:shala default-1.5b-nli:chaosnli:seed0_snli:sft_soft; do
+  IFS=: read -r name corpus data method <<< "$model"
+  exp=recipes/$corpus/exp/large/$method manifest=recipes/$corpus/data/$data/manifest.jsonl
   python scripts/make_default.py --large "$name" "$exp"
   shala-audio predict "$name" "$manifest" --split test --format jsonl --out "$exp/rank_4.jsonl"
   shala-audio evaluate score "$exp/rank_4.jsonl" "$manifest" --split test --out "shala_audio/assets/$name/score.json"
