@@ -1,7 +1,7 @@
 """Make the model that comes with the toolkit out of trained ones: weights to half precision, and a model card.
 
     python scripts/make_default.py --sound MODEL --sound-rows N --ravdess RESULT.json [--text MODEL --text-rows N]
-    python scripts/make_default.py --large NAME MODEL, and when that is scored: --large-card NAME MODEL
+    python scripts/make_default.py --large MODEL, and when that is scored: --large-card MODEL
 
 `MODEL` is a folder of a trained model with its `score.json` on the test split; `RESULT.json` is what `benchmarks/ravdess.py` printed.
 What is not named stays as it is; `make_default.sh` and `make_default_1.5b.sh` train and call it.
@@ -20,7 +20,7 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from shala_audio.inference.default import FOLDER, part
-from shala_audio.inference.hub import LARGE
+from shala_audio.inference.hub import LARGE, LARGE_FOLDER
 from shala_audio.inference.neighbours import FILE
 from shala_audio.io import atomic_write, read_json, write_json, write_text
 from shala_audio.models.folder import CARD as CARD_OF_MODEL
@@ -30,27 +30,8 @@ from shala_audio.task import task_from_dict
 
 CARD = Path(__file__).with_name("default_card.md")
 LARGE_CARD = Path(__file__).with_name("large_card.md")
-RANK = 4  # of LoRA in the large models
+RANK = 4  # of LoRA in the large model
 RECIPES = Path(__file__).parents[1] / "recipes"
-# Of each large model what it does, how it learnt, the corpus, where the small model's score on the same rows stands, and limits.
-IN_WORDS = {
-    "default-1.5b": (
-        "How many people would choose each of GoEmotions' 28 labels for a comment.",
-        "SHALA's direct objective, one pass",
-        "GoEmotions: 1,919 comments of Reddit, in English, with aggregated labels, Apache-2.0",
-        lambda: read_json(part(sound=False) / "score.json")["jsd"],
-        "Labels are aggregated (two raters or more chose them), so the model learnt less of their disagreement than there was. "
-        "Do not use it to judge a person.",
-    ),
-    "default-1.5b-nli": (
-        "How many people would say that a premise entails a hypothesis, contradicts it, or neither.",
-        "soft labels, one pass: on dev nearer to the raters than SHALA",
-        "ChaosNLI, its SNLI part: 1,135 pairs with 100 votes each, CC BY-NC 4.0",
-        lambda: small_on_snli(),
-        "Pairs are of SNLI's captions, chosen because people disagreed about them: of other pairs they disagree less. "
-        "The corpus is not for commercial use, so take these weights as not for that, too.",
-    ),
-}
 FIELDS = FOLDER / "card.json"  # numbers of the card, for the part that is not made anew
 
 
@@ -99,26 +80,19 @@ def recall_of(confusion: list[list[int]], labels: list[str]) -> dict[str, float]
     return {label: row[k] / max(1, sum(row)) for k, (label, row) in enumerate(zip(labels, confusion, strict=True))}
 
 
-def small_on_snli() -> dict[str, float]:
-    """Of RESULTS.csv, three seeds."""
+def large_card(source: Path) -> None:
+    """Write the card of the large model, whose score on the test split lies beside it."""
+    score, before = read_json(LARGE_FOLDER / "score.json"), read_json(source / "score.json")
     with open(RECIPES / "chaosnli" / "RESULTS.csv", encoding="utf-8") as file:
         row = next(
-            row for row in csv.DictReader(file) if (row["system"], row["measure"]) == ("shala (label_token)", "jsd")
+            row for row in csv.DictReader(file) if (row["system"], row["measure"]) == ("sft_soft (label_token)", "jsd")
         )
-    return {end: float(row[end]) for end in ("value", "low", "high")}
-
-
-def large_card(name: str, source: Path) -> None:
-    """Write the card of a large model, whose score on the test split lies beside it."""
-    what, how, corpus, small, limits = IN_WORDS[name]
-    folder = LARGE[name]
-    score, before = read_json(folder / "score.json"), read_json(source / "score.json")
     fields = {
-        "name": name, "what": what, "how": how, "corpus": corpus, "rank": RANK, "limits": limits, "n": score["n"],
-        "size": f"{(folder / TRAINED).stat().st_size / 1e6:.1f}", "jsd": number(score["jsd"]), "before": number(before["jsd"]),
-        "prior": number(score["prior"]["jsd"]), "small": number(small()), "accuracy": number(score["accuracy"]),
+        "name": LARGE, "rank": RANK, "n": score["n"], "size": f"{(LARGE_FOLDER / TRAINED).stat().st_size / 1e6:.1f}",
+        "jsd": number(score["jsd"]), "before": number(before["jsd"]), "prior": number(score["prior"]["jsd"]),
+        "small": number({end: float(row[end]) for end in ("value", "low", "high")}), "accuracy": number(score["accuracy"]),
     }  # fmt: skip
-    write_text(folder / CARD_OF_MODEL, LARGE_CARD.read_text(encoding="utf-8").format(**fields))
+    write_text(LARGE_FOLDER / CARD_OF_MODEL, LARGE_CARD.read_text(encoding="utf-8").format(**fields))
 
 
 def main() -> None:
@@ -128,14 +102,13 @@ def main() -> None:
     for name in ("--sound-rows", "--text-rows"):
         parser.add_argument(name, type=int)
     for option in ("--large", "--large-card"):
-        parser.add_argument(option, nargs=2, metavar=("NAME", "MODEL"))
+        parser.add_argument(option, type=Path, metavar="MODEL")
     given = parser.parse_args()
     if given.large:
-        name, source = given.large
-        print(f"{LARGE[name]}: {shrink(Path(source), LARGE[name], RANK):.1f} MB")
+        print(f"{LARGE_FOLDER}: {shrink(given.large, LARGE_FOLDER, RANK):.1f} MB")
         return
     if given.large_card:
-        large_card(given.large_card[0], Path(given.large_card[1]))
+        large_card(given.large_card)
         return
     fields: dict[str, Any] = read_json(FIELDS) if FIELDS.is_file() else {}
     for name, source, rows in (("sound", given.sound, given.sound_rows), ("text", given.text, given.text_rows)):

@@ -41,9 +41,8 @@ def load(model: str = "default", **options: Any) -> Predictor:
 
     Args:
         model: folder of a trained model, as `shala-audio train` writes it, or of a recipe's experiment; or "user/name" on the
-            Hugging Face hub; "default" is the model that comes with the toolkit, for sound and for text. For text there are two
-            on a larger base, which is fetched at first use (1.1 GB): "default-1.5b" (28 emotions of a comment) and
-            "default-1.5b-nli" (does a premise entail a hypothesis?).
+            Hugging Face hub; "default" is the model that comes with the toolkit, for sound and for text. "default-1.5b-nli" comes
+            with it, too (does a premise entail a hypothesis?); its base is fetched at first use, 1.1 GB.
         options: passed on to `Predictor.from_pretrained` (`device`, `batch_size`, `calibration`, `revision`).
 
     Raises:

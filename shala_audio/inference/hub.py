@@ -86,18 +86,19 @@ FILES = (
 REPORT = "RESULTS*"  # is sent with a packed experiment, and not needed to predict
 HTTP_ERROR: type[Exception] = HfHubHTTPError.__mro__[1]  # of the HTTP library below, such as for no connection
 REPO_ID = re.compile(r"[\w.-]+/[\w.-]+")
-# Adapters that come with the toolkit, on a base of 1.5 billion parameters that is fetched when one is first used.
-LARGE = {name: Path(__file__).parents[1] / "assets" / name for name in ("default-1.5b", "default-1.5b-nli")}
+# Comes with the toolkit, on a base of 1.5 billion parameters that is fetched at first use.
+LARGE = "default-1.5b-nli"
+LARGE_FOLDER = Path(__file__).parents[1] / "assets" / LARGE
 
 
 def find_model(name: str | Path, revision: str | None = None) -> Path:
-    """The folder of that name, or else the hub's model "user/name", fetched into the hub's cache; of "default-1.5b" and
-    "default-1.5b-nli", where they lie in the package.
+    """The folder of that name, or else the hub's model "user/name", fetched into the hub's cache; of "default-1.5b-nli",
+    where it lies in the package.
 
     Raises:
         UserError: it is no folder here, and the hub does not give it.
     """
-    folder = LARGE.get(str(name), Path(name))
+    folder = LARGE_FOLDER if str(name) == LARGE else Path(name)
     if folder.is_dir() or not REPO_ID.fullmatch(str(name)) or folder.parent.is_dir():
         return folder
     from huggingface_hub import snapshot_download

@@ -97,10 +97,9 @@ def test_the_default_model_is_small():
     assert 0 < size < 16e6
 
 
-@pytest.mark.parametrize("name", LARGE)
-def test_the_large_ones_come_with_their_base_and_card(name):
-    """Of some MB each, for a base that is named with its weights' sha256 and fetched when it is wanted."""
-    folder = find_model(name)
+def test_the_large_one_comes_with_its_base_and_card():
+    """Of some MB, for a base that is named with its weights' sha256 and fetched when it is wanted."""
+    folder = find_model(LARGE)
     settings = read_json(folder / SETTINGS)
     assert settings["model"]["lm"] == "qwen2.5-coder-1.5b-instruct" and len(settings["lm_sha256"]) == 64
     assert (folder / TRAINED).stat().st_size < 10e6

@@ -31,14 +31,16 @@ def strict(answer: str) -> dict[str, float] | None:
     """What the answer states, by Python's JSON and plain checks: an independent judge of what is accepted."""
 
     def once(pairs):
-        if len({name for name, _ in pairs}) < len(pairs):
+        found = {name.strip(): float(n) if isinstance(n, str) and n.strip().isascii() else n for name, n in pairs}
+        if len(found) < len(pairs):
             raise ValueError("a name twice")
-        return dict(pairs)
+        return found
 
-    # Beyond JSON, a number may begin with 0, as the two digits of `slots` do, and be followed by a per cent sign.
+    # Beyond JSON, a number may begin with 0, as the two digits of `slots` do, be followed by a per cent sign, and stand in quotes;
+    # a name may have space around it.
     plain = re.sub(r"(?<=[:\s])0+(?=\d)", "", answer.strip().replace("%", ""))
     try:
-        found = json.loads(plain, object_pairs_hook=once, parse_constant=lambda _: None)
+        found = json.loads(plain, strict=False, object_pairs_hook=once, parse_constant=lambda _: None)
     except (ValueError, RecursionError):
         return None
     if not isinstance(found, dict) or not set(found) <= set(LABELS):
@@ -93,7 +95,9 @@ def test_a_hundred_thousand_answers():
         '{"anger": ３０}',
         '{"anger": {"sad": 30}}',
         '[{"anger": 30}]',
-        '{"anger": "30"}',
+        '{"anger": "30}',
+        '{"anger": "thirty"}',
+        '{"anger": "30", " anger": "70"}',
         '{"ang": 30}',
         '{"anger": 30} and more',
         '{"anger": 30}{"sad": 70}',
