@@ -11,4 +11,5 @@ $recipe/run.sh --corpus_root "$chaosnli" --model text_1.5b --method sft_soft --b
 python scripts/make_default.py --large $exp
 shala-audio predict $name $manifest --split test --format jsonl --out $exp/rank_4.jsonl
 shala-audio evaluate score $exp/rank_4.jsonl $manifest --split test --out shala_audio/assets/$name/score.json
+rm shala_audio/assets/$name/distances.json # from which votes could be guessed
 python scripts/make_default.py --large-card $exp

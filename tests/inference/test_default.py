@@ -103,6 +103,7 @@ def test_the_large_one_comes_with_its_base_and_card():
     settings = read_json(folder / SETTINGS)
     assert settings["model"]["lm"] == "qwen2.5-coder-1.5b-instruct" and len(settings["lm_sha256"]) == 64
     assert (folder / TRAINED).stat().st_size < 10e6
+    assert not list(folder.glob("distances*")), "votes could be guessed from them"
     score = read_json(folder / "score.json")
     assert f"{score['jsd']['value']:.3f}" in (folder / CARD).read_text(encoding="utf-8")
 
