@@ -410,6 +410,14 @@ def test_every_digit_of_a_written_answer_is_judged(tiny_lm, tmp_path, monkeypatc
     torch.testing.assert_close(gradient, wanted, atol=1e-5, rtol=1e-3)
 
 
+def test_runs_whose_answers_never_parse_are_stopped_with_all_digits_too(tiny_lm, tmp_path):
+    """A random model writes no JSON."""
+    model = tiny_model(tiny_lm, readout="verbalized")
+    trainer = shala_trainer(model, tmp_path, advantage="all_digits", max_steps=6, zero_variance_patience=3)
+    with pytest.raises(Stopped, match="step 3"):
+        trainer.train()
+
+
 def test_of_two_valid_answers_the_shorter_one_earns_more(tiny_lm, tmp_path):
     model = tiny_model(tiny_lm, readout="verbalized")
     trainer = shala_trainer(model, tmp_path, brevity_reward=0.2, invalid_reward=-0.5)
