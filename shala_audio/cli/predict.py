@@ -211,7 +211,9 @@ def timelines(
 
 
 def predict(
-    model: Annotated[str, typer.Argument(help="Folder of a trained model, or default: the one that comes with us.")],
+    model: Annotated[
+        str, typer.Argument(help="Folder of a trained model, or one that comes with us: default, default-1.5b-nli.")
+    ],
     inputs: Annotated[
         list[str] | None,
         typer.Argument(help="Sound files, folders of them, or manifests (.jsonl).", metavar="INPUT"),
