@@ -34,7 +34,7 @@ def doctor(
         for line in memory_lines(model, rows, tokens):
             print(line)
         return
-    from shala_audio.models.pretrained import DEFAULT_MODELS, cache_folder, is_pulled
+    from shala_audio.models.pretrained import DEFAULT_MODELS, NOT_PULLED, cache_folder, describe
     from shala_audio.torchaudio_fix import needs_fix
 
     print(f"python {platform.python_version()} on {platform.system()} {platform.machine()}")
@@ -71,7 +71,7 @@ def doctor(
     for name in DEFAULT_MODELS:
         print(
             f"ok       {name} is in the cache"
-            if is_pulled(name) or is_pulled(f"{name}@wheel")
+            if describe(name)["state"] != NOT_PULLED
             else f"absent   {name}: shala-audio models pull {name}"
         )
     print(f"cache    {cache_folder()}")

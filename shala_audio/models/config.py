@@ -78,13 +78,9 @@ class ModelConfig:
 
     def to_dict(self) -> dict[str, Any]:
         values = {**asdict(self), "encoder_layers": list(self.encoder_layers)}
-        for name in (
-            "cache_trained_layers",
-            "weights",
-            "summary_token",
-            "chat_template_kwargs",
-        ):  # said where they are not usual
-            if values[name] == getattr(ModelConfig(self.lm), name):
+        usual = ModelConfig(self.lm)
+        for name in ("cache_trained_layers", "weights", "summary_token", "chat_template_kwargs"):
+            if values[name] == getattr(usual, name):  # said only where it is another
                 del values[name]
         if self.audio_projector:
             return {"audio_lm": self.lm} | {name: value for name, value in values.items() if name not in OF_ENCODER}

@@ -536,11 +536,14 @@ def fetch(name: str) -> Path:
         raise UserError(f"{name}: cannot be fetched ({first_line(error)})") from None
 
 
+NOT_PULLED = "not pulled"
+
+
 def describe(name: str) -> dict[str, str]:
     """Name, role, licence and where a default model is, for `shala-audio models list`."""
     model = DEFAULT_MODELS[name]
     there = next((folder for folder in (name, f"{name}@wheel") if is_pulled(folder)), None)
-    state = read_json(model_folder(there) / "source.json")["source"] if there else "not pulled"
+    state = read_json(model_folder(there) / "source.json")["source"] if there else NOT_PULLED
     return {"name": name, "role": model.role, "licence": model.licence, "state": state.split("#")[0]}
 
 

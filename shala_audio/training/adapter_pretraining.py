@@ -26,10 +26,11 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from tqdm import tqdm
 
-from shala_audio.errors import Stopped, UserError
+from shala_audio.errors import UserError
 from shala_audio.io import atomic_write
 from shala_audio.models.audio_adapter import AudioAdapter, valid_frames
 from shala_audio.models.speech_lm import SpeechLM
+from shala_audio.training.callbacks import check_loss
 from shala_audio.training.config import DirectConfig
 from shala_audio.training.data import Batcher, curriculum_ranks, visit_order
 from shala_audio.training.trainer import part_learning_rates
@@ -61,15 +62,17 @@ def pooled_logits(adapter: AudioAdapter, audio: dict[str, Tensor], words: Tensor
 
 
 class Kept:
-    """A file of what was learnt so far, in a run's folder until it ends.
+    """A file of what was learnt so far, `NAME` in a run's folder until that ends.
 
     Args:
         out: the run's folder.
         run: what it depends on; that of another one is not gone on from.
     """
 
+    NAME = "adapter_pretraining.safetensors"
+
     def __init__(self, out: Path, run: Mapping[str, Any]) -> None:
-        self.path = out / "adapter_pretraining.safetensors"
+        self.path = out / self.NAME
         self.run = hashlib.sha256(json.dumps(run, sort_keys=True, default=str).encode()).hexdigest()
 
     def check(self, resume: bool) -> bool:
@@ -177,11 +180,8 @@ def pretrain_adapter(
                 loss = (weight * torch.stack(of_places)).mean(dim=0).sum()
                 (loss / len(rows)).backward()
                 total += loss.item()
-            if not math.isfinite(total):
-                raise Stopped(
-                    f"adapter pretraining, step {step + 1}: the loss is {total / len(rows)}; use a lower "
-                    "adapter_learning_rate, or bf16 false"
-                )
+            where = f"adapter pretraining, step {step + 1}"
+            check_loss(total / len(rows), where, "a lower adapter_learning_rate, or bf16 false")
             nn.utils.clip_grad_norm_(parameters, 1.0)
             optimizer.step()
             losses.append(total)

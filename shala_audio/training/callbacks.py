@@ -292,6 +292,16 @@ class GradientGuard(TrainerCallback):
                 )
 
 
+def check_loss(loss: Tensor | float, where: str, remedy: str) -> None:
+    """Stop at a loss that is NaN or infinite, which transformers would leave out of its averages in silence.
+
+    Raises:
+        Stopped: naming the place, and what to do.
+    """
+    if not math.isfinite(loss):
+        raise Stopped(f"{where}: the loss is {float(loss)}; use {remedy}")
+
+
 def _norm(parameters: list[torch.nn.Parameter]) -> float:
     found = [parameter.grad for parameter in parameters if parameter.grad is not None]
     return float(torch.stack(torch._foreach_norm(found)).float().norm()) if found else 0.0

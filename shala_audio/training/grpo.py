@@ -223,8 +223,9 @@ class GrpoTrainer(SpeechTrainer, GRPOTrainer):
             if self.readout.writes_freely and self.model.training:
                 self._averages["valid"].append(float(np.mean(~np.isnan(stated[:, 0]))))
             found = earned(args.reward, np.asarray(human), stated, args.invalid_reward)
-            short = 1 - np.array([len(ids) for ids in completion_ids]) / args.max_completion_length
-            self._shorter = np.where(np.isnan(stated).any(axis=-1), 0.0, short - found)
+            if args.brevity_reward and self.readout.writes_freely:
+                short = 1 - np.array([len(ids) for ids in completion_ids]) / args.max_completion_length
+                self._shorter = np.where(np.isnan(stated).any(axis=-1), 0.0, short - found)
             return found.tolist()
 
         reward.__name__ = f"{args.reward}_to_raters"  # TRL logs it under this name
@@ -233,8 +234,7 @@ class GrpoTrainer(SpeechTrainer, GRPOTrainer):
     def _calculate_rewards(self, inputs: Any, prompts: Any, completions: Any, completion_ids_list: Any) -> Tensor:
         rewards = super()._calculate_rewards(inputs, prompts, completions, completion_ids_list)
         self._rewards = rewards[:, 0]  # one reward function, all processes; kept for the running losses
-        if self.readout.writes_freely and self.args.brevity_reward:
-            assert self._shorter is not None
+        if self._shorter is not None:
             shorter = torch.tensor(self._shorter, dtype=rewards.dtype, device=rewards.device)
             rewards = rewards + self.args.brevity_reward * self.accelerator.gather(shorter)[:, None]
         return rewards

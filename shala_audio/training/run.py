@@ -100,7 +100,7 @@ def train(config: Config) -> Path:
     write_card(out)
     for folder in (*checkpoints(out), out / UNFINISHED):  # last of all: from here on, nothing needs to be resumed
         remove_folder(folder)
-    Kept(out, {}).path.unlink(missing_ok=True)
+    (out / Kept.NAME).unlink(missing_ok=True)
     return out
 
 

@@ -17,11 +17,11 @@ from torch.distributed.fsdp import MixedPrecisionPolicy
 from transformers import Trainer
 
 from shala_audio.distribution import Floats
-from shala_audio.errors import Stopped, UserError
+from shala_audio.errors import UserError
 from shala_audio.io import remove_folder, replace_folder
 from shala_audio.models.speech_lm import SpeechLM
 from shala_audio.training.ambiguity import AmbiguityWeights
-from shala_audio.training.callbacks import UNFINISHED, checkpoints
+from shala_audio.training.callbacks import UNFINISHED, check_loss, checkpoints
 from shala_audio.training.config import precision_dtype
 from shala_audio.training.data import Batcher, RowSampler, visit_order
 
@@ -148,11 +148,8 @@ class SpeechTrainer(Trainer):
 
     def training_step(self, *arguments: Any, **options: Any) -> Tensor:
         loss = super().training_step(*arguments, **options)
-        if not bool(torch.isfinite(loss)):  # which transformers would leave out of its averages in silence
-            raise Stopped(
-                f"step {self.state.global_step + 1}: the loss is {float(loss)}; use a lower learning_rate, a longer warm-up "
-                "(warmup_steps) or bf16 false, and look at the rows' votes"
-            )
+        remedy = "a lower learning_rate, a longer warm-up (warmup_steps) or bf16 false, and look at the rows' votes"
+        check_loss(loss.detach(), f"step {self.state.global_step + 1}", remedy)
         return loss
 
     def log(self, logs: dict[str, float], *times: Any) -> None:

@@ -50,7 +50,9 @@ def answer(asked: socket.socket) -> int:
     sys.argv = ["shala-audio", *words]
     status = 0
     try:
-        shala_audio_main()
+        from shala_audio.cli.main import main
+
+        main()
     except SystemExit as stop:
         status = stop.code if isinstance(stop.code, int) else int(stop.code is not None)
     except BaseException:
@@ -60,12 +62,6 @@ def answer(asked: socket.socket) -> int:
     sys.stderr.flush()
     asked.sendall(str(status).encode())
     return status
-
-
-def shala_audio_main() -> None:
-    from shala_audio.cli.main import main
-
-    main()
 
 
 def ask(path: str, *words: str) -> int:

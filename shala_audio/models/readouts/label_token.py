@@ -25,7 +25,7 @@ from shala_audio.models.readouts.base import (
     append_completions,
     check_probs,
     distinct_prompts,
-)  # fmt: skip
+)
 
 if TYPE_CHECKING:
     from shala_audio.models.speech_lm import SpeechLM
