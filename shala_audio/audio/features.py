@@ -24,7 +24,7 @@ from tqdm import tqdm
 
 from shala_audio.audio.augment import perturb
 from shala_audio.audio.encoders import AudioEncoder, by_length
-from shala_audio.audio.io import SAMPLE_RATE, SHORTEST, Samples, read_row_audio, row_path, trim_silence
+from shala_audio.audio.io import SAMPLE_RATE, SHORTEST, Samples, read_row_audio, row_path, set_loudness, trim_silence
 from shala_audio.errors import UserError
 from shala_audio.io import append_lines, atomic_write, locked, read_json, write_json
 from shala_audio.manifest import Row
@@ -113,7 +113,7 @@ def check_encoder(folder: Path, found: dict[str, Any], needed: dict[str, Any]) -
     """Raise where features were made otherwise than a model needs; weights are compared where both are known."""
     other = [
         name
-        for name in ("encoder", "layers", "trim_db", "weights")
+        for name in ("encoder", "layers", "trim_db", "loudness_db", "weights")
         if found.get(name) != needed.get(name) and not (name == "weights" and "" in (found.get(name), needed.get(name)))
     ]
     if other:
@@ -253,7 +253,7 @@ def write_features(
             part = wanted[start : start + SHARD_CLIPS]
             features: dict[str, Tensor] = {}
             lines: list[dict[str, Any]] = []
-            for batch in _batches(part, root, encoder.longest, identity.get("trim_db"), seed, done):
+            for batch in _batches(part, root, encoder.longest, identity, seed, done):
                 for (row, number, _), states in zip(batch, encoder.encode([clip for _, _, clip in batch]), strict=True):
                     identifier = augmented_id(row.id, number)
                     features[identifier] = states.to(torch.float16).contiguous()
@@ -327,9 +327,10 @@ def _key(sound: str, number: int, seed: int) -> str:
 
 
 def _batches(
-    wanted: Sequence[tuple[Row, int]], root: Path, longest: float, trim_db: float | None, seed: int, done: Encoded
+    wanted: Sequence[tuple[Row, int]], root: Path, longest: float, identity: dict[str, Any], seed: int, done: Encoded
 ) -> Iterator[list[tuple[Row, int, Samples]]]:
     """Clips in batches of similar length and bounded total length; what cannot be used is noted in `done`."""
+    trim_db, loudness_db = identity.get("trim_db"), identity.get("loudness_db")
 
     def read(item: tuple[Row, int]) -> Samples | UserError:
         row, number = item
@@ -345,7 +346,7 @@ def _batches(
             return error
         if number:
             samples = perturb(samples, int(hashlib.sha256(f"{seed}:{row.id}".encode()).hexdigest()[:8], 16), number)
-        return samples
+        return samples if loudness_db is None else set_loudness(samples, loudness_db)
 
     clips: list[tuple[Row, int, Samples]] = []
     with ThreadPoolExecutor(READERS) as pool:

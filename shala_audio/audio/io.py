@@ -24,6 +24,7 @@ RATES = (1_000, 1_000_000)  # samples a second that sound may have
 MOST_CHANNELS = 64
 BLOCK = 1 << 22  # samples read at once, of all channels: long files need not fit into memory at their own rate
 FRAME, HOP = 400, 160  # samples (25 ms, 10 ms) over which energy is taken
+SPEECH_DB = 25.0  # frames this much softer than the loudest count as pauses
 FRAMES_AT_ONCE = 6000  # a minute: hours of sound need no more memory
 FULL_SCALE = 0.9999  # a sample of so much or more may have been clipped
 CLIPPED = 0.001  # share of such samples from which on a clip is called clipped
@@ -379,6 +380,22 @@ def trim_silence(samples: Samples, below_db: float) -> Samples:
         end = len(samples)
     start = max(0, min(start, end - SHORTEST))
     return samples[start : max(end, start + SHORTEST)]
+
+
+def set_loudness(samples: Samples, loudness_db: float) -> Samples:
+    """A clip whose speech is at a level: the mean power of frames at most `SPEECH_DB` softer than the loudest. Silence stays it.
+
+    Args:
+        samples: mono float32; what comes out may go beyond full scale.
+        loudness_db: the level, in dB of full scale.
+
+    >>> soft = np.full(8000, 0.001, dtype=np.float32)
+    >>> round(float(set_loudness(soft, -26.0)[0]), 3)
+    0.05
+    """
+    levels = frame_levels(samples)
+    power = np.mean(10 ** (levels[levels > levels.max() - SPEECH_DB] / 10))
+    return samples * np.float32(10 ** (loudness_db / 20) / np.sqrt(power))
 
 
 def voiced_share(samples: Samples, loudest_db: float, below_db: float = 40.0) -> float:

@@ -60,7 +60,13 @@ def _frozen(predictor: Predictor) -> Any:
     config = predictor.model.model_config
     adapter = predictor.model.model.audio_adapter
     read = adapter.layers_read if isinstance(adapter, AudioAdapter) else None
-    return read, config.cached_layers(), config.trim_db, predictor.model.encoder_sha256 or config.encoder
+    return (
+        read,
+        config.cached_layers(),
+        config.trim_db,
+        config.loudness_db,
+        predictor.model.encoder_sha256 or config.encoder,
+    )
 
 
 def _mean(answers: Sequence[LabelDistribution]) -> LabelDistribution:

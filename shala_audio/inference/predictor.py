@@ -18,7 +18,15 @@ from tqdm import tqdm
 from shala_audio.audio.clips import Clip, is_recording, samples_of
 from shala_audio.audio.encoders import AudioEncoder, load_encoder
 from shala_audio.audio.features import FeatureStore
-from shala_audio.audio.io import SAMPLE_RATE, Samples, frame_levels, read_row_audio, trim_silence, voiced_share
+from shala_audio.audio.io import (
+    SAMPLE_RATE,
+    Samples,
+    frame_levels,
+    read_row_audio,
+    set_loudness,
+    trim_silence,
+    voiced_share,
+)
 from shala_audio.audio.speech import speech_remark
 from shala_audio.devices import default_device, product_dtype
 from shala_audio.distribution import LabelDistribution, LabelRates
@@ -391,9 +399,11 @@ class Predictor:
 
     def encode(self, clips: Sequence[Samples]) -> list[Tensor]:
         """Features as training saw them: rounded to float16, as the feature cache keeps them."""
-        trim_db = self.model.model_config.trim_db
-        if trim_db is not None:
-            clips = [trim_silence(clip, trim_db) for clip in clips]
+        config = self.model.model_config
+        if config.trim_db is not None:
+            clips = [trim_silence(clip, config.trim_db) for clip in clips]
+        if config.loudness_db is not None:
+            clips = [set_loudness(clip, config.loudness_db) for clip in clips]
         return [clip.to(torch.float16) for clip in self.encoder.encode(clips)]
 
     @property

@@ -24,6 +24,8 @@ class ModelConfig:
             encoder need; without, one layer is kept of an encoder whose top is trained.
         encoder_lora_r: rank of LoRA on these layers, which keeps what is learnt small; 0 trains all their weights.
         trim_db: leave out silence at both ends of a clip: frames so many dB softer than its loudest; None keeps it.
+        loudness_db: make each clip's speech this loud, in dB of full scale (-26, say), so that the recording's gain counts for nothing; None
+            leaves it as it is.
         spec_augment: in training, hide spans of time and of channels of the features.
         projector: how frames become tokens: stack, conv or qformer.
         frame_stack: encoder frames that become one token.
@@ -47,6 +49,7 @@ class ModelConfig:
     encoder_lora_r: int = 0
     cache_trained_layers: bool = True
     trim_db: float | None = None
+    loudness_db: float | None = None
     spec_augment: bool = False
     projector: str = "stack"
     frame_stack: int = 8
@@ -74,7 +77,13 @@ class ModelConfig:
         """What features depend on; stored with them. `weights`: sha256 of those of a model's encoder; where None, those
         that its name stands for here."""
         weights = base_sha256(str(self.encoder)) if weights is None else weights
-        return {"encoder": self.encoder, "layers": self.cached_layers(), "trim_db": self.trim_db, "weights": weights}
+        return {
+            "encoder": self.encoder,
+            "layers": self.cached_layers(),
+            "trim_db": self.trim_db,
+            "loudness_db": self.loudness_db,
+            "weights": weights,
+        }
 
     def to_dict(self) -> dict[str, Any]:
         values = {**asdict(self), "encoder_layers": list(self.encoder_layers)}
@@ -149,6 +158,8 @@ def model_config_from_dict(values: Mapping[str, Any], source: str) -> ModelConfi
         raise UserError(f"{source}: encoder_trained_layers must be a whole number from 0 to {deepest}")
     if config.trim_db is not None and (type(config.trim_db) not in (int, float) or not config.trim_db > 0):
         raise UserError(f"{source}: trim_db is {config.trim_db!r}; dB below the loudest frame, above 0, are needed")
+    if config.loudness_db is not None and type(config.loudness_db) not in (int, float):
+        raise UserError(f"{source}: loudness_db is {config.loudness_db!r}; a number of dB, such as -26, is needed")
     if config.audio_projector == "frozen" and config.lora_r < 1:
         raise UserError(f"{source}: lora_r is 0 and audio_projector frozen: nothing would be trained")
     if not config.encoder and config.lora_r < 1:

@@ -96,7 +96,7 @@ def test_another_encoders_features_are_refused(tmp_path, tiny_encoder):
     rows = make_rows(tmp_path, 1)
     encoder = load_encoder(str(tiny_encoder), [1, 2])
     write_features(rows, tmp_path, encoder, ENCODER | {"weights": "a"}, tmp_path / "features")
-    for change in ({"layers": [1]}, {"trim_db": 30.0}, {"weights": "b"}, {"encoder": "other"}):
+    for change in ({"layers": [1]}, {"trim_db": 30.0}, {"loudness_db": -26.0}, {"weights": "b"}, {"encoder": "other"}):
         other = ENCODER | {"weights": "a"} | change
         with pytest.raises(UserError, match=f"{next(iter(change))} .* instead of"):
             FeatureStore(tmp_path / "features", other)

@@ -20,6 +20,7 @@ from shala_audio.audio.io import (
     read_sound,
     remarks,
     row_path,
+    set_loudness,
     to_mono_16k,
     trim_silence,
     voiced_share,
@@ -201,6 +202,19 @@ def test_silence_is_trimmed_and_voice_found():
     assert len(trim_silence(voice(0.025), 40.0)) == SHORTEST
     loudest = float(frame_levels(sound).max())
     assert voiced_share(sound[:16_000], loudest) < 0.05 < 0.9 < voiced_share(sound[16_000:32_000], loudest)
+
+
+@given(st.floats(-40, 40))
+def test_speech_is_brought_to_a_level_whatever_the_gain(gain_db):
+    sound = np.concatenate([np.zeros(8_000), voice(1.0), np.zeros(8_000)]).astype(np.float32)
+    louder = (sound * 10 ** (gain_db / 20)).astype(np.float32)
+    np.testing.assert_allclose(set_loudness(louder, -26.0), set_loudness(sound, -26.0), rtol=1e-3, atol=1e-6)
+    spoken = set_loudness(louder, -26.0)[8_400:23_600]
+    assert 20 * np.log10(np.sqrt(np.mean(spoken**2))) == pytest.approx(-26.0, abs=0.5), "pauses do not count"
+
+
+def test_silence_is_not_made_loud():
+    assert not set_loudness(np.zeros(16_000, dtype=np.float32), -26.0).any()
 
 
 def test_integers_are_scaled():
