@@ -441,7 +441,7 @@ class Predictor:
         with self._precision():
             return label_states(self.model, NO_TREE, inputs)[:, 0].float().cpu().numpy()
 
-    @torch.inference_mode()
+    @torch.no_grad()  # not inference mode: what FSDP gathers in it, training cannot use again
     def _read(self, batch: dict[str, Any]) -> Prediction:
         watched = contextlib.nullcontext()
         if self.dtype == torch.float16:  # whose numbers end at 65,504

@@ -24,8 +24,8 @@ class ModelConfig:
             encoder need; without, one layer is kept of an encoder whose top is trained.
         encoder_lora_r: rank of LoRA on these layers, which keeps what is learnt small; 0 trains all their weights.
         trim_db: leave out silence at both ends of a clip: frames so many dB softer than its loudest; None keeps it.
-        loudness_db: make each clip's speech this loud, in dB of full scale (-26, say), so that the recording's gain counts for nothing; None
-            leaves it as it is.
+        loudness_db: make each clip's speech this loud, in dB of full scale (-26, say), so that the gain of a recording counts
+            for nothing; None leaves it as it is.
         spec_augment: in training, hide spans of time and of channels of the features.
         projector: how frames become tokens: stack, conv or qformer.
         frame_stack: encoder frames that become one token.

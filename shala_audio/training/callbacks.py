@@ -20,7 +20,7 @@ from shala_audio.audio.features import FeatureStore
 from shala_audio.distribution import LabelDistribution, entropy, jsd
 from shala_audio.errors import Stopped, UserError
 from shala_audio.inference.predictor import Predictor
-from shala_audio.io import keep_steps, read_json, write_json
+from shala_audio.io import is_main_process, keep_steps, read_json, write_json
 from shala_audio.manifest import Row
 from shala_audio.models.folder import TRAINED
 from shala_audio.models.readouts import READOUTS
@@ -103,22 +103,25 @@ class DevEvaluation(TrainerCallback):
         self.rows = rows
         self.trainer, self.model, self.features, self.times = trainer, model, features, times
         self.path = out / SAMPLES
-        keep_steps(self.path, step)
+        if is_main_process():
+            keep_steps(self.path, step)
 
     def on_step_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:
         done, before = (
             step * self.times // max(state.max_steps, 1) for step in (state.global_step, state.global_step - 1)
         )
-        if done > before and self.rows and state.is_world_process_zero:
+        spread = self.trainer.is_fsdp_enabled  # then every process has to go through the layers
+        if done > before and self.rows and (state.is_world_process_zero or spread):
             wanted = control.should_log  # which logging clears, as if it had been of training
-            self._evaluate(state.global_step)
+            whole = self.trainer.model_wrapped if spread else self.model
+            training, device = self.model.training, self.trainer.args.device
+            # Not in the model's forward, where FSDP has gathered what `to` moves. It puts the model into evaluation mode.
+            predictor = Predictor(self.model, str(device), dtype=precision_dtype(self.trainer.args))
+            whole(compute=lambda: self._evaluate(predictor, state.global_step, state.is_world_process_zero))
+            self.model.train(training)
             control.should_log = wanted
 
-    def _evaluate(self, step: int) -> None:
-        training = self.model.training
-        args = self.trainer.args
-        dtype = precision_dtype(args)
-        predictor = Predictor(self.model, str(args.device), dtype=dtype)  # puts the model into evaluation mode
+    def _evaluate(self, predictor: Predictor, step: int, writes: bool) -> None:
         found = dict(predictor.predict_rows(self.rows, self.features))
         labels = self.model.task.label_names
         human = human_distributions(self.rows, labels)
@@ -130,16 +133,14 @@ class DevEvaluation(TrainerCallback):
         }
         if self.model.readout.writes_freely:
             logs["eval_valid"] = 1 - predictor.unparsed / len(self.rows)
-        self._show(step, predictor, human, predicted)
+        states = None if self.features is None else [self.features[row.id] for row in self.rows[:SAMPLED_ROWS]]
+        answers = self.model.readout.answers(predictor.inputs(states, [row.text for row in self.rows[:SAMPLED_ROWS]]))
+        if writes:
+            self._show(step, human, predicted, answers or [None] * SAMPLED_ROWS)
         self.trainer.log(logs)  # in evaluation mode still: the averages of training are left alone
-        self.model.train(training)
 
-    def _show(self, step: int, predictor: Predictor, human: Any, predicted: Any) -> None:
-        labels, readout = self.model.task.label_names, self.model.readout
-        rows = self.rows[:SAMPLED_ROWS]
-        states = None if self.features is None else [self.features[row.id] for row in rows]
-        answers = readout.answers(predictor.inputs(states, [row.text for row in rows]))
-        written: Sequence[str | None] = answers or [None] * SAMPLED_ROWS
+    def _show(self, step: int, human: Any, predicted: Any, written: Sequence[str | None]) -> None:
+        labels = self.model.task.label_names
         table = ["| row | raters | model |", "|---|---|---|"]
         with open(self.path, "a", encoding="utf-8") as file:
             for row, people, found, answer in zip(self.rows, human, predicted, written, strict=False):

@@ -193,11 +193,11 @@ def _fit(model: SpeechLM, config: Config) -> tuple[bool, dict[str, Any] | None] 
         pretrain_adapter(model, dataset, batcher, config, kept)  # a small part: each process does all of it
     if config.process_index == 0:
         trainer.add_callback(JsonLog(out / "log.jsonl", step_of(checkpoint)))
-        if config.dev_evaluations and (trainer.is_fsdp_enabled or trainer.is_deepspeed_enabled):
-            say("dev_evaluations: none, since FSDP or DeepSpeed spreads the model; predict the dev split afterwards")
-        elif config.dev_evaluations:
-            times = config.dev_evaluations
-            trainer.add_callback(DevEvaluation(trainer, model, watched, features, times, out, step_of(checkpoint)))
+    if config.dev_evaluations and trainer.is_deepspeed_enabled:
+        say("dev_evaluations: none under DeepSpeed; predict the dev split afterwards")
+    elif config.dev_evaluations:
+        times = config.dev_evaluations
+        trainer.add_callback(DevEvaluation(trainer, model, watched, features, times, out, step_of(checkpoint)))
     spread = trainer.is_fsdp_enabled or trainer.is_deepspeed_enabled
     # Under FSDP and DeepSpeed gradients are spread; under fp16 they overflow now and then, and such steps are left out.
     readable = not spread and not config.fp16

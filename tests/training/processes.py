@@ -8,6 +8,7 @@ from __future__ import annotations
 import sys
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import torch
@@ -24,8 +25,9 @@ from shala_audio.models.readouts import label_token
 from shala_audio.models.readouts.slots import Slots
 from shala_audio.models.speech_lm import SpeechLM
 from shala_audio.task import Task
+from shala_audio.training.callbacks import DevEvaluation
 from tests.tiny import SPEECH_TASK, TEXT_TASK, tiny_config, tiny_model
-from tests.training.helpers import shala_trainer, supervised_trainer
+from tests.training.helpers import TinyStore, shala_trainer, supervised_trainer, tiny_rows
 
 RUNS = {
     "warm_start_text": (supervised_trainer, False, {}),
@@ -80,7 +82,7 @@ def main(folder: Path, batch: int) -> None:
         running_loss = trainer.weights.running_loss.tolist()
         write_json(folder / "slots.json", {"reward": reward, "spread": spread, "running_loss": running_loss})
     if PartialState().num_processes > 1:
-        found = {name: sharded(*of(folder)) for name, of in SHARDED.items()}
+        found = {name: sharded(*of(folder), folder) for name, of in SHARDED.items()}
         write_json(folder / f"sharded_{PartialState().process_index}.json", found)
 
 
@@ -123,10 +125,30 @@ def token_inputs() -> dict[str, Tensor]:
     return {"input_ids": ids, "attention_mask": torch.ones(3, 12, dtype=torch.long)}
 
 
-def sharded(model_of: Callable[[], SpeechLM], inputs: dict[str, Tensor], low: bool) -> dict[str, float]:
-    """The exact loss and a gradient of a model that FSDP 2 has spread over the processes, less those of a whole model."""
+def evaluated(model: SpeechLM, out: Path, spread: bool, low: bool) -> float:
+    """The distance to the raters that is logged during training."""
+    rows, store = tiny_rows(model)
+    if model.model_config.audio_projector:
+        store = TinyStore({row.id: torch.randn(1, 9, 32, generator=torch.Generator().manual_seed(0)) for row in rows})
+    logs: dict[str, float] = {}
+    trainer = SimpleNamespace(
+        model_wrapped=model,
+        is_fsdp_enabled=spread,
+        args=SimpleNamespace(device="cpu", bf16=low, fp16=False),
+        log=logs.update,
+        callback_handler=SimpleNamespace(callbacks=[]),
+    )
+    out.mkdir(exist_ok=True)
+    state = SimpleNamespace(global_step=1, max_steps=1, is_world_process_zero=is_main_process() or not spread)
+    DevEvaluation(trainer, model, rows, store, 1, out).on_step_end(None, state, SimpleNamespace(should_log=False))
+    return logs["eval_jsd"]
+
+
+def sharded(model_of: Callable[[], SpeechLM], inputs: dict[str, Tensor], low: bool, folder: Path) -> dict[str, float]:
+    """The exact loss, a gradient and dev rows' predictions of a model that FSDP 2 has spread over the processes, less those of
+    a whole model."""
     label_token.WORTH_SHARING = 1
-    found = []
+    found, watched = [], []
     for spread in (False, True):
         model = model_of()
         if spread:
@@ -138,6 +160,7 @@ def sharded(model_of: Callable[[], SpeechLM], inputs: dict[str, Tensor], low: bo
                 "how many passes there are must not depend on a process's own rows"
             )
         model.train()
+        watched.append(evaluated(model, folder / f"dev_{spread}_{PartialState().process_index}", spread, low))
         with torch.autocast("cpu", torch.bfloat16, enabled=low):
             loss = model(compute=lambda model=model: model.readout.log_probs(inputs)[0]).sum()
         loss.backward()
@@ -145,6 +168,7 @@ def sharded(model_of: Callable[[], SpeechLM], inputs: dict[str, Tensor], low: bo
         found.append((loss.detach(), gradient.full_tensor() if spread else gradient))
     (loss, gradient), (spread_loss, spread_gradient) = found
     return {
+        "dev jsd": abs(watched[0] - watched[1]),
         "loss": float((spread_loss - loss).abs()),
         "gradient": float((spread_gradient - gradient).abs().max() / gradient.abs().max()),
     }
