@@ -36,6 +36,8 @@ class ModelConfig:
         lora_r, lora_alpha: LoRA on every linear layer of the language model; r = 0 leaves it frozen.
         system_prompt: system message; "" keeps a chat template from putting in one of its own, where it has a place for it;
             None leaves it to the template.
+        chat_template: Jinja chat template in place of the language model's own; "" writes plain text, as for a base model; None leaves
+            it its own.
         chat_template_kwargs: variables of the chat template, such as `enable_thinking`, which is false where not given.
         weights: of the language model, which stay as they are: auto holds them as they were published where products are
             computed in bfloat16 anyway, in half the memory; float32 never; 4bit rounds those of its linear layers to four bits
@@ -59,6 +61,7 @@ class ModelConfig:
     lora_r: int = 16
     lora_alpha: int = 32
     system_prompt: str | None = None
+    chat_template: str | None = None
     chat_template_kwargs: Mapping[str, Any] = field(default_factory=dict)
     weights: str = "auto"
 
@@ -141,8 +144,9 @@ def model_config_from_dict(values: Mapping[str, Any], source: str) -> ModelConfi
         raise UserError(f"{source}: chat_template_kwargs is {kwargs!r}; names and values are needed")
     if taken := sorted({"messages", "add_generation_prompt", "tokenize", "chat_template"} & set(kwargs)):
         raise UserError(f"{source}: chat_template_kwargs: {taken[0]} is not to be set")
-    if not isinstance(config.system_prompt, (str, type(None))):
-        raise UserError(f"{source}: system_prompt is {config.system_prompt!r}; a text is needed")
+    for name in ("system_prompt", "chat_template"):
+        if not isinstance(value := getattr(config, name), (str, type(None))):
+            raise UserError(f"{source}: {name} is {value!r}; a text is needed")
     if config.encoder and not config.encoder_layers:
         raise UserError(f"{source}: encoder_layers is empty; name the layers to mix")
     if config.weights not in WEIGHTS:

@@ -67,6 +67,7 @@ class PromptBuilder:
         self.task, self.readout, self.examples = model.task, model.readout, model.examples
         self.audio_adapter = model.model.audio_adapter
         self.system_prompt = model.model_config.system_prompt
+        self.chat_template = model.model_config.chat_template
         self.template_kwargs = model.model_config.chat_template_kwargs
         self.control_tokens = sorted({*self.tokenizer.all_special_tokens, AUDIO_TOKEN})
         plain = self.tokenizer("a")["input_ids"]
@@ -108,7 +109,7 @@ class PromptBuilder:
         Raises:
             UserError: the template cannot be used, or leaves out what was asked.
         """
-        if not self.tokenizer.chat_template:  # a base model
+        if not (self.tokenizer.chat_template if self.chat_template is None else self.chat_template):  # a base model
             before = f"{self.system_prompt}\n\n" if self.system_prompt else ""
             return (
                 self.beginning
@@ -133,7 +134,7 @@ class PromptBuilder:
                     reason = "leaves out the system prompt"
                 else:
                     reason = reason or "leaves out what is asked, which would be the same for every row"
-        remedy = "take a model of another template, or put one into its folder"
+        remedy = "give another as chat_template in the model's YAML"
         if system_prompt and ("system" in reason.lower() or "role" in reason.lower()):
             remedy = "set system_prompt: '' in the model's YAML"
         raise UserError(f"the language model's chat template {reason}; {remedy}")
@@ -144,7 +145,7 @@ class PromptBuilder:
         ]
         prompt: str = self.tokenizer.apply_chat_template(
             messages,
-            chat_template=FIXED_DAY + self.tokenizer.get_chat_template(),
+            chat_template=FIXED_DAY + self.tokenizer.get_chat_template(self.chat_template),
             add_generation_prompt=True,
             tokenize=False,
             **{**ALWAYS, **self.template_kwargs},

@@ -113,6 +113,16 @@ def test_a_base_model_gets_plain_text_and_trains(tiny_lm):
     assert plain.prompt(ROW, None) == "Judge.\n\nIs it so? Oh no, {not} again <b>.\nIt is:"
 
 
+def test_the_settings_template_goes_before_the_models_own(tiny_lm):
+    assert (
+        builder(tiny_lm, NO_SYSTEM, chat_template="", system_prompt="Judge.")
+        .prompt(ROW, None)
+        .startswith("Judge.\n\nIs")
+    )
+    asked = builder(tiny_lm, None, chat_template="{% for m in messages %}[{{ m.content }}]{% endfor %}")
+    assert asked.prompt(ROW, None) == "[][Is it so? Oh no, {not} again <b>.]It is:"
+
+
 def test_a_base_model_begins_with_the_token_that_it_was_trained_with(tiny_lm):
     """Gemma, Llama and Mistral say little of use without it."""
     model = tiny_model(tiny_lm, task=TASK)
@@ -134,6 +144,7 @@ def test_a_base_model_begins_with_the_token_that_it_was_trained_with(tiny_lm):
         ({"chat_template_kwargs": [1]}, r"m\.yaml: chat_template_kwargs is \[1\]; names and values are needed"),
         ({"chat_template_kwargs": {"messages": []}}, "messages is not to be set"),
         ({"system_prompt": 3}, "system_prompt is 3; a text is needed"),
+        ({"chat_template": ["{{ messages }}"]}, "chat_template is .*; a text is needed"),
     ],
 )
 def test_wrong_settings_of_a_template(values, message):
