@@ -18,7 +18,7 @@ from typing import Any
 import yaml
 from safetensors import SafetensorError
 
-from shala_audio.errors import UserError, nearest
+from shala_audio.errors import UserError, first_line, nearest
 
 _PACKAGE = Path(__file__).parent
 # In an installed wheel the configurations lie inside the package, in a clone beside it.
@@ -270,6 +270,32 @@ def at_commit(source: str) -> dict[str, str | None]:
 LOADING_ERRORS = (
     OSError, ImportError, ValueError, LookupError, TypeError, AttributeError, RuntimeError, SafetensorError,
 )  # fmt: skip
+
+
+def load_weights(kind: Any, source: str, **options: Any) -> Any:
+    """A transformers model with its weights: of safetensors, or of a `pytorch_model.bin` where there is nothing else, from which
+    tensors alone are taken (`weights_only`) and nothing is run.
+
+    Args:
+        kind: its class.
+        source: folder or hub id.
+        options: of `from_pretrained`.
+
+    Raises:
+        ValueError: the file holds more than weights. Other errors of transformers go through.
+    """
+    options |= {**at_commit(source), "trust_remote_code": False}
+    try:
+        return kind.from_pretrained(**options, use_safetensors=True)
+    except OSError as error:
+        if "safetensors" not in str(error):
+            raise
+    try:
+        return kind.from_pretrained(**options, use_safetensors=False, weights_only=True)
+    except Exception as error:  # of the file, whatever it holds
+        raise ValueError(
+            f"its pytorch_model.bin holds more than weights: {first_line(error)}; convert it to safetensors where you trust it"
+        ) from None
 
 
 def is_main_process() -> bool:

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from shala_audio.audio.encoders import AudioEncoder
 from shala_audio.audio.io import SAMPLE_RATE, Samples
 from shala_audio.errors import UserError, first_line
-from shala_audio.io import at_commit
+from shala_audio.io import at_commit, load_weights
 
 SHORTEST = SAMPLE_RATE // 5  # samples; less is followed by silence up to there, since it would become no token
 # Where the projector is, in families that differ. It works on each frame alone, so what goes into it can be kept while it goes
@@ -144,5 +144,5 @@ def load_audio_llm(source: str, dtype: torch.dtype) -> tuple[Any, Any]:
         raise UserError(
             f"audio_lm {source}: is {config.model_type}, which takes no sound; `lm` and `encoder` are for such"
         )
-    model = kind.from_pretrained(**at_commit(source), dtype=dtype, use_safetensors=True, trust_remote_code=False)
+    model = load_weights(kind, source, dtype=dtype)
     return model.eval(), AutoProcessor.from_pretrained(**at_commit(source), trust_remote_code=False)

@@ -10,7 +10,6 @@ A slice of an encoder's transformer layers, run under a mask: the frozen ones, o
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from typing import Any
 
 import numpy as np
 import torch
@@ -19,7 +18,7 @@ from torch import Tensor, nn
 from shala_audio.audio.io import SAMPLE_RATE, Samples
 from shala_audio.devices import computes_bf16
 from shala_audio.errors import UserError, first_line
-from shala_audio.io import LOADING_ERRORS, at_commit
+from shala_audio.io import LOADING_ERRORS, at_commit, load_weights
 
 
 class EncoderLayers(nn.Module):
@@ -279,28 +278,12 @@ def load_encoder(source: str, layers: Sequence[int], device: str = "cpu") -> Aud
         extractor = AutoFeatureExtractor.from_pretrained(**at_commit(source), trust_remote_code=False)
         if config.model_type == "whisper":
             alone = "WhisperEncoder" in (config.architectures or [])
-            model = _weights(modeling_whisper.WhisperEncoder if alone else WhisperModel, source)
+            model = load_weights(
+                modeling_whisper.WhisperEncoder if alone else WhisperModel, source, dtype=torch.float32
+            )
             encoder = WhisperEncoder(model if alone else model.encoder, extractor, layers)
         else:
-            encoder = WaveEncoder(_weights(AutoModel, source), extractor.do_normalize, layers)
+            encoder = WaveEncoder(load_weights(AutoModel, source, dtype=torch.float32), extractor.do_normalize, layers)
     except LOADING_ERRORS as error:
         raise UserError(f"encoder {source}: cannot be loaded ({first_line(error)})") from None
     return encoder.eval().requires_grad_(False).to(device)
-
-
-def _weights(kind: Any, source: str) -> Any:
-    """A model's weights: of safetensors, or of a `pytorch_model.bin` where there is nothing else, from which tensors alone
-    are taken (`weights_only`) and nothing is run."""
-    options = {"dtype": torch.float32, "trust_remote_code": False}
-    try:
-        return kind.from_pretrained(**at_commit(source), use_safetensors=True, **options)
-    except OSError as error:
-        if "safetensors" not in str(error):
-            raise
-    try:
-        return kind.from_pretrained(**at_commit(source), use_safetensors=False, weights_only=True, **options)
-    except Exception as error:  # of the file, whatever it holds
-        raise UserError(
-            f"encoder {source}: its pytorch_model.bin cannot be loaded as weights alone ({first_line(error)}); convert it to "
-            "safetensors where you trust it"
-        ) from None

@@ -29,7 +29,16 @@ from numpy.typing import NDArray
 from tqdm import tqdm
 
 from shala_audio.errors import UserError, first_line, missing_extra
-from shala_audio.io import LOADING_ERRORS, at_commit, file_sha256, locked, read_json, write_json, write_text
+from shala_audio.io import (
+    LOADING_ERRORS,
+    at_commit,
+    file_sha256,
+    load_weights,
+    locked,
+    read_json,
+    write_json,
+    write_text,
+)
 from shala_audio.task import AUDIO_TOKEN
 
 if TYPE_CHECKING:
@@ -413,13 +422,17 @@ def pull(name: str, say: Say = _tell, wheel: bool = False) -> Path:
 
 
 def weights_sha256(folder: str | Path) -> str:
-    """sha256 of a folder's safetensors files, in the order of their names."""
+    """sha256 of the files with a folder's weights, in the order of their names."""
     digest = hashlib.sha256()
-    for path in sorted(Path(folder).glob("*.safetensors")):
+    for path in _weight_files(Path(folder)):
         with open(path, "rb") as file:
             while block := file.read(1 << 24):
                 digest.update(block)
     return digest.hexdigest()
+
+
+def _weight_files(folder: Path) -> list[Path]:
+    return sorted(folder.glob("*.safetensors")) or sorted(folder.glob("pytorch_model*.bin"))
 
 
 def base_sha256(source: str) -> str:
@@ -452,7 +465,7 @@ def _hub_commit(source: str) -> str:
 
 def _kept_sha256(folder: Path) -> str:
     """`weights_sha256`, computed once for files that stay as they are: those of a large model take minutes to read."""
-    files = [(path.name, path.stat().st_size, path.stat().st_mtime_ns) for path in sorted(folder.glob("*.safetensors"))]
+    files = [(path.name, path.stat().st_size, path.stat().st_mtime_ns) for path in _weight_files(folder)]
     key = hashlib.sha256(repr((str(folder.resolve()), files)).encode()).hexdigest()
     kept = cache_folder() / "hashes" / key
     if kept.is_file():
@@ -632,9 +645,7 @@ def load_language_model(
             tokenizer.chat_template = tokenizer.chat_template or processor.chat_template
         else:
             options = {"quantization_config": _four_bit(dtype)} if four_bit else {}
-            lm = AutoModelForCausalLM.from_pretrained(
-                **at_commit(source), dtype=dtype, use_safetensors=True, trust_remote_code=False, **options
-            )
+            lm = load_weights(AutoModelForCausalLM, source, dtype=dtype, **options)
             if four_bit:
                 del lm.config.quantization_config  # which the model's folder would keep; `weights` there says it
                 lm.get_decoder().is_loaded_in_4bit = True  # for PEFT
