@@ -3,7 +3,8 @@
 PEFT adds the adapter's output to that of the frozen layer and rounds the sum to the frozen layer's type. Under autocast to
 bfloat16 the frozen layer's output lies on bfloat16's grid already, so an update of less than half a step of it (0.2 to 0.4
 per cent of the number) is rounded away, every time. Adapters are that small for most of a short training: 0.1 per cent on
-CREMA-D after one pass. Here the sum stays in float32; products are computed in bfloat16 as before.
+CREMA-D after one pass. Here the product with the frozen weights is added to the update while it is in float32 still, and the sum
+is rounded once: on average all of the update is left. That is quicker, too, than to add two outputs.
 """
 
 from __future__ import annotations
@@ -42,9 +43,25 @@ def add_lora(module: nn.Module, r: int, alpha: int, targets: list[str] | None = 
     inject_adapter_in_model(LoraConfig(r=r, lora_alpha=alpha, target_modules=targets), module)
     for layer in module.modules():
         if isinstance(layer, LoraLayer):
-            layer.get_base_layer().register_forward_hook(_sum_in_float32)
+            if type(layer.get_base_layer()) is nn.Linear:
+                layer.forward = MethodType(_forward_in_one_product, layer)
+            else:  # of other layouts, or in four bits
+                layer.get_base_layer().register_forward_hook(_sum_in_float32)
             for adapter in (layer.lora_A, layer.lora_B):
                 adapter.float()  # PEFT gives them the type of the frozen layer
+
+
+def _forward_in_one_product(layer: Any, x: Tensor) -> Tensor:
+    kind = x.device.type
+    if layer.merged or not torch.is_autocast_enabled(kind):
+        output: Tensor = type(layer).forward(layer, x)
+        return output
+    base = layer.get_base_layer()
+    rows = x.flatten(0, -2).to(torch.get_autocast_dtype(kind))
+    update = nn.functional.linear(rows, layer.lora_A["default"].weight)
+    update = nn.functional.linear(update, layer.lora_B["default"].weight * layer.scaling["default"])
+    output = torch.addmm(update, rows, base.weight.T).unflatten(0, x.shape[:-1])
+    return output if base.bias is None else output.float() + base.bias.float()
 
 
 def sum_weights(module: nn.Module) -> None:

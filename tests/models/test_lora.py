@@ -7,6 +7,7 @@ import torch
 from peft import LoraConfig, inject_adapter_in_model
 from peft.tuners.lora import LoraLayer
 from torch import Tensor, nn
+from transformers.pytorch_utils import Conv1D
 
 from shala_audio.models.lora import add_lora, sum_weights
 from shala_audio.models.speech_lm import SpeechLM
@@ -49,7 +50,7 @@ def test_small_updates_count_under_autocast():
 
 
 def test_they_would_be_lost_without_it():
-    """If this fails, the sum in float32 is no longer needed."""
+    """If this fails, PEFT's own sum is good enough."""
     assert kept(stock) < 0.8
     assert kept(ours, merged=True) < 0.8, "weights in bfloat16 take none of it up"
 
@@ -73,9 +74,36 @@ def test_every_adapter_of_a_model_has_it(tiny_lm, tiny_encoder):
     adapted = {name: layer for name, layer in model.named_modules() if isinstance(layer, LoraLayer)}
     assert {name.split(".")[1] for name in adapted} == {"decoder", "audio_adapter"}
     for layer in adapted.values():
-        base = layer.get_base_layer()
-        with torch.autocast("cpu", torch.bfloat16):
-            assert base(torch.ones(1, base.in_features)).dtype == torch.float32
+        assert layer.forward.__name__ in ("_forward_in_one_product", "_forward_of_summed_weights")
+
+
+def test_layers_of_other_layouts_sum_in_float32():
+    module = nn.Sequential(Conv1D(6, 8)).to(torch.bfloat16)  # GPT-2's
+    ours(module)
+    with torch.autocast("cpu", torch.bfloat16):
+        assert module(torch.ones(2, 8)).dtype == torch.float32
+        assert module[0].get_base_layer()(torch.ones(2, 8)).dtype == torch.float32
+
+
+def test_one_product_gives_the_same_outputs_and_gradients():
+    """Against PEFT's layers in float32, with a bias and without."""
+    torch.manual_seed(0)
+    module = nn.Sequential(nn.Linear(32, 24), nn.GELU(), nn.Linear(24, 16, bias=False))
+    add_lora(module, 4, 8, ["0", "2"])
+    for name, parameter in module.named_parameters():
+        if "lora_B" in name:
+            nn.init.normal_(parameter, std=0.1)
+    x, found = torch.randn(3, 5, 32), []
+    for low in (False, True):
+        module.zero_grad()
+        inputs = x.clone().requires_grad_()
+        with torch.autocast("cpu", torch.bfloat16, enabled=low):
+            output = module(inputs)
+        output.float().square().sum().backward()
+        found.append([output.float(), inputs.grad, *(p.grad.clone() for p in module.parameters() if p.requires_grad)])
+    assert len(found[0]) == 6 and found[1][0].shape == (3, 5, 16)
+    for exact, rounded in zip(*found, strict=True):
+        assert float((rounded - exact).norm() / exact.norm()) < 0.02
 
 
 def test_summed_weights_give_the_same_outputs_and_gradients():
@@ -109,7 +137,7 @@ def test_weights_on_the_grid_of_bfloat16_are_not_summed_with():
         module = module.to(torch.bfloat16).float() if low else module
         ours(module)
         sum_weights(module)
-        assert ("forward" in vars(module[0])) != low
+        assert (module[0].forward.__name__ == "_forward_of_summed_weights") != low
     x, layer = torch.randn(256, 64), module[0]
     layer.lora_B["default"].weight.data = 0.003 * torch.randn(64, 4)
     update = layer.lora_B["default"](layer.lora_A["default"](x)).detach()
