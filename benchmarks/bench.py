@@ -3,7 +3,7 @@
 Both sides of a comparison work in turns on the same rows, model, G and numeric type, three times after one turn to warm
 up, each in a process of its own. Writes `results.json` and `README.md` beside this file, and pictures of how the cost grows.
 
-    make bench                                           # all, some 20 minutes on two cores
+    make bench                                           # all but training_1.5b, some 20 minutes on two cores
     python -m benchmarks.bench --only predict,features   # some of them; the other results stay
 """
 
@@ -30,6 +30,7 @@ from shala_audio.devices import usable_cores
 from shala_audio.io import read_json, write_json, write_text
 
 HERE = Path(__file__).parent
+LARGE = "training_1.5b"  # fetches a model of 1.1 GB and takes 16 GB of memory
 TRL = "stock TRL GRPO at its defaults, verbalized, 40 new tokens"
 SLOTS, EXACT, PREDICT = "SHALA slots, training", "SHALA direct, training", "predict, label_token"
 FEATURES, SCORING = "features of 2 to 4 s clips", "scoring, 100,000 rows, 1,000 draws"
@@ -38,12 +39,13 @@ AIMS = {SLOTS: 8, EXACT: 45, PREDICT: 10, FEATURES: 8, SCORING: 50}  # times as 
 
 @dataclass(frozen=True)
 class Comparison:
-    """Some of our sides against one other."""
+    """Some of our sides against one other, and the numeric type of both."""
 
     unit: str
     ours: Mapping[str, Side]
     other: str
     side: Side
+    dtype: str = str(DTYPE).removeprefix("torch.")
 
 
 COMPARISONS = {
@@ -65,18 +67,32 @@ COMPARISONS = {
         f"{TRL}, but activations kept",
         partial(training.stock_grpo, prompts=4, recompute=False),
     ),
+    LARGE: Comparison(
+        "prompts",
+        {
+            f"{SLOTS}, 1.5B, 2 prompts": partial(training.train_ours, readout="slots", prompts=2, settings="text_1.5b"),
+            f"{EXACT}, 1.5B, 8 prompts": partial(
+                training.train_ours, readout="label_token", prompts=8, settings="text_1.5b"
+            ),
+        },
+        f"{TRL}, 1.5B, 2 prompts",
+        partial(training.stock_grpo, prompts=2, settings="text_1.5b"),
+    ),
     "predict": Comparison(
         "rows",
         {PREDICT: use.predict},
         "generate of the verbalized JSON, 40 new tokens",
         use.generate,
     ),
-    "features": Comparison("clips", {FEATURES: use.encode}, "one clip at a time, padded to 30 s", use.encode_padded),
+    "features": Comparison(
+        "clips", {FEATURES: use.encode}, "one clip at a time, padded to 30 s", use.encode_padded, "float32"
+    ),
     "scoring": Comparison(
         "rows",
         {SCORING: use.measure},
         "SciPy's jensenshannon row by row, SciPy and scikit-learn in every draw (10 measured, 1,000 reckoned)",
         use.measure_in_a_loop,
+        "float64",
     ),
 }
 
@@ -119,7 +135,8 @@ def compare(comparison: Comparison, rounds: int, peak: float) -> list[dict[str, 
             "peak_mb_ours": ours.peak_mb,
             "peak_mb_other": other.peak_mb,
             "date": date.today().isoformat(),
-            "machine": f"{machine()}, {str(DTYPE).removeprefix('torch.')}",
+            "machine": machine(),
+            "dtype": comparison.dtype,
             "matmul_gflops": round(peak / 1e9),
         }
         if "flops_per_unit" in ours.extra:
@@ -140,13 +157,13 @@ def table(results: list[dict[str, Any]]) -> str:
         "is the median of the turns, from the lowest to the highest. Peak memory is that of each side's process, with its",
         "models and libraries (on a GPU: that of the GPU).",
         "",
-        "| work | ours | the other | what the other is | ratio | aim | peak MB, ours / the other | share of the matmul peak |",
-        "|---|---|---|---|---|---|---|---|",
+        "| work | type | ours | the other | what the other is | ratio | aim | peak MB, ours / the other | share of the matmul peak |",
+        "|---|---|---|---|---|---|---|---|---|",
     ]
     for r in results:
         share = f"{r['share_of_matmul_peak']:.0%}" if "share_of_matmul_peak" in r else "–"
         lines.append(
-            f"| {r['work']} | {r['ours']:.3g} {r['unit']} | {r['other']:.3g} | {r['other_is']} | {r['ratio']:.1f} "
+            f"| {r['work']} | {r['dtype']} | {r['ours']:.3g} {r['unit']} | {r['other']:.3g} | {r['other_is']} | {r['ratio']:.1f} "
             f"({r['low']:.1f} to {r['high']:.1f}) | {AIMS.get(r['work'], '–')} | {r['peak_mb_ours']:,.0f} / "
             f"{r['peak_mb_other']:,.0f} = {r['peak_mb_ours'] / r['peak_mb_other']:.2f} | {share} |"
         )
@@ -158,7 +175,7 @@ def main() -> None:
     parser.add_argument("--only", help=f"some of {', '.join([*COMPARISONS, 'growth'])}, with commas")
     parser.add_argument("--rounds", type=int, default=3)
     given = parser.parse_args()
-    wanted = given.only.split(",") if given.only else [*COMPARISONS, "growth"]
+    wanted = given.only.split(",") if given.only else [*(name for name in COMPARISONS if name != LARGE), "growth"]
     if unknown := [name for name in wanted if name not in (*COMPARISONS, "growth")]:
         parser.error(f"--only: no {unknown[0]}")
     kind = "" if DEVICE == "cpu" else f"_{DEVICE}"  # so that each kind of machine keeps its own table

@@ -21,7 +21,7 @@ STEPS = 3
 
 def kind(event: Any, rank: int) -> str:
     """What a profiled operation is for."""
-    if event.key == "aten::mm":
+    if event.key in ("aten::mm", "aten::addmm"):
         small = any(rank in shape for shape in event.input_shapes)
         return "matrix products of LoRA" if small else "matrix products with the weights"
     if "attention" in event.key:

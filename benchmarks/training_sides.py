@@ -1,4 +1,4 @@
-"""Sides of a training step: 8 prompts as long as those of ChaosNLI, G = 8, SmolLM2-135M, LoRA (r = 16), one numeric type."""
+"""Sides of a training step: prompts as long as those of ChaosNLI, G = 8, LoRA (r = 16), one language model and numeric type."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ import torch
 from datasets import Dataset
 from transformers import TrainerCallback
 
-from benchmarks.turns import Turns
+from benchmarks.turns import DTYPE, Turns
 from shala_audio.manifest import Row
 from shala_audio.models.config import load_model_config
 from shala_audio.models.pretrained import prepare_tokenizer
@@ -29,6 +29,7 @@ from shala_audio.training.rewards import jsd_reward
 from shala_audio.votes import human_distributions, vote_counts
 
 PROMPTS, GROUP, NEW_TOKENS, STEPS = 8, 8, 40, 100
+HELD: Any = "auto" if DTYPE.itemsize == 2 else torch.float32  # "auto": as it was published
 WORDS = [
     "a",
     "the",
@@ -130,11 +131,13 @@ def _options(folder: str) -> dict[str, Any]:
     }  # fmt: skip
 
 
-def our_trainer(folder: str, readout: str, prompts: int, group: int = GROUP) -> DirectTrainer | GrpoTrainer:
+def our_trainer(
+    folder: str, readout: str, prompts: int, group: int = GROUP, settings: str = "text"
+) -> DirectTrainer | GrpoTrainer:
     """A trainer whose every step is of the same so many prompts."""
     torch.manual_seed(0)
     rows = chaosnli_rows(prompts)
-    model = SpeechLM.build(load_model_config("text"), load_task("chaosnli"), readout)
+    model = SpeechLM.build(load_model_config(settings), load_task("chaosnli"), readout, HELD)
     dataset, batcher = build_dataset(rows, model, None), Batcher(model, None)
     options = _options(folder)
     if model.readout.is_direct:
@@ -150,9 +153,9 @@ def our_trainer(folder: str, readout: str, prompts: int, group: int = GROUP) -> 
     return GrpoTrainer(model, drawn, dataset, batcher, weights)
 
 
-def train_ours(turns: Turns, readout: str, prompts: int = PROMPTS, group: int = GROUP) -> None:
+def train_ours(turns: Turns, readout: str, prompts: int = PROMPTS, group: int = GROUP, settings: str = "text") -> None:
     with tempfile.TemporaryDirectory() as folder:
-        trainer = our_trainer(folder, readout, prompts, group)
+        trainer = our_trainer(folder, readout, prompts, group, settings)
         prompts_of = trainer.train_dataset["prompt"]
         extra = {}
         if readout == "label_token":
@@ -182,7 +185,7 @@ def direct_step_flops(model: SpeechLM, prompts: list[str]) -> float:
     return 4.0 * weights * tokens
 
 
-def stock_grpo(turns: Turns, prompts: int = PROMPTS, recompute: bool = True) -> None:
+def stock_grpo(turns: Turns, prompts: int = PROMPTS, recompute: bool = True, settings: str = "text") -> None:
     """Stock TRL: `GRPOTrainer` with our jsd reward on JSON that the model writes freely, 40 new tokens.
 
     Its defaults stay as they are; among them, activations are computed again in the backward pass, unless told not to.
@@ -194,10 +197,10 @@ def stock_grpo(turns: Turns, prompts: int = PROMPTS, recompute: bool = True) -> 
     from shala_audio.models.pretrained import locate
 
     torch.manual_seed(0)
-    model_config = load_model_config("text")
+    model_config = load_model_config(settings)
     source = locate(model_config.lm)
     tokenizer = AutoTokenizer.from_pretrained(source)
-    model = AutoModelForCausalLM.from_pretrained(source, dtype=torch.float32)
+    model = AutoModelForCausalLM.from_pretrained(source, dtype=HELD)
     prepare_tokenizer(tokenizer)
     rows, labels = chaosnli_rows(prompts), load_task("chaosnli").label_names
     human = human_distributions(rows, labels).tolist()

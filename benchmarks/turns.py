@@ -16,10 +16,12 @@ from typing import Any
 
 import torch
 
-# Where both sides of the language model and of the encoder compute, and the language model's numeric type.
+from shala_audio.devices import product_dtype
+
+# Where both sides of the language model and of the encoder compute, and the type in which the language model computes fastest.
 ACCELERATOR = torch.accelerator.current_accelerator() if torch.accelerator.is_available() else None
 DEVICE = "cpu" if ACCELERATOR is None else ACCELERATOR.type
-DTYPE = torch.float32 if ACCELERATOR is None else torch.bfloat16
+DTYPE = product_dtype(DEVICE)
 
 Side = Callable[["Turns"], None]
 

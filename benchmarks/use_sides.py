@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import tempfile
+
 import numpy as np
 import torch
 
@@ -9,7 +11,6 @@ from benchmarks.training_sides import NEW_TOKENS, chaosnli_rows, direct_step_flo
 from benchmarks.turns import DEVICE, DTYPE, Turns
 from shala_audio.distribution import Floats
 from shala_audio.models.config import load_model_config
-from shala_audio.models.lora import merge_adapters
 from shala_audio.models.pretrained import locate, prepare_tokenizer
 from shala_audio.models.speech_lm import SpeechLM
 from shala_audio.task import load_task
@@ -22,14 +23,14 @@ def predict(turns: Turns) -> None:
     from shala_audio.inference.predictor import Predictor
 
     torch.manual_seed(0)
-    model = SpeechLM.build(load_model_config("text"), load_task("chaosnli"), "label_token", DTYPE)
     rows = chaosnli_rows(PREDICTED)
-    merge_adapters(model)
-    predictor = Predictor(model, batch_size=BATCH)
+    with tempfile.TemporaryDirectory() as folder:
+        SpeechLM.build(load_model_config("text"), load_task("chaosnli"), "label_token").save_pretrained(folder)
+        predictor = Predictor.from_pretrained(folder, dtype=DTYPE, batch_size=BATCH)
     rows.sort(key=lambda row: predictor._row_length(row, None))
     prompts = [predictor.builder.prompt(row.text, None) for row in rows]
     batches = [prompts[at : at + BATCH] for at in range(0, PREDICTED, BATCH)]
-    flops = sum(direct_step_flops(model.eval(), batch) for batch in batches) / 2  # forward alone
+    flops = sum(direct_step_flops(predictor.model, batch) for batch in batches) / 2  # forward alone
     while turns.wait():
         assert len(list(predictor.predict_rows(rows))) == PREDICTED
         turns.done(PREDICTED, flops_per_unit=flops / PREDICTED)
