@@ -2,8 +2,8 @@
 
 What is counted: frozen weights, what is trained with its gradient and Adam's two moments, and what the layers save for the
 backward pass under autocast to bfloat16 (or float16). Not counted: the audio encoder, logits, and what the device's library takes for
-itself. Of a decoder of the Llama kind, each layer saves 24 d + 4 kv + 14 ff bytes a token (d: width, kv: width of keys, ff:
-of the feed-forward part), which measuring confirms within a third (`tests/models/test_memory.py`).
+itself. Of a decoder of the Llama kind, each layer saves 22 d + 4 kv + 8 ff bytes a token (d: width, kv: width of keys, ff:
+of the feed-forward part), which measuring confirms within 15 per cent (`tests/models/test_memory.py`).
 """
 
 from __future__ import annotations
@@ -62,5 +62,5 @@ def reckon(config: ModelConfig, rows: int = 16, tokens: int = 512) -> Memory:
     heads = getattr(lm_config, "num_key_value_heads", None) or lm_config.num_attention_heads
     head = getattr(lm_config, "head_dim", None) or width // lm_config.num_attention_heads
     feed_forward = getattr(lm_config, "intermediate_size", None) or 4 * width
-    layer = rows * tokens * (24.0 * width + 4.0 * heads * head + 14.0 * feed_forward)
+    layer = rows * tokens * (22.0 * width + 4.0 * heads * head + 8.0 * feed_forward)
     return Memory(parameters, weights, trained, layers * layer, layers * rows * tokens * 4.0 * width + layer)

@@ -49,7 +49,7 @@ def test_what_is_reckoned_is_what_a_step_saves(llama):
     with torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor), torch.autocast("cpu", torch.bfloat16):
         output = decoder(inputs_embeds=embeds, use_cache=False).last_hidden_state
     assert output.requires_grad
-    assert sum(saved.values()) == pytest.approx(found.activations, rel=0.35)
+    assert sum(saved.values()) == pytest.approx(found.activations, rel=0.15)
     assert found.checkpointed < found.activations / 2
 
 
