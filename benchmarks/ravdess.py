@@ -24,7 +24,7 @@ import torch
 from shala_audio.audio.augment import over_telephone
 from shala_audio.audio.encoders import load_encoder
 from shala_audio.audio.features import FeatureStore
-from shala_audio.audio.io import SAMPLE_RATE, Samples, read_sound
+from shala_audio.audio.io import SAMPLE_RATE, Samples, read_sound, set_loudness
 from shala_audio.baselines.linear import PooledClips, fit, train_linear
 from shala_audio.distribution import Floats
 from shala_audio.evaluation.stats import mean_interval
@@ -70,10 +70,12 @@ def linear(manifest: Path, features: Path, predictor: Predictor, sounds: Sequenc
     encoder = load_encoder(
         locate(str(config.encoder), sha256=predictor.model.encoder_sha256), store.encoder["layers"], predictor.device
     )
+    loudness = config.loudness_db
     found = []
     for members in sounds:
         pooled = []
         for sound in members:
+            sound = sound if loudness is None else set_loudness(sound, loudness)
             states = encoder.encode([sound])[0][layer]
             pooled.append(torch.cat([states.mean(dim=0), states.std(dim=0, correction=0)]))
         found.append((((torch.stack(pooled) - mean) / spread) @ weight.T + bias).double().softmax(dim=-1).numpy())
