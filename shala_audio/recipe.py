@@ -31,43 +31,8 @@ from shala_audio.io import CONFIGS, file_sha256, read_json, read_yaml, write_tex
 from shala_audio.manifest import iterate_manifest
 from shala_audio.task import load_task
 
-USAGE = """Usage: {recipe}/run.sh [options]
-  --stage N          first stage to run (1)
-  --stop_stage N     last stage to run (7)
-  --corpus_root DIR  the corpus as it was downloaded; $SHALA_CORPORA/<corpus> where not given
-  --method NAME      one of the methods below, several with commas, or all (shala)
-  --baselines NAMES  none: without the constant prior and the classifiers (all)
-  --readout NAME     label_token, slots or verbalized (label_token)
-  --init FOLDER      a trained model of the same task that the warm start goes on from, of any readout (the base models)
-  --pretrain FILE    text: manifest of another corpus of the same task, to learn a warm start from before that of this one
-  --config FILE      settings of stage 4 (conf/shala_<readout>.yaml, shala_<model>.yaml or, of labels in an order,
-                     shala_ordered.yaml; else conf/shala.yaml)
-  --learning_rate R  peak learning rate of stage 4 (as in --config; the audio adapter keeps its own there); of several with
-                     commas, each method that is trained keeps the one that is best on dev
-  --title TEXT       title of the table
-  --exp NAME         name of the experiment in the recipe's exp/, or a path (<method>_<readout>_seed<seed>)
-  --nproc N          CPU threads (all), and processes of stage 2 (1)
-  --max_rows N       keep at most N rows of the corpus (all)
-  --seed N           of training, and of the split (0)
-  --split_seed N     of the split alone (as --seed): several runs can be tested on the same rows
-  --fold N           chaosnli, crema_d: fold of a cross-validation, 0 to 4, or all, which pools the five
-  --split NAME       crema_d: emo_superb for the speaker folds of EMO-SUPERB, with --fold (ours)
-  --model NAME       a model in configs/models, or a YAML file (speech or text)
-  --modality NAME    crema_d, msp_podcast: audio, text (the transcript alone) or audio+text (audio)
-  --part NAME        chaosnli: snli, mnli or both (snli); lewidi: the corpus, such as md_agreement
-  --raters in-prompt lewidi: learn what each rater says, with other answers of that rater before the question; the mean over
-                     a text's raters is its distribution
-  --encoder NAME     text: a text encoder, of the hub or a folder, that is fine-tuned as one more classifier, such as
-                     roberta-base (none)
-  --augmentations N  of each training clip: other speed, volume and noise (0; crema_d: 2)
-  --skip_bad yes     leave out rows whose sound cannot be used, and say how many
-  --task NAME        msp_podcast: msp_podcast (8 classes), msp_podcast_9 (with Other) or msp_podcast_4 (msp_podcast); lewidi: of
-                     another corpus in its form, a YAML file with its labels and the question (as --part)
-  --secondary SHARE  msp_podcast: share of a rater's vote for the secondary choices, 0 to below 1 (0)
-  --audio_dir DIR    of your own corpus: where the sound lies below --corpus_root
-
-Methods: zero_shot (for sound, with an untrained audio adapter), few_shot (text), warm_start, sft_hard, sft_soft, shala,
-shala_unweighted, shala_dynamic, grpo_majority, grpo_jsd. All have as many passes in stage 4, after the same warm start (sft_hard
+METHODS_HELP = """Methods: zero_shot (for sound, with an untrained audio adapter), few_shot (text), warm_start, sft_hard, sft_soft,
+shala, shala_unweighted, shala_dynamic, grpo_majority, grpo_jsd. All have as many passes in stage 4, after the same warm start (sft_hard
 after one on hard labels, and it leaves out rows whose first place is tied). Every one also gets a temperature fitted to jsd on
 dev; the method named last is calibrated in other ways too, and packed. The constant prior, a linear classifier and for sound an
 attentive one stand in every table (prior, linear, attentive as --method: for a table of these and zero_shot alone)."""
@@ -721,12 +686,6 @@ def _rates(text: str) -> str:
     return text
 
 
-def _fold(text: str) -> str:
-    if text not in ("all", *map(str, FOLDS)):
-        raise UserError(f"--fold is '{text}': use 0 to 4, or all")
-    return text
-
-
 def _spelt(word: str) -> str:
     """An option with underscores in its name.
 
@@ -745,59 +704,63 @@ def parse(arguments: Sequence[str]) -> argparse.Namespace:
     Raises:
         UserError: an option is unknown, has no value or a wrong one.
     """
-    parser = _Parser(add_help=False, allow_abbrev=False)
-    for name in ("recipe", "corpus", "usual_model"):  # which a recipe's run.sh gives
-        parser.add_argument(f"--{name}")
-    parser.add_argument("--usual_augmentations", type=_whole(0), default=0)
-    texts = (
-        "corpus_root",
-        "config",
-        "title",
-        "exp",
-        "init",
-        "pretrain",
-        "model",
-        "part",
-        "task",
-        "secondary",
-        "audio_dir",
-        "encoder",
+    parser = _Parser(
+        usage="run.sh [options]",
+        epilog=METHODS_HELP,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        allow_abbrev=False,
     )
-    for name in texts:
-        parser.add_argument(f"--{name}")
-    parser.add_argument("--stage", type=_whole(0), default=1)
-    parser.add_argument("--stop_stage", type=_whole(0), default=7)
-    parser.add_argument("--method")
-    parser.add_argument("--baselines", choices=("all", "none"), default="all")
-    parser.add_argument("--readout", default="label_token")
-    parser.add_argument("--learning_rate", type=_rates)
-    parser.add_argument("--nproc", type=_whole(1))
-    parser.add_argument("--max_rows", type=_whole(1))
-    parser.add_argument("--seed", type=_whole(0), default=0)
-    parser.add_argument("--split_seed", type=_whole(0))
-    parser.add_argument("--fold", type=_fold)
-    parser.add_argument("--split", choices=("emo_superb",))
-    parser.add_argument("--modality", default="text")
-    parser.add_argument("--augmentations", "--copies", type=_whole(0))
-    parser.add_argument("--skip_bad", choices=("yes",))
-    parser.add_argument("--raters", choices=("in-prompt",))
+    option = parser.add_argument
+    hidden: dict[str, Any] = {"help": argparse.SUPPRESS}
+    number: dict[str, Any] = {"type": _whole(0), "metavar": "N"}
+    # fmt: off
+    option("--recipe", required=True, **hidden)  # this and the next three are given by a recipe's run.sh
+    option("--corpus", required=True, **hidden)
+    option("--usual_model", **hidden)
+    option("--usual_augmentations", type=_whole(0), default=0, **hidden)
+    option("--stage", **number, default=1, help="first stage to run (1)")
+    option("--stop_stage", **number, default=7, help="last stage to run (7)")
+    option("--corpus_root", metavar="DIR", help="the corpus as it was downloaded; $SHALA_CORPORA/<corpus> where not given")
+    option("--method", metavar="NAME", help="one of the methods below, several with commas, or all (shala)")
+    option("--baselines", choices=("all", "none"), default="all", help="none: no constant prior and no classifiers (all)")
+    option("--readout", choices=READOUTS, default="label_token", help="how the model answers (label_token)")
+    option("--init", metavar="FOLDER", help="a trained model of the same task, of any readout, that the warm start goes on from")
+    option("--pretrain", metavar="FILE", help="text: manifest of another corpus of the same task, to learn a warm start from first")
+    option("--config", metavar="FILE", help="settings of stage 4 (conf/shala_<readout>.yaml, shala_<model>.yaml or, of labels in "
+           "an order, shala_ordered.yaml; else conf/shala.yaml)")
+    option("--learning_rate", type=_rates, metavar="R", help="peak learning rate of stage 4 (as in --config; the audio adapter "
+           "keeps its own there); of several with commas, each method that is trained keeps the one that is best on dev")
+    option("--title", metavar="TEXT", help="title of the table")
+    option("--exp", metavar="NAME", help="name in the recipe's exp/, or a path (<method>_<readout>_seed<seed>)")
+    option("--nproc", type=_whole(1), metavar="N", help="CPU threads (all), and processes of stage 2 (1)")
+    option("--max_rows", type=_whole(1), metavar="N", help="keep at most N rows of the corpus (all)")
+    option("--seed", **number, default=0, help="of training, and of the split (0)")
+    option("--split_seed", **number, help="of the split alone (as --seed): several runs can be tested on the same rows")
+    option("--fold", choices=("all", *map(str, FOLDS)), help="chaosnli, crema_d: fold of a cross-validation, or all, pooled")
+    option("--split", choices=("emo_superb",), help="crema_d: the speaker folds of EMO-SUPERB, with --fold (ours)")
+    option("--model", metavar="NAME", help="a model in configs/models, or a YAML file (speech or text)")
+    option("--modality", choices=("audio", "text", "audio+text"), default="text", help="crema_d, msp_podcast: sound, the "
+           "transcript alone, or both (audio)")
+    option("--part", metavar="NAME", help="chaosnli: snli, mnli or both (snli); lewidi: the corpus, such as md_agreement")
+    option("--raters", choices=("in-prompt",), help="lewidi: learn what each rater says, with other answers of that rater before "
+           "the question; the mean over a text's raters is its distribution")
+    option("--encoder", metavar="NAME", help="text: a text encoder, of the hub or a folder, that is fine-tuned as one more "
+           "classifier, such as roberta-base (none)")
+    option("--augmentations", "--copies", **number, help="of each training clip: other speed, volume and noise (0; crema_d: 2)")
+    option("--skip_bad", choices=("yes",), help="leave out rows whose sound cannot be used, and say how many")
+    option("--task", metavar="NAME", help="msp_podcast: msp_podcast (8 classes), msp_podcast_9 (with Other) or msp_podcast_4 "
+           "(msp_podcast); lewidi: of another corpus in its form, a YAML file with its labels and the question (as --part)")
+    option("--secondary", metavar="SHARE", help="msp_podcast: share of a rater's vote for secondary choices, 0 to below 1 (0)")
+    option("--audio_dir", metavar="DIR", help="of your own corpus: where the sound lies below --corpus_root")
+    # fmt: on
     given = parser.parse_args([_spelt(word) for word in arguments])
     given.method = given.method or ("sft_soft" if given.raters else "shala")
-    if not given.recipe or not given.corpus:
-        raise UserError("run a recipe's run.sh")
-    if given.modality not in ("audio", "text", "audio+text"):
-        raise UserError(f"--modality {given.modality}: see --help")
-    if given.readout not in READOUTS:
-        raise UserError(f"--readout {given.readout}: see --help")
     return given
 
 
 def main(arguments: Sequence[str]) -> None:
     """Run a recipe: exit 0 done, 1 a stage failed, 2 the request was wrong."""
     folder = Path(next((value for name, value in itertools.pairwise(arguments) if name == "--recipe"), "."))
-    if {"-h", "--help"} & set(arguments):
-        print(USAGE.format(recipe=folder.name))
-        return
     try:
         recipe = Recipe(parse(arguments), arguments)
         if recipe.given.nproc:

@@ -151,7 +151,7 @@ def prepare(
     source: Annotated[Path | None, typer.Option(help="The corpus as it was downloaded (not for mini).")] = None,
     seed: Annotated[int, typer.Option(help="Seed of the split, where the corpus has none.")] = 0,
     max_rows: Annotated[
-        int | None, typer.Option(help="Keep at most this many rows, the same share of every split.")
+        int | None, typer.Option(help="Keep at most this many rows, the same share of every split.", min=1)
     ] = None,
     fold: Annotated[
         int | None, typer.Option(help="ChaosNLI, CREMA-D: fold of a cross-validation, 0 to 4, as the test split.")
@@ -185,8 +185,6 @@ def prepare(
     from shala_audio.io import write_text
     from shala_audio.task import load_task
 
-    if max_rows is not None and max_rows < 1:
-        raise UserError(f"--max-rows is {max_rows}; use 1 or more")
     if fold is not None and corpus not in ("chaosnli", "crema_d"):
         raise UserError(f"--fold: {corpus} has a split of its own")
     if split is not None and corpus != "crema_d":
@@ -343,8 +341,6 @@ def validate(
     from shala_audio.corpora.splits import check_speakers, crossing_twins
     from shala_audio.manifest import write_manifest
 
-    if not manifest.is_file():
-        raise UserError(f"{manifest}: no such manifest")
     faults = 0
 
     def fault(line: str) -> None:
@@ -399,15 +395,14 @@ def _valid_rows(manifest: Path, task: str | None, fault: Callable[[str], None]) 
     """Rows whose fields and votes are right, with their place; the others are told to `fault`."""
     from functools import cache
 
+    from shala_audio.io import readable
     from shala_audio.manifest import row_from_json
     from shala_audio.task import load_task, task_of_rows
     from shala_audio.votes import to_distribution
 
     labels = cache(lambda name: (load_task(task) if task else task_of_rows(name, manifest)).label_names)
-    try:
+    with readable(manifest, "no such manifest"):
         lines = manifest.read_text(encoding="utf-8").removesuffix("\n").split("\n")
-    except UnicodeDecodeError as error:
-        raise UserError(f"{manifest}: not UTF-8 ({error})") from None
     for number, line in enumerate(lines, start=1):
         where = f"{manifest}:{number}"
         try:

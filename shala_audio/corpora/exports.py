@@ -81,7 +81,7 @@ def label_studio_ratings(path: Path, columns: Columns, left_out: Counter[str], n
         if item is not None:
             address = _value(fields, item, where)
             name = _own_name(addresses, _file_name(address), address, where)
-        head = {kind: plain_text(_value(fields, key, where)) for kind, key in _more(columns)}
+        head = {kind: plain_text(_value(fields, key, where)) for kind, key in columns.more()}
         annotations = [task] if small else task.get("annotations") or []
         if not annotations:
             left_out["tasks without an annotation"] += 1
@@ -300,7 +300,7 @@ def potato_ratings(
             if columns.item:
                 address = _value(fields, columns.item, where)
                 item = _own_name(addresses, plain_text(last_part(address)), address, where)
-            head = {kind: plain_text(_value(fields, key, where)) for kind, key in _more(columns)}
+            head = {kind: plain_text(_value(fields, key, where)) for kind, key in columns.more()}
             said = [_said(label, value) for schema, label, value in _pairs(pairs) if schema == scheme]
             choices = [label for one in said for label in choices_of(one)]
             if not choices:
@@ -363,11 +363,6 @@ def _potato_items(path: Path, note: Note) -> dict[str, Mapping[str, Any]]:
     if twice := [name for name, count in Counter(str(row["id"]) for row in rows).items() if count > 1]:
         raise UserError(f"{path}: id {twice[0]!r} stands there twice")
     return {str(row["id"]): row for row in rows}
-
-
-def _more(columns: Columns) -> list[tuple[str, str]]:
-    """Kinds and keys of what an item has besides its name."""
-    return [(kind, key) for kind in ("speaker", "text", "split") if (key := getattr(columns, kind))]
 
 
 def _value(fields: Mapping[str, Any], key: str, where: str) -> str:

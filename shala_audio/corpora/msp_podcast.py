@@ -93,10 +93,6 @@ def _number(value: Any) -> float | None:
 
 DETAILED = ("labels_detailed.csv", "labels_detailed.json")
 
-SECONDARY_ONLY = ("Amused", "Frustrated", "Depressed", "Concerned", "Disappointed", "Excited", "Confused", "Annoyed")
-PRIMARY = ("Angry", "Sad", "Happy", "Surprise", "Fear", "Disgust", "Contempt", "Neutral", "Other")
-SECONDARY = {*PRIMARY, *SECONDARY_ONLY}
-
 # WORKER99999999; Happy; Happy,Excited; A:5.000000; V:6.000000; D:5.000000;
 _RATING = re.compile(r"([^;]+);\s*(.*?);\s*(.*?);\s*A:([^;]*);\s*V:([^;]*);\s*D:([^;]*);?\s*")
 
@@ -355,6 +351,7 @@ NUANCES = {
     "Depressed": "Sad",
     "Disappointed": "Sad",
 }
+SECONDARY = {*CLASSES, *NUANCES, "Concerned", "Confused"}
 LABELS = {
     "msp_podcast": tuple(label for label in CLASSES.values() if label != "other"),
     "msp_podcast_9": tuple(CLASSES.values()),

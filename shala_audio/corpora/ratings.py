@@ -94,6 +94,10 @@ class Columns:
     text: str | None = None
     split: str | None = None
 
+    def more(self) -> list[tuple[str, str]]:
+        """Kinds and names of what an item has besides its own."""
+        return [(kind, name) for kind in ("speaker", "text", "split") if (name := getattr(self, kind))]
+
 
 @dataclass(frozen=True)
 class Region:
@@ -172,7 +176,7 @@ def table_ratings(
     if not records:
         raise UserError(f"{path}: has no line below the header")
     there = list(records[0][1])
-    columns = _named(columns)
+    columns = Columns(**{kind: plain_label(name) if name else name for kind, name in vars(columns).items()})
     roles = [name for kind, name in vars(columns).items() if name and kind != "label"]
     check_columns(path, roles, there)
     others = columns.label.split(",") if columns.label and columns.label not in there else []
@@ -197,11 +201,6 @@ def table_ratings(
     if layout == "counts" and not ticked:
         _check_counts(path, kept, chosen, note)
     yield from _ratings(kept, columns, "ticks" if ticked else layout, chosen, separator, left_out, note)
-
-
-def _named(columns: Columns) -> Columns:
-    """Columns as a table's header is read."""
-    return Columns(**{kind: plain_label(name) if name else name for kind, name in vars(columns).items()})
 
 
 def _is_rejected(record: Mapping[str, str], columns: Mapping[str, str]) -> bool:
@@ -241,9 +240,7 @@ def _ratings(
         name = plain_text(record[columns.item])
         if not name:
             raise UserError(f"{where}: {columns.item} is empty (of merged cells, only the first has a value)")
-        fields = {
-            kind: plain_text(record[key]) for kind in ("speaker", "text", "split") if (key := getattr(columns, kind))
-        }
+        fields = {kind: plain_text(record[key]) for kind, key in columns.more()}
         for kind in ("speaker", "text"):
             if fields.get(kind, "").lower() in NO_NAME:
                 left_out[f"values of {kind} that say {fields[kind]}"] += 1

@@ -39,7 +39,7 @@ from shala_audio.manifest import Row
 from shala_audio.models.audio_adapter import AudioAdapter
 from shala_audio.models.folder import SETTINGS
 from shala_audio.models.lora import merge_adapters
-from shala_audio.models.pretrained import is_large, is_published_low, locate
+from shala_audio.models.pretrained import language_model_without_weights, locate, published_dtype
 from shala_audio.models.prompts import PromptBuilder
 from shala_audio.models.readouts.base import Prediction
 from shala_audio.models.readouts.label_token import LabelTree, label_states
@@ -547,6 +547,10 @@ def _is_worth_low(folder: Path) -> bool:
     """Whether a CPU shall compute a model in bfloat16: a large one, or an audio LLM whose features were made so (`load_encoder`)."""
     settings = read_json(folder / SETTINGS)
     of_model = settings.get("model", {})
-    if "audio_lm" in of_model:
-        return is_published_low(str(of_model["audio_lm"]))
-    return is_large(str(of_model.get("lm", "")), settings.get("lm_sha256") or "")
+    try:
+        if "audio_lm" in of_model:
+            return published_dtype(locate(str(of_model["audio_lm"]))) == torch.bfloat16
+        lm = language_model_without_weights(str(of_model.get("lm", "")), settings.get("lm_sha256") or "")
+    except (UserError, OSError, ValueError):  # loading it says why
+        return False
+    return lm.num_parameters() > 1e9

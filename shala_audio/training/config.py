@@ -114,24 +114,15 @@ def _readout(init: str | None, asked: str | None) -> str:
     return readout
 
 
-def idle_weight_settings(ambiguity: str, entropy: str) -> frozenset[str]:
-    """Names of settings that weights of this kind, with this estimator of entropy, do not read.
-
-    >>> sorted(idle_weight_settings("static", "dirichlet"))
-    ['ambiguity_decay']
-    """
-    if ambiguity == "off":
-        return frozenset(WEIGHT_SETTINGS)
-    idle = {"ambiguity_decay"} if ambiguity == "static" else set()
-    return frozenset(idle if entropy == "dirichlet" else idle | {"ambiguity_alpha"})
-
-
 def unread_settings(config: DirectConfig | GrpoConfig) -> frozenset[str]:
     """Names of settings that the method, with this readout and start, does not read."""
     supervised = METHODS[config.method].learns == "supervised"
-    unread = {"ambiguity", "direct_loss", *WEIGHT_SETTINGS} if supervised else {"adapter_epochs"}
-    if not supervised:
-        unread |= idle_weight_settings(config.ambiguity, config.ambiguity_entropy)
+    if supervised:
+        unread = {"ambiguity", "direct_loss", *WEIGHT_SETTINGS}
+    else:
+        unread = {"adapter_epochs", *(WEIGHT_SETTINGS if config.ambiguity == "off" else ())}
+        unread |= {"ambiguity_decay"} if config.ambiguity == "static" else set()
+        unread |= {"ambiguity_alpha"} if config.ambiguity_entropy != "dirichlet" else set()
     if config.init:
         unread |= {"adapter_epochs", "modality"}
     if isinstance(config, GrpoConfig):
@@ -380,14 +371,13 @@ class GrpoConfig(SpeechConfig, GRPOConfig):
     def __post_init__(self) -> None:
         self.prepare()
         self.longest_asked = self.max_completion_length  # the trainer shortens it to what a valid answer can have
-        if self.reward not in REWARDS:
-            raise not_one_of("reward", self.reward, REWARDS)
-        if self.advantage not in ("group", "all_digits"):
-            raise not_one_of("advantage", self.advantage, ("group", "all_digits"))
-        if not 0 <= self.brevity_reward <= 0.5:  # it must not outweigh the distance
-            raise UserError(f"brevity_reward is {self.brevity_reward}; use 0 to 0.5")
-        if not 0 <= self.group_reward <= 1:
-            raise UserError(f"group_reward is {self.group_reward}; use 0 to 1")
+        choices = {"reward": REWARDS, "advantage": ("group", "all_digits"), "scale_rewards": ("group", "batch", "none")}
+        for name, known in choices.items():
+            if getattr(self, name) not in known:
+                raise not_one_of(name, getattr(self, name), known)
+        for name, most in (("brevity_reward", 0.5), ("group_reward", 1)):  # brevity must not outweigh the distance
+            if not 0 <= getattr(self, name) <= most:
+                raise UserError(f"{name} is {getattr(self, name)}; use 0 to {most}")
         if self.advantage == "all_digits" and self.readout not in ("slots", "verbalized"):
             raise UserError(
                 f"advantage all_digits: for readouts that write digits, slots and verbalized, not {self.readout}"
@@ -398,8 +388,6 @@ class GrpoConfig(SpeechConfig, GRPOConfig):
             raise UserError(f"group_reward: for readout slots, whose answers all state something, not {self.readout}")
         if self.beta != 0:
             raise UserError("beta: no reference model is kept, so a KL term cannot be computed; leave it at 0")
-        if self.scale_rewards not in ("group", "batch", "none"):
-            raise not_one_of("scale_rewards", self.scale_rewards, ("group", "batch", "none"))
         super().__post_init__()
 
 
