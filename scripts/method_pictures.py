@@ -94,19 +94,38 @@ def clips() -> None:
 
 
 def drawn_answers() -> None:
-    """The mean reward of drawn answers by prompts, of three trainings on SNLI."""
+    """The mean reward of drawn answers by prompts: the mean of three seeds on SNLI, and their range."""
     with open(IMAGES / "drawn_answers.csv", encoding="utf-8") as file:
         rows = list(csv.DictReader(file))
     figure, axes = plt.subplots(figsize=(6, 3), layout="constrained")
     for name in dict.fromkeys(row["run"] for row in rows):
         mine = [row for row in rows if row["run"] == name]
-        axes.plot([int(row["prompts"]) for row in mine], [float(row["reward"]) for row in mine], marker=".", label=name)
+        prompts = sorted({int(row["prompts"]) for row in mine})
+        rewards = np.array([[float(row["reward"]) for row in mine if int(row["prompts"]) == at] for at in prompts])
+        axes.plot(prompts, rewards.mean(axis=1), marker=".", label=name)
+        axes.fill_between(prompts, rewards.min(axis=1), rewards.max(axis=1), alpha=0.2)
     axes.set(xlabel="prompts", ylabel="mean reward of drawn answers")
     axes.legend(fontsize=8)
     figure.savefig(IMAGES / "drawn_answers.png", dpi=110)
+
+
+def digit_gradients() -> None:
+    """How far the mean gradient of some steps is from the true one, by the noise and the bias in `digit_gradients.csv`."""
+    with open(IMAGES / "digit_gradients.csv", encoding="utf-8") as file:
+        rows = list(csv.DictReader(file))
+    steps = np.geomspace(1, 1000, 50)
+    figure, axes = plt.subplots(figsize=(6, 3), layout="constrained")
+    for row in rows:
+        bias = np.tan(np.arccos(float(row["cosine_to_group"])))
+        label = {"group": "GRPO", "all_digits": "all_digits"}[row["estimator"]]
+        axes.loglog(steps, np.hypot(float(row["noise"]) / np.sqrt(steps), bias), label=label)
+    axes.set(xlabel="steps averaged, of 4 prompts and 8 answers", ylabel="distance / length")
+    axes.legend(fontsize=8)
+    figure.savefig(IMAGES / "digit_gradients.png", dpi=110)
 
 
 if __name__ == "__main__":
     main()
     clips()
     drawn_answers()
+    digit_gradients()
