@@ -152,10 +152,11 @@ def table(results: list[dict[str, Any]]) -> str:
     lines = [
         "# What it costs",
         "",
-        f"Made by `make bench` on {'; '.join(machines)}; large matrix products ran at {min(peaks)} to {max(peaks)} GFLOP/s.",
+        f"Made by `make bench`, rows of 1.5B by `python -m benchmarks.bench --only {LARGE}`, on {'; '.join(machines)}.",
+        f"Large matrix products ran at {min(peaks)} to {max(peaks)} GFLOP/s.",
         "Both sides of a row worked in turns in one run on the same made-up rows, model, G = 8 and numeric type; the ratio",
         "is the median of the turns, from the lowest to the highest. Peak memory is that of each side's process, with its",
-        "models and libraries (on a GPU: that of the GPU).",
+        "models and libraries (on a GPU: that of the GPU). The *aim* is the ratio that we set out for.",
         "",
         "| work | type | ours | the other | what the other is | ratio | aim | peak MB, ours / the other | share of the matmul peak |",
         "|---|---|---|---|---|---|---|---|---|",

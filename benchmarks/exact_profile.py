@@ -24,10 +24,10 @@ def kind(event: Any, rank: int) -> str:
     if event.key in ("aten::mm", "aten::addmm"):
         small = any(rank in shape for shape in event.input_shapes)
         return "matrix products of LoRA" if small else "matrix products with the weights"
-    if "attention" in event.key:
+    if "attention" in event.key or event.key in ("aten::bmm", "aten::baddbmm", "aten::_softmax"):
         return "attention"
     if event.key in ("aten::mul", "aten::add", "aten::add_"):
-        return "products and sums of single numbers: LoRA's part added to the rest, norms, rotations"
+        return "products and sums of single numbers: norms, rotations, activations"
     return "everything else: views, copies, the optimizer, the trainer"
 
 

@@ -13,12 +13,13 @@ from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from functools import cache
 from pathlib import Path
+from pickle import UnpicklingError  # which torch raises, too
 from typing import Any
 
 import yaml
 from safetensors import SafetensorError
 
-from shala_audio.errors import UserError, first_line, nearest
+from shala_audio.errors import UserError, nearest
 
 _PACKAGE = Path(__file__).parent
 # In an installed wheel the configurations lie inside the package, in a clone beside it.
@@ -290,11 +291,14 @@ def load_weights(kind: Any, source: str, **options: Any) -> Any:
     except OSError as error:
         if "safetensors" not in str(error):
             raise
+        missing = error
     try:
         return kind.from_pretrained(**options, use_safetensors=False, weights_only=True)
-    except Exception as error:  # of the file, whatever it holds
+    except OSError:
+        raise missing from None
+    except UnpicklingError:  # whose own words advise to run what is in the file
         raise ValueError(
-            f"its pytorch_model.bin holds more than weights: {first_line(error)}; convert it to safetensors where you trust it"
+            "its pytorch_model.bin holds more than weights, or is damaged; convert it to safetensors where you trust it"
         ) from None
 
 

@@ -383,7 +383,7 @@ def trim_silence(samples: Samples, below_db: float) -> Samples:
 
 
 def set_loudness(samples: Samples, loudness_db: float) -> Samples:
-    """A clip whose speech is at a level: the mean power of frames at most `SPEECH_DB` softer than the loudest. Silence stays it.
+    """A clip whose speech is at a level: the mean power of frames at most `SPEECH_DB` softer than the loudest. Silence stays silent.
 
     Args:
         samples: mono float32; what comes out may go beyond full scale.

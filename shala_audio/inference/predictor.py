@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 import torch
 from torch import Tensor, nn
+from torch.distributed.tensor import DTensor
 from tqdm import tqdm
 
 from shala_audio.audio.clips import Clip, is_recording, samples_of
@@ -80,7 +81,8 @@ class Predictor:
         dtype: torch.dtype | None = None,
     ) -> None:
         self.device = device or default_device()
-        self.model = model.eval().to(self.device)
+        spread = any(isinstance(parameter, DTensor) for parameter in model.parameters())
+        self.model = model.eval() if spread else model.eval().to(self.device)  # FSDP says where its shards lie
         self.task = model.task
         self.batch_size, self.calibration = batch_size, calibration
         self.builder = PromptBuilder(model)

@@ -37,7 +37,7 @@ class ModelConfig:
         system_prompt: system message; "" keeps a chat template from putting in one of its own, where it has a place for it;
             None leaves it to the template.
         chat_template: Jinja chat template in place of the language model's own; "" writes plain text, as for a base model; None leaves
-            it its own.
+            it as it is.
         chat_template_kwargs: variables of the chat template, such as `enable_thinking`, which is false where not given.
         weights: of the language model, which stay as they are: auto holds them as they were published where products are
             computed in bfloat16 anyway, in half the memory; float32 never; 4bit rounds those of its linear layers to four bits
@@ -91,7 +91,14 @@ class ModelConfig:
     def to_dict(self) -> dict[str, Any]:
         values = {**asdict(self), "encoder_layers": list(self.encoder_layers)}
         usual = ModelConfig(self.lm)
-        for name in ("cache_trained_layers", "weights", "summary_token", "chat_template_kwargs"):
+        for name in (
+            "cache_trained_layers",
+            "loudness_db",
+            "weights",
+            "summary_token",
+            "chat_template",
+            "chat_template_kwargs",
+        ):
             if values[name] == getattr(usual, name):  # said only where it is another
                 del values[name]
         if self.audio_projector:
@@ -162,8 +169,11 @@ def model_config_from_dict(values: Mapping[str, Any], source: str) -> ModelConfi
         raise UserError(f"{source}: encoder_trained_layers must be a whole number from 0 to {deepest}")
     if config.trim_db is not None and (type(config.trim_db) not in (int, float) or not config.trim_db > 0):
         raise UserError(f"{source}: trim_db is {config.trim_db!r}; dB below the loudest frame, above 0, are needed")
-    if config.loudness_db is not None and type(config.loudness_db) not in (int, float):
-        raise UserError(f"{source}: loudness_db is {config.loudness_db!r}; a number of dB, such as -26, is needed")
+    loudness = config.loudness_db
+    if loudness is not None and not (type(loudness) in (int, float) and -100 <= loudness <= 0):
+        raise UserError(
+            f"{source}: loudness_db is {loudness!r}; dB of full scale from -100 to 0, such as -26, are needed"
+        )
     if config.audio_projector == "frozen" and config.lora_r < 1:
         raise UserError(f"{source}: lora_r is 0 and audio_projector frozen: nothing would be trained")
     if not config.encoder and config.lora_r < 1:

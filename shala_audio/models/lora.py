@@ -53,7 +53,7 @@ def add_lora(module: nn.Module, r: int, alpha: int, targets: list[str] | None = 
 
 def _forward_in_one_product(layer: Any, x: Tensor) -> Tensor:
     kind = x.device.type
-    if layer.merged or not torch.is_autocast_enabled(kind):
+    if layer.merged or layer.disable_adapters or not torch.is_autocast_enabled(kind):
         output: Tensor = type(layer).forward(layer, x)
         return output
     base = layer.get_base_layer()

@@ -62,5 +62,7 @@ def reckon(config: ModelConfig, rows: int = 16, tokens: int = 512) -> Memory:
     heads = getattr(lm_config, "num_key_value_heads", None) or lm_config.num_attention_heads
     head = getattr(lm_config, "head_dim", None) or width // lm_config.num_attention_heads
     feed_forward = getattr(lm_config, "intermediate_size", None) or 4 * width
-    layer = rows * tokens * (22.0 * width + 4.0 * heads * head + 8.0 * feed_forward)
+    # In front of weights of four bits, LoRA's sums are kept in float32.
+    of_width, of_feed_forward = (24.0, 14.0) if config.weights == "4bit" else (22.0, 8.0)
+    layer = rows * tokens * (of_width * width + 4.0 * heads * head + of_feed_forward * feed_forward)
     return Memory(parameters, weights, trained, layers * layer, layers * rows * tokens * 4.0 * width + layer)

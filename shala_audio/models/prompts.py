@@ -137,7 +137,10 @@ class PromptBuilder:
         remedy = "give another as chat_template in the model's YAML"
         if system_prompt and ("system" in reason.lower() or "role" in reason.lower()):
             remedy = "set system_prompt: '' in the model's YAML"
-        raise UserError(f"the language model's chat template {reason}; {remedy}")
+        whose = (
+            "the language model's chat template" if self.chat_template is None else "chat_template of the model's YAML"
+        )
+        raise UserError(f"{whose} {reason}; {remedy}")
 
     def _by_template(self, turns: Sequence[tuple[str, str]], in_parts: bool) -> str:
         messages = [

@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 import torch
 from torch import Tensor
+from torch.distributed.fsdp import FSDPModule
 from transformers import TrainerCallback
 from transformers.integrations import TensorBoardCallback
 
@@ -118,6 +119,9 @@ class DevEvaluation(TrainerCallback):
             # Not in the model's forward, where FSDP has gathered what `to` moves. It puts the model into evaluation mode.
             predictor = Predictor(self.model, str(device), dtype=precision_dtype(self.trainer.args))
             whole(compute=lambda: self._evaluate(predictor, state.global_step, state.is_world_process_zero))
+            for module in self.model.modules():
+                if isinstance(module, FSDPModule):  # may stay gathered otherwise, with nothing to learn from
+                    module.reshard()
             self.model.train(training)
             control.should_log = wanted
 

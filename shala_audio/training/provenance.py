@@ -134,7 +134,7 @@ def fingerprint(
         "features": features.digest(row.id for row in rows) if features is not None else None,
         "manifest": file_sha256(Path(str(config.manifest))),
         "init": file_sha256(start) if start is not None and start.is_file() else None,
-        "model": hashlib.sha256(repr((model.model_config, model.task, model.lm_sha256)).encode()).hexdigest(),
+        "model": hashlib.sha256(repr((model.model_config.to_dict(), model.task, model.lm_sha256)).encode()).hexdigest(),
     }
 
 

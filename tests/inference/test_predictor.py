@@ -14,6 +14,7 @@ from peft.tuners.lora import LoraLayer
 import shala_audio
 from shala_audio.audio.encoders import load_encoder
 from shala_audio.audio.features import FeatureStore, write_features
+from shala_audio.audio.io import read_sound
 from shala_audio.cli.predict import ManifestRows, _manifest
 from shala_audio.errors import UserError
 from shala_audio.evaluation.calibration import Calibration
@@ -141,6 +142,22 @@ def test_rows_from_sound_and_from_the_cache_are_the_same(tiny_lm, clips, tiny_en
     for name, distribution in cached.items():
         assert distribution.probs == pytest.approx(heard[name].probs, abs=1e-4)
         assert model.predict(clips / f"{name[1:]}.wav").probs == pytest.approx(heard[name].probs, abs=1e-4)
+
+
+def test_the_gain_of_a_recording_counts_for_nothing_with_loudness_db(tiny_lm, clips, tiny_encoder, tmp_path):
+    config = replace(tiny_config(tiny_lm, tiny_encoder), loudness_db=-26.0)
+    model = Predictor(SpeechLM.build(config, SPEECH_TASK, "label_token"), "cpu")
+    rows = [Row("r0", "tiny_speech", "train", audio=Audio("0.wav"))]
+    write_features(
+        rows, clips, load_encoder(str(tiny_encoder), [1, 2]), config.encoder_identity(), tmp_path / "f", augmentations=2
+    )
+    store = FeatureStore(tmp_path / "f", config.encoder_identity())
+    samples = read_sound(clips / "0.wav")
+    for gain in (1.0, 0.01):
+        (heard,) = model.encode([samples * np.float32(gain)])
+        torch.testing.assert_close(heard, store["r0"], atol=4e-3, rtol=0)
+    plain = Predictor(SpeechLM.build(replace(config, loudness_db=None), SPEECH_TASK, "label_token"), "cpu")
+    assert (plain.encode([samples])[0] - store["r0"]).abs().max() > 0.01
 
 
 def test_text(tiny_lm, tmp_path):

@@ -117,6 +117,8 @@ def test_features_are_masked_in_training_alone(tiny_encoder):
         ({"encoder_layers": 4}, "a list of whole numbers is needed"),
         ({"trim_db": "40"}, "trim_db is '40'"),
         ({"loudness_db": True}, "loudness_db is True"),
+        ({"loudness_db": 26}, "loudness_db is 26; dB of full scale"),
+        ({"loudness_db": float("nan")}, "loudness_db is nan"),
         ({"lora_r": -4}, "lora_r is -4; a whole number of 0 or more"),
         ({"lora_r": 16.0}, "lora_r is 16.0"),
         ({"encoder_lora_r": True}, "encoder_lora_r is True"),

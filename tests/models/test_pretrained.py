@@ -133,7 +133,6 @@ def test_weights_sha256(tmp_path):
     assert pretrained.weights_sha256(tmp_path) == hashlib.sha256(b"ab").hexdigest()
 
 
-@pytest.mark.skipif(not pretrained.is_pulled("smollm2-135m-instruct"), reason="the default models are not in the cache")
 def test_a_language_model_with_a_pytorch_model_bin_alone_is_read_and_known_by_it(tiny_lm, tmp_path):
     lm = Path(shutil.copytree(tiny_lm, tmp_path / "lm"))
     expected = SpeechLM.build(tiny_config(tiny_lm), TEXT_TASK, "label_token").get_input_embeddings().weight
@@ -144,6 +143,7 @@ def test_a_language_model_with_a_pytorch_model_bin_alone_is_read_and_known_by_it
     assert base_sha256(str(lm)) == hashlib.sha256((lm / "pytorch_model.bin").read_bytes()).hexdigest()
 
 
+@pytest.mark.skipif(not pretrained.is_pulled("smollm2-135m-instruct"), reason="the default models are not in the cache")
 def test_the_default_language_model_speaks():
     os.environ["HF_HUB_OFFLINE"] = "1"
     from transformers import AutoModelForCausalLM, AutoTokenizer

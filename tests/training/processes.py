@@ -164,11 +164,12 @@ def sharded(model_of: Callable[[], SpeechLM], inputs: dict[str, Tensor], low: bo
         with torch.autocast("cpu", torch.bfloat16, enabled=low):
             loss = model(compute=lambda model=model: model.readout.log_probs(inputs)[0]).sum()
         loss.backward()
+        watched.append(evaluated(model, folder / f"dev_{spread}_{PartialState().process_index}", spread, low))
         gradient = next(p for name, p in model.named_parameters() if "lora_B" in name).grad
         found.append((loss.detach(), gradient.full_tensor() if spread else gradient))
     (loss, gradient), (spread_loss, spread_gradient) = found
     return {
-        "dev jsd": abs(watched[0] - watched[1]),
+        "dev jsd": max(abs(before - watched[0]) for before in watched),
         "loss": float((spread_loss - loss).abs()),
         "gradient": float((spread_gradient - gradient).abs().max() / gradient.abs().max()),
     }
