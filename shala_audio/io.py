@@ -13,7 +13,6 @@ from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from functools import cache
 from pathlib import Path
-from pickle import UnpicklingError  # which torch raises, too
 from typing import Any
 
 import yaml
@@ -296,7 +295,10 @@ def load_weights(kind: Any, source: str, **options: Any) -> Any:
         return kind.from_pretrained(**options, use_safetensors=False, weights_only=True)
     except OSError:
         raise missing from None
-    except UnpicklingError:  # whose own words advise to run what is in the file
+    except Exception as error:
+        if type(error).__name__ != "UnpicklingError":
+            raise
+        # Not torch's own words, which advise to run what is in the file.
         raise ValueError(
             "its pytorch_model.bin holds more than weights, or is damaged; convert it to safetensors where you trust it"
         ) from None
