@@ -137,8 +137,9 @@ class DevEvaluation(TrainerCallback):
         }
         if self.model.readout.writes_freely:
             logs["eval_valid"] = 1 - predictor.unparsed / len(self.rows)
-        states = None if self.features is None else [self.features[row.id] for row in self.rows[:SAMPLED_ROWS]]
-        answers = self.model.readout.answers(predictor.inputs(states, [row.text for row in self.rows[:SAMPLED_ROWS]]))
+        shown = self.rows[:SAMPLED_ROWS]
+        states = None if self.features is None else [self.features[row.id] for row in shown]
+        answers = self.model.readout.answers(predictor.inputs(states, [row.text for row in shown]))
         if writes:
             self._show(step, human, predicted, answers or [None] * SAMPLED_ROWS)
         self.trainer.log(logs)  # in evaluation mode still: the averages of training are left alone
