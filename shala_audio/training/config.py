@@ -116,8 +116,7 @@ def _readout(init: str | None, asked: str | None) -> str:
 
 def unread_settings(config: DirectConfig | GrpoConfig) -> frozenset[str]:
     """Names of settings that the method, with this readout and start, does not read."""
-    supervised = METHODS[config.method].learns == "supervised"
-    if supervised:
+    if METHODS[config.method].learns == "supervised":
         unread = {"ambiguity", "direct_loss", *WEIGHT_SETTINGS}
     else:
         unread = {"adapter_epochs", *(WEIGHT_SETTINGS if config.ambiguity == "off" else ())}
